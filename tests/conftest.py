@@ -1,0 +1,39 @@
+"""Loads the pack once, under the alias ``blockwork``, and orders the tiers from cheap to dear.
+
+The pack root must stay off ``sys.path`` (its ``nodes/`` would shadow ComfyUI's ``nodes.py``), so every
+test imports through the alias: ``from blockwork.merge.methods import each``.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TIERS = ("unit", "host", "server", "browser")
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+def _load_pack() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "blockwork", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["blockwork"] = module
+    spec.loader.exec_module(module)
+
+
+_load_pack()
+
+
+def _tier(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(_tier(item))
+    items.sort(key=lambda item: TIERS.index(_tier(item)))

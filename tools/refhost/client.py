@@ -1,0 +1,115 @@
+"""Speaks to a ComfyUI over its HTTP API: queue a prompt, wait for it, collect texts and images."""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+
+
+class PromptRefused(RuntimeError):
+    """The server's validation turned the prompt down; ``details`` is its JSON answer."""
+
+    def __init__(self, details: dict[str, Any]):
+        super().__init__(json.dumps(details, indent=1)[:4000])
+        self.details = details
+
+
+class PromptFailed(RuntimeError):
+    """A node raised while the prompt ran; ``details`` is the execution_error message."""
+
+    def __init__(self, details: dict[str, Any]):
+        super().__init__(f"{details.get('node_type')}: {details.get('exception_message')}")
+        self.details = details
+
+
+class Client:
+    """One client of one server: ``Client(url).run(prompt)``."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self.client_id = uuid.uuid4().hex
+
+    def get(self, path: str, **query: str) -> Any:
+        """GET a JSON answer."""
+        return json.loads(self.get_bytes(path, **query))
+
+    def get_bytes(self, path: str, **query: str) -> bytes:
+        """GET a raw answer."""
+        suffix = "?" + urllib.parse.urlencode(query) if query else ""
+        with urllib.request.urlopen(self.url + path + suffix, timeout=60) as answer:
+            return answer.read()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """POST JSON; the answer parsed, or None when it is empty."""
+        request = urllib.request.Request(
+            self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def queue(self, prompt: Prompt, extra_data: dict[str, Any] | None = None) -> str:
+        """Queue a prompt in API form; its id. PromptRefused when validation fails."""
+        body: dict[str, Any] = {"prompt": prompt, "client_id": self.client_id, "extra_data": extra_data or {}}
+        try:
+            return self.post("/prompt", body)["prompt_id"]
+        except urllib.error.HTTPError as error:
+            raise PromptRefused(json.loads(error.read())) from error
+
+    def wait(self, prompt_id: str, timeout: float = 600) -> dict[str, Any]:
+        """Wait for a queued prompt; its history entry. PromptFailed when a node raised."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry is not None and entry.get("status", {}).get("completed") is not None:
+                for kind, details in entry["status"]["messages"]:
+                    if kind in ("execution_error", "execution_interrupted"):
+                        raise PromptFailed(details)
+                return entry
+            time.sleep(0.1)
+        raise TimeoutError(f"prompt {prompt_id} did not end within {timeout} s")
+
+    def run(
+        self, prompt: Prompt, timeout: float = 600, extra_data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Queue and wait; the history entry."""
+        return self.wait(self.queue(prompt, extra_data), timeout)
+
+    def images(self, entry: dict[str, Any]) -> list[bytes]:
+        """The bytes of every image the prompt saved or previewed, in node order."""
+        return [
+            self.get_bytes(
+                "/view", filename=image["filename"], subfolder=image["subfolder"], type=image["type"]
+            )
+            for output in entry["outputs"].values()
+            for image in output.get("images", [])
+        ]
+
+    def texts(self, entry: dict[str, Any]) -> dict[str, list[str]]:
+        """The text that preview nodes showed, by node id."""
+        return {node: output["text"] for node, output in entry["outputs"].items() if "text" in output}
+
+    def save_images(self, entry: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+        """Write the prompt's images as ``folder/stem.png`` (``stem-2.png`` ...); their paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for number, data in enumerate(self.images(entry), start=1):
+            path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+            path.write_bytes(data)
+            paths.append(path)
+        return paths
+
+
+def executed_nodes(entry: dict[str, Any]) -> set[str]:
+    """Ids of the nodes that really ran: all of the prompt's less those answered from the cache."""
+    cached: set[str] = set()
+    for kind, details in entry["status"]["messages"]:
+        if kind == "execution_cached":
+            cached.update(details["nodes"])
+    return set(entry["prompt"][2]) - cached

@@ -1,0 +1,142 @@
+"""Runs a ComfyUI headless on a free loopback port, with its own base directory and only this pack."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from . import layout
+from .layout import HostError
+
+PACK = "blockwork"
+BOOT_SECONDS = 240
+PORT_ATTEMPTS = 3
+
+
+class Server:
+    """A running ComfyUI: ``with Server(base) as server: ... server.url``.
+
+    ``base`` holds models/, input/, output/, user/ and custom_nodes/ (made when missing); the log is
+    ``base/comfyui.log``. HostError when it does not come up, with the end of the log.
+    """
+
+    def __init__(self, base: Path, *, with_pack: bool = True, arguments: tuple[str, ...] = ("--cpu",)):
+        self.base = base
+        self.with_pack = with_pack
+        self.arguments = arguments
+        self.log = base / "comfyui.log"
+        self.url = ""
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running ComfyUI."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Boot and wait until the API answers; a port taken by someone else in between is tried again."""
+        for folder in ("custom_nodes", "models/checkpoints", "input", "output", "user"):
+            (self.base / folder).mkdir(parents=True, exist_ok=True)
+        if self.with_pack:
+            _link_directory(layout.ROOT, self.base / "custom_nodes" / PACK)
+        for attempt in range(PORT_ATTEMPTS):
+            port = _free_port()
+            self._launch(port)
+            if self._wait_until_ready():
+                return
+            if "address already in use" not in self._log_text().lower() or attempt == PORT_ATTEMPTS - 1:
+                raise HostError(f"ComfyUI stopped while booting; the end of {self.log}:\n{self._log_tail()}")
+
+    def stop(self) -> None:
+        """End the process, gently first; harmless when it is already gone."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _launch(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        command = [
+            str(layout.venv_bin("python")), str(layout.comfyui_path() / "main.py"),
+            "--listen", "127.0.0.1", "--port", str(port),
+            "--base-directory", str(self.base),
+            "--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}",
+            "--disable-all-custom-nodes", "--disable-api-nodes", "--disable-auto-launch",
+            *self.arguments,
+        ]  # fmt: skip
+        if self.with_pack:
+            command += ["--whitelist-custom-nodes", PACK]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        with self.log.open("w", encoding="utf-8") as stream:
+            self._process = subprocess.Popen(
+                command,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=self.base,
+                env=environment,
+            )
+
+    def _wait_until_ready(self) -> bool:
+        assert self._process is not None
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                return False
+            try:
+                with urllib.request.urlopen(f"{self.url}/system_stats", timeout=5):
+                    return True
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        self.stop()
+        raise HostError(
+            f"ComfyUI did not answer within {BOOT_SECONDS} s; the end of {self.log}:\n{self._log_tail()}"
+        )
+
+    def _log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def _log_tail(self, lines: int = 25) -> str:
+        return "\n".join(self._log_text().splitlines()[-lines:])
+
+
+def _free_port() -> int:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+    except OSError as error:
+        raise HostError(
+            f"no loopback port can be opened ({error}); is networking on 127.0.0.1 allowed here?"
+        ) from error
+
+
+def _link_directory(target: Path, link: Path) -> None:
+    """Make ``link`` show ``target``; a junction on Windows, where symlinks need a privilege."""
+    if link.is_symlink() or link.exists():
+        if link.resolve() == target.resolve():
+            return
+        raise HostError(f"{link} is in the way: it should be a link to {target}. Remove it and run again.")
+    if sys.platform == "win32":
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(link))
+    else:
+        link.symlink_to(target, target_is_directory=True)
