@@ -4,7 +4,6 @@ The pack root must stay off ``sys.path`` (its ``nodes/`` would shadow ComfyUI's 
 test imports through the alias: ``from blockwork.merge.methods import each``.
 """
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -15,18 +14,9 @@ TIERS = ("unit", "host", "server", "browser")
 
 sys.path.insert(0, str(ROOT / "tools"))
 
+from refhost.pack import load_pack  # noqa: E402  (needs the path above)
 
-def _load_pack() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "blockwork", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["blockwork"] = module
-    spec.loader.exec_module(module)
-
-
-_load_pack()
+load_pack()
 
 
 def _tier(item: pytest.Item) -> str:
