@@ -72,7 +72,7 @@ def parse(
     items = [item.strip() for item in body.split(",")] if body else []
     if not items:
         raise BlockError(f"no weights given; {_expected(shape)}")
-    if any("" == item for item in items):
+    if any(item == "" for item in items):
         raise BlockError(f"two commas in a row in the weights {_quote(text)}; {_expected(shape)}")
     numbers: list[float] = []
     while items and _is_number(items[0]):

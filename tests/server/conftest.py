@@ -1,5 +1,6 @@
 """One headless ComfyUI for the whole tier, with small made checkpoints."""
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -8,12 +9,23 @@ from refhost.client import Client
 from refhost.server import Server
 
 
+def _make(*names: str) -> None:
+    script = layout.ROOT / "tools" / "make_checkpoints.py"
+    subprocess.run([layout.venv_bin("python"), script, layout.TESTS_BASE, *names], check=True)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A running ComfyUI with the pack and the small checkpoints of ``refhost.checkpoints``."""
-    base = layout.HOST / "server-tests"
-    with Server(base) as running:
+    """A running ComfyUI with the pack and the checkpoints sd15_a, sd15_b and sd15_c."""
+    _make("sd15_a", "sd15_b", "sd15_c")
+    with Server(layout.TESTS_BASE) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def sdxl_checkpoints() -> None:
+    """The checkpoints sdxl_a (with text encoders) and sdxl_b (U-Net and VAE only)."""
+    _make("sdxl_a", "sdxl_b")
 
 
 @pytest.fixture(scope="session")

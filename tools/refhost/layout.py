@@ -9,6 +9,8 @@ VENV = ROOT / ".venv"
 COMFYUI_VERSION = "0.30.0"
 COMFYUI_OWN = ROOT / ".comfyui" / f"ComfyUI-{COMFYUI_VERSION}"
 HOST = ROOT / ".host"  # base directories, logs, made checkpoints
+TESTS_BASE = HOST / "tests"  # ComfyUI's base directory for the server and browser tiers
+DEMO_BASE = HOST / "demo"  # ... for `make demo` and the full-size benchmarks
 
 
 class HostError(RuntimeError):
