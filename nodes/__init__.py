@@ -2,7 +2,12 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-ROOMS = ()
+from . import blocks, merge
+
+ROOMS = (
+    blocks,
+    merge,
+)
 
 
 class BlockworkExtension(ComfyExtension):

@@ -1,0 +1,83 @@
+"""One patch value for ComfyUI's patch system that merges a tensor in a single float32 pass.
+
+Core's own patches round to the GPU's half type at every step; this one takes A's weight as it comes, the other
+models' as they are stored, computes in float32 and rounds once. It also serves low-VRAM and dynamic loading,
+which hand patches the weight at compute precision and expect the same dtype back.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.weight_adapter.base
+import torch
+
+Method = Callable[..., torch.Tensor]
+KeyPatches = list  # as ModelPatcher.get_key_patches gives them: [(weight, convert), patch, ...]
+
+CHUNK = 1 << 18  # elements: A's, B's and the result's stretch stay in a core's cache together
+
+
+class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
+    """``method(A, *others, *parameters)`` as a weight patch; ``weights`` is (method, parameters, others).
+
+    ``others`` are key patches of the other models, so that a merge of merges needs no copy of either. The
+    constructor's two arguments are what core's prefetching rebuilds adapters with.
+    """
+
+    name = "blockwork_merge"
+
+    def __init__(
+        self, loaded_keys: set[str], weights: tuple[Method, tuple[float, ...], tuple[KeyPatches, ...]]
+    ):
+        self.loaded_keys = loaded_keys
+        self.weights: Any = weights
+
+    def calculate_weight(
+        self,
+        weight: torch.Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Any,
+        intermediate_dtype: torch.dtype = torch.float32,
+        original_weight: Any = None,
+    ) -> torch.Tensor:
+        """The merged tensor, float32, or ``weight``'s own dtype where the caller computes in that."""
+        method, parameters, others = self.weights
+        merged = weight.to(torch.float32)
+        operands = [_effective(patches, key, weight.device) for patches in others]
+        width = min((operand.shape[1] for operand in operands if operand.shape != merged.shape), default=None)
+        if width is None:
+            _merge_into(merged, operands, method, parameters)
+        else:  # the input convolution of an inpainting model: the channels the others lack stay A's
+            part = merged[:, :width]
+            whole = [operand[:, :width].to(torch.float32) for operand in operands]
+            part.copy_(method(part, *whole, *parameters))
+        return merged.to(weight.dtype) if intermediate_dtype == weight.dtype else merged
+
+
+def _effective(patches: KeyPatches, key: str, device: torch.device) -> torch.Tensor:
+    """Another model's tensor with its own patches applied; as stored where it has none."""
+    stored, convert = patches[0]
+    if len(patches) == 1 and type(stored) in (torch.Tensor, torch.nn.Parameter):
+        return convert(comfy.model_management.cast_to_device(stored, device, stored.dtype))
+    whole = comfy.model_management.cast_to_device(stored, device, torch.float32, copy=True)
+    return comfy.lora.calculate_weight(patches[1:], convert(whole, inplace=True), key)
+
+
+def _merge_into(
+    merged: torch.Tensor, operands: Sequence[torch.Tensor], method: Method, parameters: Sequence[float]
+) -> None:
+    """Overwrite ``merged`` (float32) with the method's result, in stretches that fit the cache on a CPU."""
+    if merged.device.type != "cpu" or not merged.is_contiguous():
+        merged.copy_(method(merged, *(operand.to(torch.float32) for operand in operands), *parameters))
+        return
+    flat = merged.view(-1)
+    flats = [operand.reshape(-1) for operand in operands]
+    for start in range(0, flat.numel(), CHUNK):
+        stretch = slice(start, start + CHUNK)
+        others = [operand[stretch].to(torch.float32) for operand in flats]
+        flat[stretch] = method(flat[stretch], *others, *parameters)

@@ -1,0 +1,56 @@
+"""Methods that look at where an element sits in its tensor."""
+
+import torch
+from torch import Tensor
+
+from .registry import method, rounds_once
+
+
+@method(
+    "smooth_add",
+    "Smooth add difference",
+    "alpha",
+    models=3,
+    passes=(({"alpha": 0.0}, 0),),
+    elementwise=False,
+    source="supermerger, smoothAdd",
+)
+@rounds_once
+def smooth_add(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """A + alpha gauss_1(median_3(B - C)): outliers of the difference are filtered over all tensor dimensions.
+
+    The filters are scipy's, mirrored at the borders as in supermerger; slow, minutes for a full model.
+    """
+    from scipy import ndimage  # one method needs it, and it takes 0.2 s to import
+
+    change = (b - c).cpu()
+    if change.ndim:
+        smooth = ndimage.gaussian_filter(ndimage.median_filter(change.numpy(), size=3), sigma=1)
+        change = torch.from_numpy(smooth)
+    return a + alpha * change.to(a.device)
+
+
+@method(
+    "tensor_sum",
+    "Tensor sum (rows)",
+    "alpha beta",
+    models=2,
+    passes=(({"alpha": 0.0}, 0),),
+    elementwise=False,
+    source="supermerger, tensor",
+)
+def tensor_sum(a: Tensor, b: Tensor, alpha: float, beta: float) -> Tensor:
+    """Rows [beta n, (alpha + beta) n) of A replaced by B's, wrapping round at n; nothing is rounded.
+
+    Ratios outside [0, 1] raise ValueError.
+    """
+    if not (0 <= alpha <= 1 and 0 <= beta <= 1):
+        raise ValueError(f"tensor_sum takes alpha and beta from 0 to 1, not {alpha} and {beta}")
+    out = a.clone()
+    if a.ndim == 0:
+        return out
+    rows, end = a.shape[0], alpha + beta
+    spans = [(beta, end)] if end <= 1 else [(beta, 1.0), (0.0, end - 1)]
+    for start, stop in spans:
+        out[int(rows * start) : int(rows * stop)] = b[int(rows * start) : int(rows * stop)].to(a.dtype)
+    return out

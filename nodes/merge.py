@@ -1,0 +1,257 @@
+"""Live merging: models, text encoders and VAEs combined in the graph, with no file written."""
+
+from comfy_api.latest import io
+
+from ..blocks.keymap import KEY_MAPS
+from ..blocks.presets import preset
+from ..blocks.weights import number_text
+from ..merge import host
+
+CATEGORY = "blockwork/merge"
+FLAT_HALF = ", ".join(["0.5"] * 25)
+ONES = ", ".join(["1"] * 25)
+GRAD_V = ", ".join(number_text(value) for value in preset("GRAD_V"))
+
+
+def _weights(name: str, default: str, tooltip: str):
+    """The block weights input: MBW text, drawn as a deck of sliders by the pack's front-end."""
+    return io.String.Input(
+        name, default=default, optional=True, tooltip=tooltip, extra_dict={"widgetType": "BLOCKWORK_WEIGHTS"}
+    )
+
+
+def _key_map():
+    return io.Combo.Input(
+        "key_map",
+        options=list(KEY_MAPS),
+        default="mbw",
+        optional=True,
+        advanced=True,
+        tooltip="Where layers outside the numbered blocks belong: mbw (kohya, bbc-mc), supermerger, mecha (sd-mecha) or comfy (own names TIME_EMBED, LABEL_EMB, OUT).",
+    )
+
+
+def _non_finite():
+    return io.Combo.Input(
+        "non_finite",
+        options=list(host.NON_FINITE),
+        default="error",
+        optional=True,
+        advanced=True,
+        tooltip="What to do when a tensor of a model holds NaN or infinity: stop, or keep A's tensor and say so in the report.",
+    )
+
+
+REPORT = io.String.Output(
+    "report", display_name="report", tooltip="What was merged, and what was not and why."
+)
+
+
+class MergeModels(io.ComfyNode):
+    """Two models, block by block: M_A A + M_B B."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkMergeModels",
+            display_name="Merge Models by Block",
+            category=CATEGORY,
+            description="Merges two models block by block (MBW). Each weight is the share of B in one block; A keeps the rest, or the share given in weights_a.",
+            search_aliases=[
+                "MBW",
+                "merge block weighted",
+                "block merge",
+                "model merge",
+                "weighted sum",
+                "supermerger",
+            ],
+            inputs=[
+                io.Model.Input("model_a", tooltip="The model that is kept where a weight is 0."),
+                io.Model.Input("model_b", tooltip="The model that is taken where a weight is 1."),
+                io.String.Input(
+                    "weights_a",
+                    default="",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Shares of A (M_A) when they are not one minus the shares of B; same forms as weights, need not sum to one.",
+                ),
+                _key_map(),
+                _non_finite(),
+                _weights(
+                    "weights",
+                    GRAD_V,
+                    "Share of B per block: 25 numbers for SD1 and SD2, 19 for SDXL, one more with BASE first, a preset name, or IN00=0.75 pairs. Any number, also below 0 and above 1.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "model",
+                    display_name="model",
+                    tooltip="A with the merge attached; A itself is not changed.",
+                ),
+                REPORT,
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model_a, model_b, weights_a="", key_map="mbw", non_finite="error", weights=GRAD_V
+    ) -> io.NodeOutput:
+        model, plan = host.merge_models(model_a, model_b, weights, weights_a, key_map, non_finite)
+        return io.NodeOutput(model, plan.report())
+
+
+class AddDifference(io.ComfyNode):
+    """Three models, block by block: A + M (B - C)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkAddDifference",
+            display_name="Add Difference by Block",
+            category=CATEGORY,
+            description="Adds what B learnt since C to A, block by block: A + M (B - C). With an inpainting model as A, its extra input channels stay.",
+            search_aliases=["add difference", "MBW", "three model merge", "inpainting merge", "supermerger"],
+            inputs=[
+                io.Model.Input("model_a", tooltip="The model that is added to."),
+                io.Model.Input("model_b", tooltip="The model whose training is carried over."),
+                io.Model.Input("model_c", tooltip="The model that B was trained from; it is subtracted."),
+                _key_map(),
+                _non_finite(),
+                _weights(
+                    "weights",
+                    ONES,
+                    "How much of B - C is added per block: 25 numbers for SD1 and SD2, 19 for SDXL, a preset name, or IN00=0.75 pairs.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "model",
+                    display_name="model",
+                    tooltip="A with the difference attached; A itself is not changed.",
+                ),
+                REPORT,
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model_a, model_b, model_c, key_map="mbw", non_finite="error", weights=ONES
+    ) -> io.NodeOutput:
+        model, plan = host.add_model_difference(model_a, model_b, model_c, weights, key_map, non_finite)
+        return io.NodeOutput(model, plan.report())
+
+
+class ScaleBlocks(io.ComfyNode):
+    """One model with each block multiplied by a number."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkScaleBlocks",
+            display_name="Scale Blocks",
+            category=CATEGORY,
+            description="Multiplies the weights of each block by a number, to see what a block does. Needs no second model.",
+            search_aliases=["block attenuation", "block scale", "MBW", "block study"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to study."),
+                _key_map(),
+                _non_finite(),
+                _weights(
+                    "weights",
+                    ONES,
+                    "Factor per block, 1 for no change: 25 numbers for SD1 and SD2, 19 for SDXL, or only the blocks that change, as in IN04=0.75.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "model",
+                    display_name="model",
+                    tooltip="The model with its blocks scaled; the input is not changed.",
+                ),
+                REPORT,
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, key_map="mbw", non_finite="error", weights=ONES) -> io.NodeOutput:
+        scaled, plan = host.scale_blocks(model, weights, key_map, non_finite)
+        return io.NodeOutput(scaled, plan.report())
+
+
+def _ratio(part: str, default: float):
+    return io.Float.Input(
+        "ratio",
+        default=default,
+        min=-10.0,
+        max=10.0,
+        step=0.001,
+        tooltip=f"Share of B's {part}; with C connected, how much of B - C is added to A.",
+    )
+
+
+class MergeCLIP(io.ComfyNode):
+    """Text encoders with one ratio."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkMergeCLIP",
+            display_name="Merge CLIP",
+            category=CATEGORY,
+            description="Merges two text encoders with one ratio (the BASE ratio of MBW), or adds the difference of B and C to A.",
+            search_aliases=["clip merge", "text encoder merge", "base alpha", "MBW"],
+            inputs=[
+                io.Clip.Input("clip_a", tooltip="The text encoder that is kept at ratio 0."),
+                io.Clip.Input("clip_b", tooltip="The text encoder that is taken at ratio 1."),
+                _ratio("text encoder", 0.5),
+                io.Clip.Input(
+                    "clip_c", optional=True, tooltip="Connect for add difference: A + ratio (B - C)."
+                ),
+            ],
+            outputs=[
+                io.Clip.Output(
+                    "clip", display_name="clip", tooltip="The merged text encoder; A itself is not changed."
+                ),
+                REPORT,
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip_a, clip_b, ratio, clip_c=None) -> io.NodeOutput:
+        clip, plan = host.merge_clips(clip_a, clip_b, ratio, clip_c)
+        return io.NodeOutput(clip, plan.report())
+
+
+class MergeVAE(io.ComfyNode):
+    """Autoencoders with one ratio."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkMergeVAE",
+            display_name="Merge VAE",
+            category=CATEGORY,
+            description="Merges two VAEs with one ratio. Averaged VAEs tend to be dark and blurry, so merges keep A's unless this node is used; 0 and 1 choose one.",
+            search_aliases=["vae merge", "autoencoder merge"],
+            inputs=[
+                io.Vae.Input("vae_a", tooltip="The VAE that is kept at ratio 0."),
+                io.Vae.Input("vae_b", tooltip="The VAE that is taken at ratio 1."),
+                _ratio("VAE", 0.0),
+                io.Vae.Input(
+                    "vae_c", optional=True, tooltip="Connect for add difference: A + ratio (B - C)."
+                ),
+            ],
+            outputs=[
+                io.Vae.Output("vae", display_name="vae", tooltip="The merged VAE; A itself is not changed."),
+                REPORT,
+            ],
+        )
+
+    @classmethod
+    def execute(cls, vae_a, vae_b, ratio, vae_c=None) -> io.NodeOutput:
+        vae, plan = host.merge_vaes(vae_a, vae_b, ratio, vae_c)
+        return io.NodeOutput(vae, plan.report())
+
+
+NODES = [MergeModels, AddDifference, ScaleBlocks, MergeCLIP, MergeVAE]
