@@ -127,7 +127,7 @@ def _apply(
         values = own_presets[name] if name in own_presets else presets.preset(name, weights.layout)
         chosen = from_numbers(values, weights.layout)
         return BlockWeights(
-            chosen.layout, chosen.values, tuple({**dict(weights.extra), **dict(chosen.extra)}.items())
+            chosen.layout, chosen.values, tuple(sorted({**dict(weights.extra), **dict(chosen.extra)}.items()))
         )
     number = _number(value, text)
     values, extra = list(weights.values), dict(weights.extra)
@@ -136,7 +136,7 @@ def _apply(
             values[weights.layout.blocks.index(block)] = number
         else:
             extra[block] = number
-    return BlockWeights(weights.layout, tuple(values), tuple(extra.items()))
+    return BlockWeights(weights.layout, tuple(values), tuple(sorted(extra.items())))
 
 
 def _canonical(name: str, layout: Layout) -> str:
