@@ -61,6 +61,7 @@ class UNetBlocks:
 
     blocks: tuple[Block, ...]
     native: int  # latent side at the size the model was made for
+    context: int  # width of the prompt's embedding
 
     @property
     def layout(self) -> Layout:
@@ -100,16 +101,17 @@ def walk(unet: Any) -> UNetBlocks:
             "MM-DiT kind (SD3, Flux, Qwen-Image ...) join text and image tokens in one attention and have no "
             "cross-attention blocks to address. Use a model of the SD1, SD2 or SDXL family."
         )
-    native = 64 if _context_width(unet) in SMALL_CONTEXTS else 128
+    context = _context_width(unet)
+    native = 64 if context in SMALL_CONTEXTS else 128
     blocks = _down(unet.input_blocks, native)
     scale = 2 ** sum(_changes_size(module, "Downsample") for module in unet.input_blocks)
     if unet.middle_block is not None:
         depth = _depth(unet.middle_block)
         blocks.append(Block("middle", 0, depth, native // scale, "mid_block.attentions.0"))
     blocks = _numbered(blocks + _up(unet.output_blocks, native, scale))
-    if not any(block.depth for block in blocks):
+    if context is None or not any(block.depth for block in blocks):
         raise NotAUNet(f"{type(unet).__name__} has no cross-attention: there is no prompt inside its blocks.")
-    return UNetBlocks(tuple(blocks), native)
+    return UNetBlocks(tuple(blocks), native, context)
 
 
 def _down(modules: Any, native: int) -> list[Block]:
