@@ -204,7 +204,7 @@ def test_inpainting_model_keeps_its_extra_channels(build):
     added, _ = host.add_model_difference(a, b, c, "1")
     assert torch.equal(merged_weight(added, key)[:, :4], x[:, :4] + (y - z))
     assert torch.equal(merged_weight(added, key)[:, 4:], x[:, 4:])
-    with pytest.raises(MergeError, match="9 input channels.*make the model with more channels A"):
+    with pytest.raises(MergeError, match=r"9 input channels.*make the model with more channels A"):
         host.merge_models(b, a, "0.25")
     ip2p = build("SD15", 4, in_channels=8)
     assert torch.equal(merged_weight(host.merge_models(ip2p, b, "1")[0], key)[:, :4], y)

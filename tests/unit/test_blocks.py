@@ -139,9 +139,9 @@ def test_layout_is_read_off_the_keys():
 
 
 def test_unknown_layout_and_key_map_are_named():
-    with pytest.raises(BlockError, match="'sd9'.*sd1"):
+    with pytest.raises(BlockError, match=r"'sd9'.*sd1"):
         block_of("x", "sd9")
-    with pytest.raises(BlockError, match="'abc'.*mbw"):
+    with pytest.raises(BlockError, match=r"'abc'.*mbw"):
         block_of("x", "sd1", "abc")
 
 
