@@ -12,7 +12,6 @@ import torch
 
 from ..blocks.keymap import block_of
 from ..blocks.names import Layout, layout_of
-from ..blocks.weights import number_text
 
 Parameters = tuple[float, ...]
 Tensors = Mapping[str, torch.Tensor]
@@ -37,7 +36,7 @@ class Rule:
     formula: str  # with {0}, {1} for the parameters: "{0} A + {1} B"
 
     def text(self, parameters: Parameters) -> str:
-        return self.formula.format(*map(number_text, parameters))
+        return self.formula.format(*(f"{value:.6g}" for value in parameters))
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """One headless ComfyUI for the whole tier, with small made checkpoints."""
 
+import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from refhost import layout
-from refhost.client import Client
+from refhost.client import Client, Prompt
 from refhost.server import Server
 
 
@@ -32,3 +33,20 @@ def sdxl_checkpoints() -> None:
 def client(server: Server) -> Client:
     """An API client of the session's server."""
     return Client(server.url)
+
+
+@pytest.fixture
+def example() -> Callable[[str], Prompt]:
+    """``example(name)``: an example workflow in API form, shrunk to what a CPU samples in a second or two."""
+
+    def load(name: str) -> Prompt:
+        path = layout.ROOT / "example_workflows" / "api" / f"{name}.json"
+        prompt = json.loads(path.read_text(encoding="utf-8"))
+        for node in prompt.values():
+            if node["class_type"] == "EmptyLatentImage":
+                node["inputs"] |= {"width": 64, "height": 64}
+            if "steps" in node["inputs"]:
+                node["inputs"]["steps"] = 2
+        return prompt
+
+    return load

@@ -118,7 +118,7 @@ def _unet_config(kind: Kind) -> dict:
     }  # fmt: skip
 
 
-def _text_encoder(family: str, device: torch.device) -> dict[str, torch.Tensor]:
+def _text_encoder(family: str, device) -> dict[str, torch.Tensor]:
     from comfy import sd1_clip, sdxl_clip
 
     model_class = sdxl_clip.SDXLClipModel if family == "SDXL" else sd1_clip.SD1ClipModel
