@@ -55,7 +55,8 @@ def merge() -> list[Path]:
         started = time.monotonic()
         entry = client.run(demo_prompt())
         print(f"merged and sampled in {time.monotonic() - started:.0f} s", flush=True)
-        pictures = client.save_images(entry, OUTPUT, "merge_by_block")
+        pictures = client.save_images(entry, OUTPUT, "merge_by_block", node="11")
+        pictures += client.save_images(entry, OUTPUT, "block_weights", node="12")
         report = OUTPUT / "merge_report.txt"
         report.write_text(
             "\n".join(text for texts in client.texts(entry).values() for text in texts), encoding="utf-8"

@@ -4,10 +4,10 @@ from refhost.pack import use_comfyui
 
 use_comfyui()
 
-import comfy.model_patcher  # noqa: E402  (needs the path above)
-import comfy.supported_models  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import comfy.model_patcher
+import comfy.supported_models
+import pytest
+import torch
 
 COMMON = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "use_spatial_transformer": True,

@@ -81,25 +81,28 @@ class Client:
         """Queue and wait; the history entry."""
         return self.wait(self.queue(prompt, extra_data), timeout)
 
-    def images(self, entry: dict[str, Any]) -> list[bytes]:
-        """The bytes of every image the prompt saved or previewed, in node order."""
+    def images(self, entry: dict[str, Any], node: str | None = None) -> list[bytes]:
+        """The bytes of the images that the prompt, or one node of it, saved or previewed, in order of node id."""
+        nodes = [node] if node is not None else sorted(entry["outputs"], key=lambda name: (len(name), name))
         return [
             self.get_bytes(
                 "/view", filename=image["filename"], subfolder=image["subfolder"], type=image["type"]
             )
-            for output in entry["outputs"].values()
-            for image in output.get("images", [])
+            for name in nodes
+            for image in entry["outputs"].get(name, {}).get("images", [])
         ]
 
     def texts(self, entry: dict[str, Any]) -> dict[str, list[str]]:
         """The text that preview nodes showed, by node id."""
         return {node: output["text"] for node, output in entry["outputs"].items() if "text" in output}
 
-    def save_images(self, entry: dict[str, Any], folder: Path, stem: str) -> list[Path]:
-        """Write the prompt's images as ``folder/stem.png`` (``stem-2.png`` ...); their paths."""
+    def save_images(
+        self, entry: dict[str, Any], folder: Path, stem: str, node: str | None = None
+    ) -> list[Path]:
+        """Write the images of the prompt (or of one node) as ``folder/stem.png`` (``stem-2.png`` ...); their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
-        for number, data in enumerate(self.images(entry), start=1):
+        for number, data in enumerate(self.images(entry, node), start=1):
             path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
             path.write_bytes(data)
             paths.append(path)
