@@ -1,0 +1,102 @@
+"""Elemental ratios: supermerger's selector language, ``Blocks:Elements:Ratio``.
+
+``OUT03 OUT04:attn2 attn1.to_out:0.5, IN00-IN11::0.2, NOT M00:NOT attn:0`` - entries are separated by commas or
+newlines; a field is a list of words separated by spaces; ``NOT`` first turns a field round; ``A-B`` is a range
+of blocks; an empty field matches everything; a word matches when it occurs in the key (or, for blocks, in the
+key followed by its block's name); of all entries that match, the last wins. Source: supermerger mergers.py and
+its elemental guide. Unlike supermerger, a malformed entry is an error, and SDXL keys carry SDXL block names
+(supermerger indexes them with the SD1 table, its issue 468).
+"""
+
+from dataclasses import dataclass
+
+from ..blocks.names import BASE, VAE, Layout
+from .errors import MergeError
+
+
+@dataclass(frozen=True)
+class Field:
+    """A list of words, one of which must occur (or, negated, none may)."""
+
+    words: tuple[str, ...]
+    negated: bool = False
+
+    def matches(self, text: str) -> bool:
+        """Whether the text is selected."""
+        return any(word in text for word in self.words) != self.negated
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One ``Blocks:Elements:Ratio``."""
+
+    blocks: Field
+    elements: Field
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Elemental:
+    """All entries of a selector text, for one layout."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def ratio(self, key: str, block: str, otherwise: float) -> float:
+        """The ratio of a key that stands in ``block``: the last matching entry's, or ``otherwise``."""
+        chosen, tagged = otherwise, key + block
+        for entry in self.entries:
+            if entry.blocks.matches(tagged) and entry.elements.matches(tagged):
+                chosen = entry.ratio
+        return chosen
+
+
+def parse(text: str, layout: Layout) -> Elemental:
+    """Read a selector text; MergeError quotes the entry that cannot be read."""
+    entries = []
+    for raw in text.replace("\n", ",").split(","):
+        entry = raw.strip()
+        if not entry:
+            continue
+        parts = entry.split(":")
+        if len(parts) != 3:
+            raise MergeError(
+                f"elemental entry {entry!r} has {len(parts)} fields; expected Blocks:Elements:Ratio, "
+                "for example OUT03 OUT04:attn2:0.5"
+            )
+        blocks, elements, ratio = (part.strip() for part in parts)
+        entries.append(Entry(_field(_ranges(blocks, layout)), _field(elements.split()), _ratio(ratio, entry)))
+    return Elemental(tuple(entries))
+
+
+def _field(words: list[str]) -> Field:
+    if words[:1] == ["NOT"]:
+        return Field(tuple(words[1:]), negated=True)
+    return Field(tuple(words) or ("",))
+
+
+def _ranges(text: str, layout: Layout) -> list[str]:
+    """The words with ranges written out; a range may run either way."""
+    order = [BASE, *layout.blocks, VAE]
+    words = []
+    for word in text.split():
+        first, dash, last = word.partition("-")
+        if not dash:
+            words.append(word)
+            continue
+        if first not in order or last not in order:
+            raise MergeError(
+                f"{word!r} is no range of blocks of {layout.name}; its blocks are {', '.join(order)}"
+            )
+        low, high = sorted((order.index(first), order.index(last)))
+        words += order[low : high + 1]
+    return words
+
+
+def _ratio(text: str, entry: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = float("nan")
+    if not abs(ratio) < float("inf"):
+        raise MergeError(f"elemental entry {entry!r}: {text!r} is no finite number")
+    return ratio

@@ -1,0 +1,282 @@
+"""Merging files to a file: sources are read, blended and written piece by piece, never held whole."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+
+from .checkpoint import Checkpoint, FileCheckpoint
+from .errors import MergeError
+from .lane import EmaSwapped, MergedCheckpoint
+from .metadata import RECIPE, VERSIONS, describe
+from .recipe import LANE_REFERENCE, Recipe, parse
+from .writer import CHUNK, Layout, write
+
+Resolve = Callable[[str], Path]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A written file: where it is, the recipe with its sources' hashes, the report in words."""
+
+    path: Path
+    recipe: Recipe
+    report: str
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """A recipe with its files open: ``result`` is the checkpoint to be, computed when read."""
+
+    recipe: Recipe
+    files: Mapping[str, FileCheckpoint]
+    result: MergedCheckpoint
+
+    def metadata(self, hashed: bool) -> dict[str, str]:
+        """The metadata of the result; not ``hashed``, stand-ins of the same length take the hashes' places."""
+        stand_ins = [f"{index:064x}" for index in range(len(self.files))]
+        hashes = [file.sha256 for file in self.files.values()] if hashed else stand_ins
+        return describe(self.recipe, self.result.lane, self.files, self.result.layout, hashes)
+
+    def order(self) -> list[str]:
+        """The result's keys in the order in which A's file holds them, so that reading runs forward."""
+        first = _first_file(self.result)
+        last = len(self.result.entries)
+        places = {key: place for place, key in enumerate(sorted(first.entries, key=first.offset))}
+        return sorted(self.result.entries, key=lambda key: places.get(key, last))
+
+
+def merge_files(
+    recipe: Recipe | str,
+    output: Path | str,
+    *,
+    files: Mapping[str, Path | str] | None = None,
+    folders: Sequence[Path | str] = (),
+    resolve: Resolve | None = None,
+    lane: int = -1,
+    own_presets: Mapping[str, Sequence[float]] | None = None,
+    overwrite: bool = False,
+    threads: int = 0,
+    chunk: int = CHUNK,
+    on_progress: Progress = lambda done, total: None,
+) -> Merged:
+    """Run a recipe and write the result of its last lane (or ``lane``) to ``output``.
+
+    Model names are looked up in ``files`` (name or variable -> path), then by ``resolve`` or else in
+    ``folders``. ``on_progress(bytes done, bytes in all)`` may raise to stop. Nothing half-written is left; a
+    source is never overwritten, another file only with ``overwrite``. Raises MergeError (RecipeError,
+    BlockError) with what to do about it.
+    """
+    target = Path(output)
+    if target.suffix != ".safetensors":
+        target = target.with_name(f"{target.name}.safetensors")
+    with opened(
+        recipe, files=files, folders=folders, resolve=resolve, lane=lane, own_presets=own_presets
+    ) as kitchen:
+        _check_target(target, kitchen.files.values(), overwrite)
+        result = kitchen.result
+        total, done = Layout.of(result).total, 0
+
+        def tick(moved: int) -> None:
+            nonlocal done
+            done += moved
+            on_progress(min(done, total), total)
+
+        result.prepare(lambda moved: on_progress(0, total))
+        write(
+            result, target, kitchen.metadata, threads=threads, chunk=chunk, order=kitchen.order(), tick=tick
+        )
+        hashes = {name: file.sha256 for name, file in kitchen.files.items()}
+        return Merged(target, kitchen.recipe.pinned(hashes), result.report.text())
+
+
+@contextmanager
+def opened(
+    recipe: Recipe | str,
+    *,
+    files: Mapping[str, Path | str] | None = None,
+    folders: Sequence[Path | str] = (),
+    resolve: Resolve | None = None,
+    lane: int = -1,
+    own_presets: Mapping[str, Sequence[float]] | None = None,
+) -> Iterator[Kitchen]:
+    """Open the files a lane needs, check pinned hashes, and plan the lane; files close at the end."""
+    recipe = parse(recipe) if isinstance(recipe, str) else recipe
+    paths = {name: Path(path) for name, path in (files or {}).items()}
+    finder = resolve or Folders([Path(folder) for folder in folders])
+    recipe = portable(_up_to(recipe, lane), paths)
+    if missing := [name for name in recipe.free() if name not in paths]:
+        raise MergeError(
+            f"no file is bound to {', '.join(missing)}; write `{missing[0]} = file.safetensors` in the recipe"
+        )
+    with ExitStack() as stack:
+        sources: dict[str, FileCheckpoint] = {}
+        for name in recipe.sources():
+            sources[name] = FileCheckpoint(paths[name] if name in paths else finder(name), name)
+            stack.callback(sources[name].close)
+        for name, digest in recipe.pins:
+            if name in sources and sources[name].sha256 != digest:
+                raise MergeError(
+                    f"{name} is not the file this recipe was made with: its sha256 is {sources[name].sha256[:16]}..., "
+                    f"the recipe says {digest[:16]}...; find the right file, or remove the pin line to merge anyway"
+                )
+        yield Kitchen(recipe, sources, _cook(recipe, sources, own_presets))
+
+
+def recipe_of(path: Path) -> tuple[Recipe, dict[str, str]]:
+    """The recipe a merged file carries, with its hashes, and all of the file's metadata."""
+    file = FileCheckpoint(path)
+    try:
+        if RECIPE not in file.metadata:
+            raise MergeError(
+                f"{path.name} carries no recipe of ours; only files written by this pack can be replayed"
+            )
+        return parse(file.metadata[RECIPE]), file.metadata
+    finally:
+        file.close()
+
+
+def replay(merged: Path, output: Path | str, **kwargs) -> tuple[Merged, bool, str]:
+    """Run a file's own recipe again; the new file, whether it is the same byte for byte, and the finding in words.
+
+    ``kwargs`` are those of ``merge_files``. MergeError when a source's hash differs from the recorded one.
+    """
+    recipe, metadata = recipe_of(merged)
+    target = Path(output)
+    if target.exists() and target.resolve() == merged.resolve():
+        raise MergeError(
+            f"{merged.name} is to be checked against its replay; write the replay under another name"
+        )
+    again = merge_files(recipe, output, **kwargs)
+    old, new = FileCheckpoint(merged), FileCheckpoint(again.path)
+    try:
+        if old.sha256 == new.sha256:
+            return again, True, f"{again.path.name} is {merged.name} byte for byte (sha256 {new.sha256})"
+        if metadata.get(VERSIONS) != new.metadata.get(VERSIONS):
+            versions = f"made by {metadata.get(VERSIONS)}, replayed by {new.metadata.get(VERSIONS)}"
+            return again, False, f"{again.path.name} differs from {merged.name}: {versions}"
+        return (
+            again,
+            False,
+            f"{again.path.name} differs from {merged.name}, which was changed after it was merged",
+        )
+    finally:
+        old.close()
+        new.close()
+
+
+def _up_to(recipe: Recipe, lane: int) -> Recipe:
+    """The recipe cut off after one of its lanes."""
+    try:
+        index = range(len(recipe.lanes))[lane]
+    except IndexError:
+        raise MergeError(f"the recipe has {len(recipe.lanes)} lanes; there is no lane {lane}") from None
+    return replace(recipe, lanes=recipe.lanes[: index + 1])
+
+
+def _cook(
+    recipe: Recipe, files: Mapping[str, FileCheckpoint], own_presets: Mapping[str, Sequence[float]] | None
+) -> MergedCheckpoint:
+    """The last lane as a checkpoint over the lanes and files it needs."""
+    bound, done = dict(recipe.variables), dict[int, MergedCheckpoint]()
+
+    def ingredient(name: str) -> Checkpoint:
+        if match := LANE_REFERENCE.match(name):
+            return lane(int(match.group(1)) - 1)
+        return files[bound.get(name, name)]
+
+    def lane(index: int) -> MergedCheckpoint:
+        if index not in done:
+            plan = recipe.lanes[index]
+            vae = ingredient(plan.vae) if plan.vae else None
+            done[index] = MergedCheckpoint(plan, [ingredient(name) for name in plan.models], vae, own_presets)
+        return done[index]
+
+    result = lane(len(recipe.lanes) - 1)
+    for index, inner in done.items():
+        if inner is not result and len(inner.report.text().splitlines()) > 1:
+            result.report.remarks.append(f"lane {index + 1}, {inner.report.text()}")
+    return result
+
+
+def _first_file(checkpoint: Checkpoint) -> FileCheckpoint:
+    while not isinstance(checkpoint, FileCheckpoint):
+        checkpoint = checkpoint.inner if isinstance(checkpoint, EmaSwapped) else _first_source(checkpoint)
+    return checkpoint
+
+
+def _first_source(checkpoint: Checkpoint) -> Checkpoint:
+    assert isinstance(checkpoint, MergedCheckpoint)
+    return checkpoint.sources[0]
+
+
+def _check_target(target: Path, files, overwrite: bool) -> None:
+    for file in files:
+        if target.exists() and os.path.samefile(target, file.path):
+            raise MergeError(f"the output {target.name} is the source {file.name}; choose another name")
+    if target.exists() and not overwrite:
+        raise MergeError(f"{target.name} exists already; choose another name or allow overwriting")
+
+
+def portable(recipe: Recipe, paths: dict[str, Path]) -> Recipe:
+    """The recipe with absolute paths shortened to file names; ``paths`` learns where those files are."""
+    short: dict[str, str] = {}
+    for name in recipe.sources():
+        if Path(name).is_absolute() or PureWindowsPath(name).is_absolute():
+            short[name] = PureWindowsPath(name).name if "\\" in name else Path(name).name
+            if paths.setdefault(short[name], Path(name)) != Path(name):
+                raise MergeError(f"two different files are called {short[name]}; rename one of them")
+    if not short:
+        return recipe
+    lanes = tuple(
+        replace(
+            lane,
+            models=tuple(short.get(name, name) for name in lane.models),
+            vae=short.get(lane.vae, lane.vae),
+        )
+        for lane in recipe.lanes
+    )
+    return replace(
+        recipe,
+        lanes=lanes,
+        variables=tuple((name, short.get(file, file)) for name, file in recipe.variables),
+        pins=tuple((short.get(name, name), digest) for name, digest in recipe.pins),
+    )
+
+
+class Folders:
+    """Finds model files by name below some folders: as written, with .safetensors, or by a unique stem."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = folders
+
+    def __call__(self, name: str) -> Path:
+        found = {
+            path.relative_to(folder).as_posix(): path
+            for folder in self.folders
+            for path in sorted(folder.rglob("*.safetensors"))
+        }
+        return found[match_name(name, list(found))]
+
+
+def match_name(name: str, known: Sequence[str]) -> str:
+    """The one of ``known`` that a recipe means by ``name``: equal, without suffix, or by its last part alone."""
+    wanted = name.replace("\\", "/")
+    stem = wanted.rsplit(" [", 1)[0] if wanted.endswith("]") else wanted  # AUTOMATIC1111 titles end in [hash]
+    for suffix in (".ckpt", ".safetensors", ".pt"):
+        stem = stem.removesuffix(suffix)
+    shown = {candidate: candidate.replace("\\", "/") for candidate in known}
+    for test in (
+        lambda path: path == wanted,
+        lambda path: path.removesuffix(".safetensors") == stem,
+        lambda path: path.rsplit("/", 1)[-1].removesuffix(".safetensors") == stem,
+    ):
+        hits = [candidate for candidate, path in shown.items() if test(path)]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise MergeError(f"{name!r} could be {' or '.join(hits)}; write the folder too")
+    listed = f"; there are {', '.join(known[:20])}" if known else ""
+    raise MergeError(f"there is no model called {name!r}{listed}")

@@ -1,0 +1,103 @@
+"""Which ratio a key gets: block weights, text encoder and VAE apart, elemental ratios on top."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ..blocks import weights
+from ..blocks.keymap import CLIP, block_of
+from ..blocks.names import BASE, VAE, BlockError, Layout, layout_of
+from . import elemental
+from .checkpoint import Checkpoint
+from .errors import MergeError
+from .methods import Method
+from .parts import TEXT, UNET, VAE_PART
+from .recipe import Lane
+
+_ONE_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$")
+NO_LAYOUT = Layout("any", 0, False, 0)
+
+
+def neutral(method: Method, name: str) -> float:
+    """The value of a ratio that leaves A as it is: 1 where the method passes A at 1, else 0."""
+    for condition, index in method.passes:
+        if index == 0 and name in condition:
+            return condition[name]
+    return 0.0
+
+
+class RatioTable:
+    """The ratios of a lane, per key.
+
+    One number counts for U-Net, BASE and text encoder alike; a list or preset for the blocks it names, the rest
+    stays A's unless BASE says otherwise. The text encoder follows BASE unless CLIP is given; the VAE stays
+    A's unless VAE is given: averaged VAEs make dark, blurred pictures.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        method: Method,
+        layout: Layout,
+        own_presets: Mapping[str, Sequence[float]] | None = None,
+    ):
+        self.layout, self.key_map = layout, lane.key_map
+        self.ratios: dict[str, tuple[weights.BlockWeights, float, float]] = {}
+        for name, text in lane.ratios:
+            rest = neutral(method, name)
+            try:
+                read = weights.parse(text, layout, default=rest, own_presets=own_presets)
+            except BlockError as error:
+                raise BlockError(f"{lane.output}, {name}: {error}") from None
+            base = float(text) if _ONE_NUMBER.match(text) else dict(read.extra).get(BASE, rest)
+            self.ratios[name] = (read, base, rest)
+        self.elemental = elemental.parse(lane.elemental, layout)
+        self.first = method.ratios[0]
+
+    def of(self, key: str, part: str) -> dict[str, float] | None:
+        """Ratios of a key by name, or None when the key map never merges it."""
+        if self.layout is NO_LAYOUT:
+            block = BASE
+        else:
+            block = block_of(key, self.layout, self.key_map)
+        if block is None and part != VAE_PART:
+            return None
+        found = {name: self._one(name, part, block or VAE) for name in self.ratios}
+        found[self.first] = self.elemental.ratio(key, block or VAE, found[self.first])
+        return found
+
+    def _one(self, name: str, part: str, block: str) -> float:
+        read, base, rest = self.ratios[name]
+        extra = dict(read.extra)
+        if part == VAE_PART:
+            return extra.get(VAE, rest)
+        if part == TEXT:
+            return extra.get(CLIP, base)
+        return read.of(block, base)
+
+
+def common_layout(lane: Lane, sources: Sequence[Checkpoint]) -> Layout:
+    """The U-Net layout all sources share; MergeError when they are of different kinds.
+
+    Models without such a U-Net (text encoders, transformers, ...) can be merged with one number for everything.
+    """
+    try:
+        layout = layout_of(sources[0].entries)
+    except BlockError as error:
+        if all(_ONE_NUMBER.match(text) for _, text in lane.ratios):
+            return NO_LAYOUT
+        raise MergeError(f"{sources[0].name}: {error}; one number for the whole model works on any") from None
+    for other in sources[1:]:
+        has_unet = any(
+            key.startswith(("model.diffusion_model.", "diffusion_model.")) for key in other.entries
+        )
+        if has_unet and layout_of(other.entries) != layout:
+            raise MergeError(
+                f"{sources[0].name} is {layout.name} and {other.name} is {layout_of(other.entries).name}; "
+                "models of different architectures cannot be merged"
+            )
+    return layout
+
+
+def merges(part: str, layout: Layout) -> bool:
+    """Whether keys of this part are merged at all; EMA copies, schedules and markers stay A's."""
+    return part in (UNET, TEXT, VAE_PART) or layout is NO_LAYOUT
