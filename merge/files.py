@@ -1,7 +1,6 @@
 """Merging files to a file: sources are read, blended and written piece by piece, never held whole."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -38,7 +37,8 @@ class Kitchen:
         """The metadata of the result; not ``hashed``, stand-ins of the same length take the hashes' places."""
         stand_ins = [f"{index:064x}" for index in range(len(self.files))]
         hashes = [file.sha256 for file in self.files.values()] if hashed else stand_ins
-        return describe(self.recipe, self.result.lane, self.files, self.result.layout, hashes)
+        first = _first_file(self.result)
+        return describe(self.recipe, self.result.lane, first, self.files, self.result.layout, hashes)
 
     def order(self) -> list[str]:
         """The result's keys in the order in which A's file holds them, so that reading runs forward."""
@@ -212,9 +212,9 @@ def _first_source(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.sources[0]
 
 
-def _check_target(target: Path, files, overwrite: bool) -> None:
+def _check_target(target: Path, files: Iterable[FileCheckpoint], overwrite: bool) -> None:
     for file in files:
-        if target.exists() and os.path.samefile(target, file.path):
+        if target.exists() and target.samefile(file.path):
             raise MergeError(f"the output {target.name} is the source {file.name}; choose another name")
     if target.exists() and not overwrite:
         raise MergeError(f"{target.name} exists already; choose another name or allow overwriting")

@@ -30,16 +30,20 @@ _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-
 
 
 def describe(
-    recipe: Recipe, lane: Lane, files: Mapping[str, FileCheckpoint], layout: Layout, hashes: Sequence[str]
+    recipe: Recipe,
+    lane: Lane,
+    first: FileCheckpoint,
+    files: Mapping[str, FileCheckpoint],
+    layout: Layout,
+    hashes: Sequence[str],
 ) -> dict[str, str]:
-    """The metadata of the result of ``lane``; ``hashes`` are the sha256 of ``files``, in their order."""
+    """The metadata of the result of ``lane``, whose A is ``first``; ``hashes`` are the sha256 of ``files``."""
     named = dict(zip(files, hashes, strict=True))
-    first = next(iter(files.values()))
     return {
         "format": "pt",
         RECIPE: to_text(recipe.pinned(named)),
         VERSIONS: json.dumps(versions()),
-        **_modelspec(lane, files, layout),
+        **_modelspec(lane, first, files, layout),
         "sd_merge_recipe": json.dumps(_a1111_recipe(lane, recipe, named)),
         "sd_merge_models": json.dumps(_a1111_models(files, named)),
         **{
@@ -58,8 +62,9 @@ def versions() -> dict[str, object]:
     return {"pack": found.group(1) if found else "unknown", "engine": ENGINE, "torch": torch.__version__}
 
 
-def _modelspec(lane: Lane, files: Mapping[str, FileCheckpoint], layout: Layout) -> dict[str, str]:
-    first = next(iter(files.values()))
+def _modelspec(
+    lane: Lane, first: FileCheckpoint, files: Mapping[str, FileCheckpoint], layout: Layout
+) -> dict[str, str]:
     kept = {key: value for key, value in first.metadata.items() if key.startswith("modelspec.")}
     kept.pop("modelspec.hash_sha256", None)  # of A's tensors, not of these
     kept.setdefault("modelspec.sai_model_spec", "1.0.0")
