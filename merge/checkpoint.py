@@ -5,7 +5,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -170,3 +170,22 @@ class FileCheckpoint:
 
 
 _HASHES: dict[tuple, str] = {}
+
+
+class TensorCheckpoint:
+    """Tensors at hand, or made when asked for, as a checkpoint."""
+
+    def __init__(self, name: str, entries: Mapping[str, Entry], get: Callable[[str], Tensor]):
+        self.name, self.entries, self._get = name, entries, get
+
+    @classmethod
+    def of(cls, name: str, tensors: Mapping[str, Tensor]) -> "TensorCheckpoint":
+        """A state dict as a checkpoint."""
+        entries = {key: Entry(tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
+        return cls(name, entries, tensors.__getitem__)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        return self._get(key).reshape(-1)[start:stop]
+
+    def divisible(self, key: str) -> bool:
+        return False  # reading a piece costs as much as reading it whole
