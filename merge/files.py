@@ -1,6 +1,6 @@
 """Merging files to a file: sources are read, blended and written piece by piece, never held whole."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -66,7 +66,8 @@ def merge_files(
 
     Model names are looked up in ``files`` (name or variable -> path), then by ``resolve`` or else in
     ``folders``. ``on_progress(bytes done, bytes in all)`` may raise to stop. Nothing half-written is left; a
-    source is never overwritten, another file only with ``overwrite``. Raises MergeError (RecipeError,
+    source is never overwritten, another file only with ``overwrite``; a file made by this very recipe from these
+    very sources is left as it is. Raises MergeError (RecipeError,
     BlockError) with what to do about it.
     """
     target = Path(output)
@@ -75,7 +76,11 @@ def merge_files(
     with opened(
         recipe, files=files, folders=folders, resolve=resolve, lane=lane, own_presets=own_presets
     ) as kitchen:
-        _check_target(target, kitchen.files.values(), overwrite)
+        if _is_there_already(target, kitchen, overwrite):
+            hashes = {name: file.sha256 for name, file in kitchen.files.items()}
+            return Merged(
+                target, kitchen.recipe.pinned(hashes), f"{target.name} was there already, by this very recipe"
+            )
         result = kitchen.result
         total, done = Layout.of(result).total, 0
 
@@ -122,7 +127,12 @@ def opened(
                     f"{name} is not the file this recipe was made with: its sha256 is {sources[name].sha256[:16]}..., "
                     f"the recipe says {digest[:16]}...; find the right file, or remove the pin line to merge anyway"
                 )
-        yield Kitchen(recipe, sources, _cook(recipe, sources, own_presets))
+        lanes = _cook(recipe, sources, own_presets)
+        told = tuple(
+            replace(lane, ratios=lanes[index].table.written_out) if index in lanes else lane
+            for index, lane in enumerate(recipe.lanes)
+        )
+        yield Kitchen(replace(recipe, lanes=told), sources, lanes[len(told) - 1])
 
 
 def recipe_of(path: Path) -> tuple[Recipe, dict[str, str]]:
@@ -178,8 +188,8 @@ def _up_to(recipe: Recipe, lane: int) -> Recipe:
 
 def _cook(
     recipe: Recipe, files: Mapping[str, FileCheckpoint], own_presets: Mapping[str, Sequence[float]] | None
-) -> MergedCheckpoint:
-    """The last lane as a checkpoint over the lanes and files it needs."""
+) -> dict[int, MergedCheckpoint]:
+    """The last lane as a checkpoint, and those it needs, by index."""
     bound, done = dict(recipe.variables), dict[int, MergedCheckpoint]()
 
     def ingredient(name: str) -> Checkpoint:
@@ -198,7 +208,7 @@ def _cook(
     for index, inner in done.items():
         if inner is not result and len(inner.report.text().splitlines()) > 1:
             result.report.remarks.append(f"lane {index + 1}, {inner.report.text()}")
-    return result
+    return done
 
 
 def _first_file(checkpoint: Checkpoint) -> FileCheckpoint:
@@ -212,12 +222,24 @@ def _first_source(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.sources[0]
 
 
-def _check_target(target: Path, files: Iterable[FileCheckpoint], overwrite: bool) -> None:
-    for file in files:
-        if target.exists() and target.samefile(file.path):
+def _is_there_already(target: Path, kitchen: Kitchen, overwrite: bool) -> bool:
+    """Whether the target exists with this very recipe and these sources; MergeError when it must not be written."""
+    if not target.exists():
+        return False
+    for file in kitchen.files.values():
+        if target.samefile(file.path):
             raise MergeError(f"the output {target.name} is the source {file.name}; choose another name")
-    if target.exists() and not overwrite:
-        raise MergeError(f"{target.name} exists already; choose another name or allow overwriting")
+    if overwrite:
+        return False
+    there = FileCheckpoint(target)
+    try:
+        if there.metadata == kitchen.metadata(hashed=True):
+            return True
+    finally:
+        there.close()
+    raise MergeError(
+        f"{target.name} exists already and is another merge; choose another name or allow overwriting"
+    )
 
 
 def portable(recipe: Recipe, paths: dict[str, Path]) -> Recipe:

@@ -1,7 +1,7 @@
 """Which ratio a key gets: block weights, text encoder and VAE apart, elemental ratios on top."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from ..blocks import weights
 from ..blocks.keymap import CLIP, block_of
@@ -51,6 +51,10 @@ class RatioTable:
             base = float(text) if _ONE_NUMBER.match(text) else dict(read.extra).get(BASE, rest)
             self.ratios[name] = (read, base, rest)
         self.elemental = elemental.parse(lane.elemental, layout)
+        self.written_out = tuple(
+            (name, self.ratios[name][0].text() if _names_any(text, own_presets or {}) else text)
+            for name, text in lane.ratios
+        )  # a user's own preset means nothing elsewhere: a recipe that is kept holds its numbers
         self.first = method.ratios[0]
 
     def of(self, key: str, part: str) -> dict[str, float] | None:
@@ -73,6 +77,10 @@ class RatioTable:
         if part == TEXT:
             return extra.get(CLIP, base)
         return read.of(block, base)
+
+
+def _names_any(text: str, names: Container[str]) -> bool:
+    return any(item.strip() in names for item in text.split(","))
 
 
 def common_layout(lane: Lane, sources: Sequence[Checkpoint]) -> Layout:

@@ -91,7 +91,11 @@ def write(
     with _replacing(path, room + layout.total) as target, ThreadPoolExecutor(1) as beside:
         final = beside.submit(metadata, True)
         pieces = layout.pieces(checkpoint, order or list(layout.offsets), chunk)
-        _work(checkpoint, pieces, target, room, threads or default_threads(), tick)
+
+        def put(piece: Piece, data: Tensor) -> None:
+            target.put(_raw(data), room + piece.offset)
+
+        work(checkpoint, pieces, put, threads or default_threads(), tick)
         header = layout.header(checkpoint, final.result(), room)
         if len(header) != room:
             raise AssertionError("the header changed its length while the tensors were written")
@@ -103,10 +107,14 @@ def default_threads() -> int:
     return max(2, min(4, os.cpu_count() or 1))
 
 
-def _work(
-    checkpoint: Checkpoint, pieces: Iterator[Piece], target: "_Target", room: int, threads: int, tick: Tick
+def work(
+    checkpoint: Checkpoint,
+    pieces: Iterator[Piece],
+    put: Callable[[Piece, Tensor], None],
+    threads: int,
+    tick: Tick,
 ) -> None:
-    """Read, compute and write pieces in several threads: while one waits for the disk another computes."""
+    """Read, compute and put away pieces in several threads: while one waits for the disk another computes."""
     lock, stop = threading.Lock(), threading.Event()
 
     def worker() -> None:
@@ -116,7 +124,7 @@ def _work(
             if piece is None:
                 return
             data = checkpoint.read(piece.key, piece.start, piece.stop)
-            target.put(_raw(data), room + piece.offset)
+            put(piece, data)
             with lock:
                 done.append(data.numel() * data.element_size())
 

@@ -2,11 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blocks, merge
+from . import blocks, merge, merge_files, recipes
 
 ROOMS = (
     blocks,
     merge,
+    merge_files,
+    recipes,
 )
 
 

@@ -1,0 +1,201 @@
+"""Merging files to a file, and looking at how two models differ."""
+
+from comfy_api.latest import io
+
+from ..blocks.keymap import KEY_MAPS
+from ..merge import host_recipe
+from ..merge.compare_plot import MEASURES
+from ..merge.methods import METHODS
+from ..merge.recipe import CHOICES, to_text
+
+CATEGORY = "blockwork/merge"
+NONE = host_recipe.BY_HAND
+
+
+def checkpoint_input(name: str, tooltip: str, optional: bool = False):
+    """A list of the checkpoint files ComfyUI knows; an optional one starts at none."""
+    files = host_recipe.model_files()
+    return io.Combo.Input(
+        name, options=[NONE, *files] if optional else files, optional=optional, tooltip=tooltip
+    )
+
+
+def choice_input(name: str, tooltip: str):
+    """One of a recipe's settings, at its default."""
+    return io.Combo.Input(
+        name,
+        options=list(CHOICES[name]),
+        default=CHOICES[name][0],
+        optional=True,
+        advanced=True,
+        tooltip=tooltip,
+    )
+
+
+def overwrite_input():
+    """Whether an existing merge may be replaced."""
+    return io.Boolean.Input(
+        "overwrite",
+        default=False,
+        optional=True,
+        tooltip="Replace another merge of that name. A file made by this very recipe is left as it is either way; a source is never overwritten.",
+    )
+
+
+FILE = io.String.Output(
+    "file", display_name="file", tooltip="Name of the written checkpoint, as loaders list it."
+)
+RECIPE = io.String.Output(
+    "recipe_text", display_name="recipe", tooltip="The merge as a recipe, with the hashes of its sources."
+)
+REPORT = io.String.Output(
+    "report", display_name="report", tooltip="What was merged, and what was not and why."
+)
+
+
+class MergeToFile(io.ComfyNode):
+    """Two or three checkpoint files into one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkMergeToFile",
+            display_name="Merge to File",
+            category=CATEGORY,
+            description="Merges checkpoint files block by block into a new file in output/checkpoints, streaming: no model is loaded, memory stays below 1 GB. The file carries its recipe.",
+            search_aliases=["checkpoint merger", "supermerger", "MBW", "save merged model", "sd-mecha", "streaming merge"],
+            is_output_node=True,
+            inputs=[
+                io.String.Input("name", default="merges/my_merge", tooltip="Name of the new file below output/checkpoints; .safetensors is added."),
+                checkpoint_input("model_a", "The model that is kept where a weight is 0."),
+                checkpoint_input("model_b", "The model that is taken where a weight is 1."),
+                io.Combo.Input("method", options=list(METHODS), default="weighted_sum", tooltip="How tensors are combined. Methods of three models need model_c."),
+                checkpoint_input("model_c", "The third model, for add difference and other methods of three.", optional=True),
+                io.String.Input("weights_2", default="", optional=True, tooltip="The second number of methods that have one: beta, or the share of A (m_a) for each. Same forms as weights."),
+                io.String.Input("elemental", default="", multiline=True, optional=True, tooltip="Ratios of single elements, later ones winning: OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2"),
+                io.String.Input("options", default="", optional=True, tooltip="Numbers of the method by name, such as density=0.3 for ties or gamma=2 for extract."),
+                io.Int.Input("seed", default=0, min=0, max=2**53, optional=True, tooltip="Seed of the methods that draw at random (dare, della)."),
+                checkpoint_or_vae("vae", "A VAE to bake into the file in place of A's."),
+                choice_input("dtype", "Number format of the file; same keeps each tensor's. fp8 is for the U-Net's matrices only."),
+                choice_input("key_map", "Where layers outside the numbered blocks belong: " + ", ".join(KEY_MAPS) + "."),
+                choice_input("ema", "What becomes of A's moving-average copy: keep it as it is, drop it, or merge the averages in place of the weights (swap)."),
+                choice_input("prune", "yes leaves out all that is neither U-Net, text encoder nor VAE."),
+                choice_input("position_ids", "Repair CLIP's position_ids where another merger rounded them (auto), always (reset), or never (skip)."),
+                choice_input("extra_keys", "Tensors that A lacks: ignore them, or copy them from the other models."),
+                choice_input("nan", "A source with NaN or infinity: stop, or keep A's values there."),
+                overwrite_input(),
+                io.String.Input(
+                    "weights",
+                    default="0.5",
+                    optional=True,
+                    tooltip="Share of B per block: one number for the whole model, 25 numbers (SD1, SD2) or 19 (SDXL), one more with BASE first, a preset such as GRAD_V, or pairs such as GRAD_V, IN00=0.75, BASE=0.2, CLIP=0.1, VAE=0.",
+                    extra_dict={"widgetType": "BLOCKWORK_WEIGHTS"},
+                ),
+            ],
+            outputs=[FILE, RECIPE, REPORT],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, model_a=None, model_b=None, model_c=None, vae=None, **_):
+        names = [name for name in (model_a, model_b, model_c, vae) if name and name != NONE]
+        return host_recipe.stamps(names)
+
+    @classmethod
+    def execute(
+        cls, name, model_a, model_b, method, model_c=NONE, weights_2="", elemental="", options="", overwrite=False,
+        weights="0.5", **settings,
+    ) -> io.NodeOutput:  # fmt: skip
+        models = [model_a, model_b, *([model_c] if model_c != NONE else [])]
+        numbers = host_recipe.ratio_texts(method, weights, weights_2)
+        settings = {"elemental": elemental.replace("\n", ","), **settings}
+        recipe = host_recipe.recipe_line(name, models, method, numbers, options, **settings)
+        return written(host_recipe.to_file(recipe, name, overwrite=overwrite))
+
+
+def checkpoint_or_vae(name: str, tooltip: str):
+    """A list of the files a VAE can be taken from."""
+    files = dict.fromkeys([NONE, *host_recipe.model_files("vae"), *host_recipe.model_files()])
+    return io.Combo.Input(name, options=list(files), optional=True, tooltip=tooltip)
+
+
+def written(merged) -> io.NodeOutput:
+    """The outputs of every node that writes a merge."""
+    return io.NodeOutput(host_recipe.listed_name(merged.path), to_text(merged.recipe), merged.report)
+
+
+def _measure():
+    return io.Combo.Input("measure", options=list(MEASURES), default="distance", optional=True, tooltip="What the bars show: distance |B - A| / |A|, or the cosine similarity.")  # fmt: skip
+
+
+def _key_map():
+    return choice_input(
+        "key_map", "Where layers outside the numbered blocks belong: " + ", ".join(KEY_MAPS) + "."
+    )
+
+
+PICTURE = io.Image.Output("picture", display_name="picture", tooltip="The blocks in the shape of the U; longer, redder bars differ more.")  # fmt: skip
+TABLE = io.String.Output("table", display_name="table", tooltip="Per block: parameters, cosine similarity, relative distance, changed share, largest change.")  # fmt: skip
+
+
+class CompareModels(io.ComfyNode):
+    """Two loaded U-Nets, patches and all."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkCompareModels",
+            display_name="Compare Models",
+            category=CATEGORY,
+            description="Shows how much two models differ, block by block, as a table and as bars in the shape of the U. Patches (merges, LoRAs) count.",
+            search_aliases=["model analysis", "cosine similarity of models", "model diff", "ASimilarity", "what does this LoRA change"],
+            inputs=[
+                io.Model.Input("model_a", tooltip="The model to measure from."),
+                io.Model.Input("model_b", tooltip="The model to measure to."),
+                _key_map(),
+                _measure(),
+            ],
+            outputs=[PICTURE, TABLE],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model_a, model_b, key_map="mbw", measure="distance") -> io.NodeOutput:
+        found = host_recipe.compare_live(model_a, model_b, key_map)
+        return io.NodeOutput(host_recipe.picture(found, measure), found.table())
+
+
+class CompareFiles(io.ComfyNode):
+    """Two checkpoint files, streamed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkCompareFiles",
+            display_name="Compare Checkpoint Files",
+            category=CATEGORY,
+            description="Shows how much two checkpoint files differ, block by block, text encoder and VAE included, without loading them.",
+            search_aliases=[
+                "model analysis",
+                "checkpoint diff",
+                "cosine similarity of models",
+                "ASimilarity",
+            ],
+            inputs=[
+                checkpoint_input("model_a", "The checkpoint to measure from."),
+                checkpoint_input("model_b", "The checkpoint to measure to."),
+                _key_map(),
+                _measure(),
+            ],
+            outputs=[PICTURE, TABLE],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model_a=None, model_b=None, **_):
+        return host_recipe.stamps([name for name in (model_a, model_b) if name])
+
+    @classmethod
+    def execute(cls, model_a, model_b, key_map="mbw", measure="distance") -> io.NodeOutput:
+        found = host_recipe.compare_files(model_a, model_b, key_map)
+        return io.NodeOutput(host_recipe.picture(found, measure), found.table())
+
+
+NODES = [MergeToFile, CompareModels, CompareFiles]

@@ -1,0 +1,144 @@
+"""Recipes: a merge as text, run live or to a file, read from a file, run again and verified."""
+
+from comfy_api.latest import io
+
+from ..merge import host_recipe
+from .merge_files import CATEGORY, FILE, RECIPE, REPORT, checkpoint_input, overwrite_input, written
+
+EXAMPLE = """# output = A + B, ratio or preset
+mix = sd15_a + sd15_b, alpha=GRAD_V
+final = __O1__ + sd15_c, 0.3, dtype=fp16
+"""
+
+
+def _recipe_input():
+    return io.String.Input(
+        "recipe",
+        default=EXAMPLE,
+        multiline=True,
+        tooltip="Lines such as `out = A + B, 0.5` or `out = A + B + C, 1.0, fp16`; __O1__ is the result of the first line. Reads merge-board recipes and mbw_each command lines as they are.",
+    )
+
+
+def _lane_input():
+    return io.Int.Input("lane", default=0, min=0, max=1000, optional=True, tooltip="Which line's result is wanted, counted from 1; 0 is the last.")  # fmt: skip
+
+
+class RecipeLive(io.ComfyNode):
+    """A recipe as MODEL, CLIP and VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkRecipe",
+            display_name="Run Recipe",
+            category=CATEGORY,
+            description="Runs a merge recipe without writing a file and gives MODEL, CLIP and VAE. The weights are those that Recipe to File would save, bit for bit.",
+            search_aliases=["merge recipe", "merge board", "mbw_each", "multi merge", "sd-mecha recipe", "model merge script"],
+            inputs=[_recipe_input(), _lane_input()],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip="The merged U-Net."),
+                io.Clip.Output("clip", display_name="clip", tooltip="The merged text encoder; none when A has none."),
+                io.Vae.Output("vae", display_name="vae", tooltip="The VAE: A's, unless the recipe says otherwise."),
+                REPORT,
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, recipe=None, **_):
+        return host_recipe.fingerprint(recipe)
+
+    @classmethod
+    def execute(cls, recipe, lane=0) -> io.NodeOutput:
+        return io.NodeOutput(*host_recipe.live(recipe, lane=lane))
+
+
+class RecipeToFile(io.ComfyNode):
+    """A recipe as a checkpoint file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkRecipeToFile",
+            display_name="Recipe to File",
+            category=CATEGORY,
+            description="Runs a merge recipe into a new file in output/checkpoints, streaming; several lines run in one pass without files between. The file carries the recipe with the hashes of its sources.",
+            search_aliases=["merge recipe", "merge board", "mbw_each", "save merged model", "checkpoint merger"],
+            is_output_node=True,
+            inputs=[
+                io.String.Input("name", default="merges/my_recipe", tooltip="Name of the new file below output/checkpoints; .safetensors is added."),
+                _recipe_input(),
+                _lane_input(),
+                overwrite_input(),
+            ],
+            outputs=[FILE, RECIPE, REPORT],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, recipe=None, **_):
+        return host_recipe.fingerprint(recipe)
+
+    @classmethod
+    def execute(cls, name, recipe, lane=0, overwrite=False) -> io.NodeOutput:
+        return written(host_recipe.to_file(recipe, name, lane=lane, overwrite=overwrite))
+
+
+class ReadRecipe(io.ComfyNode):
+    """The recipe inside a merged checkpoint."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkReadRecipe",
+            display_name="Read Recipe of File",
+            category=CATEGORY,
+            description="Reads the recipe that a merged checkpoint carries, with the sha256 of every source.",
+            search_aliases=["merge metadata", "what was merged", "checkpoint metadata"],
+            inputs=[checkpoint_input("checkpoint", "A checkpoint written by this pack.")],
+            outputs=[RECIPE],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint=None):
+        return host_recipe.stamps([checkpoint] if checkpoint else [])
+
+    @classmethod
+    def execute(cls, checkpoint) -> io.NodeOutput:
+        return io.NodeOutput(host_recipe.read_recipe(checkpoint))
+
+
+class ReplayRecipe(io.ComfyNode):
+    """A merged checkpoint made again from its sources, and compared."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkReplayRecipe",
+            display_name="Replay Recipe of File",
+            category=CATEGORY,
+            description="Runs the recipe inside a merged checkpoint again and says whether the result is the same byte for byte. Refuses when a source is not the file it was made from.",
+            search_aliases=["verify merge", "reproduce merge", "merge provenance"],
+            is_output_node=True,
+            inputs=[
+                checkpoint_input("checkpoint", "A checkpoint written by this pack; its sources must be in the model folders."),
+                io.String.Input("name", default="merges/replayed", tooltip="Name of the new file below output/checkpoints."),
+                overwrite_input(),
+            ],
+            outputs=[
+                FILE,
+                io.Boolean.Output("same", display_name="same", tooltip="Whether both files are the same byte for byte."),
+                io.String.Output("finding", display_name="finding", tooltip="The result in words."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint=None, **_):
+        return host_recipe.stamps([checkpoint] if checkpoint else [])
+
+    @classmethod
+    def execute(cls, checkpoint, name, overwrite=False) -> io.NodeOutput:
+        merged, same, finding = host_recipe.replay_file(checkpoint, name, overwrite)
+        return io.NodeOutput(host_recipe.listed_name(merged.path), same, finding)
+
+
+NODES = [RecipeLive, RecipeToFile, ReadRecipe, ReplayRecipe]
