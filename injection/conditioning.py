@@ -49,7 +49,8 @@ def _stretch(tokens: Any, options: dict[str, Any], blocks: UNetBlocks, what: str
     if tokens.shape[-1] != blocks.context:
         raise InjectionError(
             f"the {what} is {tokens.shape[-1]} numbers wide per token, this model's layers take "
-            f"{blocks.context}: it was encoded with another kind of model's CLIP. Encode it with the CLIP of this checkpoint."
+            f"{blocks.context}: it was encoded with another kind of model's CLIP. Encode it with the CLIP of "
+            "this checkpoint."
         )
     start = max(options.get("start_percent", 0.0), options.get("clip_start_percent", 0.0))
     end = min(options.get("end_percent", 1.0), options.get("clip_end_percent", 1.0))

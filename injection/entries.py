@@ -102,6 +102,6 @@ def _check_schedule(stretches: Sequence[Stretch]) -> None:
             if stretch.window.meets(other.window):
                 raise InjectionError(
                     "the injected conditioning has two prompts at the same time (Conditioning Combine makes "
-                    "such). A block attends to one prompt: use Conditioning Average or Concat, or inject them "
-                    "one after the other."
+                    "such). A block attends to one prompt: use Conditioning Average or Concat, or inject "
+                    "them one after the other."
                 )

@@ -172,7 +172,7 @@ def carried_by(conditioning: Conditioning) -> list[tuple[Injection, ...]]:
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Around a sampling run: a fresh memory, and the changes the model itself makes to conditionings by name."""
+    """Around a sampling run: a fresh memory, and the changes a model makes to conditionings by name."""
     guider = executor.class_obj
     guider.model_options["transformer_options"][KEY] = Run()
     for name, changes in guider.model_options.get(BY_NAME_KEY, {}).items():
@@ -194,7 +194,7 @@ def calc_cond_batch(
     timestep: Tensor,
     options: Any,
 ) -> Any:
-    """Around one evaluation: all conditionings get the same kinds of ``model_conds``, so that none splits off."""
+    """Around one evaluation: all conditionings get the same kinds of ``model_conds``, so none splits off."""
     carried = [entry["model_conds"].get(KEY) for cond in conds for entry in cond or ()]
     if not any(carried):
         return executor(model, conds, x_in, timestep, options)

@@ -14,6 +14,10 @@ import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import torch
+from blockwork.blocks.spec import parse
+from blockwork.injection import host
+from blockwork.injection.conditioning import pooled_of, stretches
+from blockwork.injection.entries import injection
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -39,15 +43,14 @@ SD1 = {
 }
 SDXL = {
     **SD1,
+    "model_channels": 64,  # SDXL's heads are 64 wide
     "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 1, 2],
+    "channel_mult": [1, 1, 1],
     "transformer_depth": [0, 0, 2, 2, 10, 10],
     "transformer_depth_middle": 10,
     "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
     "use_linear_in_transformer": True,
     "context_dim": 2048,
-    "num_heads": -1,
-    "num_head_channels": 8,
     "adm_in_channels": 2816,
     "num_classes": "sequential",
 }
@@ -153,3 +156,17 @@ def predictions(
     guider = make_guider(watched) if make_guider else cfg_guider(watched, positive, negative, cfg)
     sample(guider, latent(batch) if noise is None else noise, steps)
     return record
+
+
+def carry(
+    model: Any, conditioning: Any, tokens: Any, spec: str = "all", *, pooled: bool = False, **options: Any
+) -> Any:
+    """``conditioning`` with ``tokens`` injected into ``spec`` (options of ``entries.injection``)."""
+    blocks = host.blocks_of(model)
+    made = injection(parse(spec, blocks), stretches(tokens, blocks), **options)
+    return host.Change((made,), pooled=pooled_of(tokens) if pooled else None).on(conditioning)
+
+
+def worst(a: Tensor, b: Tensor) -> float:
+    """Largest difference, relative to the larger one's largest number."""
+    return ((a - b).abs().max() / torch.maximum(a.abs().max(), b.abs().max())).item()
