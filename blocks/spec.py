@@ -45,13 +45,17 @@ _SEPARATORS = ",;\n"
 class SpecError(BlockError):
     """A block spec that cannot be read; the message shows the text with a caret under the place."""
 
-    def __init__(self, problem: str, text: str, start: int, end: int, valid: str):
+    def __init__(self, problem: str, text: str, start: int, end: int, hint: str):
         line_start = text.rfind("\n", 0, start) + 1
         line = text[line_start:].split("\n", 1)[0]
         width = max(1, min(end, line_start + len(line)) - start)
         caret = " " * (start - line_start) + "^" + "~" * (width - 1)
-        super().__init__(f"{problem}\n    {line}\n    {caret}\n{valid}")
-        self.start, self.end = start, end
+        super().__init__(f"{problem}\n    {line}\n    {caret}\n{hint}")
+        self.problem, self.start, self.end, self.hint = problem, start, end, hint
+
+    def within(self, text: str, offset: int) -> "SpecError":
+        """The same error for a larger ``text`` in which the spec stands at ``offset``."""
+        return SpecError(self.problem, text, self.start + offset, self.end + offset, self.hint)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def walk(unet: Any) -> UNetBlocks:
     if unet.middle_block is not None:
         depth = _depth(unet.middle_block)
         blocks.append(Block("middle", 0, depth, native // scale, "mid_block.attentions.0"))
-    blocks = _numbered(blocks + _up(unet.output_blocks, native, scale))
+    blocks = numbered(blocks + _up(unet.output_blocks, native, scale))
     if context is None or not any(block.depth for block in blocks):
         raise NotAUNet(f"{type(unet).__name__} has no cross-attention: there is no prompt inside its blocks.")
     return UNetBlocks(tuple(blocks), native, context)
@@ -138,7 +138,7 @@ def _up(modules: Any, native: int, scale: int) -> list[Block]:
     return blocks
 
 
-def _numbered(blocks: list[Block]) -> list[Block]:
+def numbered(blocks: list[Block]) -> list[Block]:
     """Give the blocks with cross-attention their running index and their P+ coordinate."""
     seen: Counter[tuple[int, str]] = Counter()
     index, out = 0, []

@@ -15,7 +15,6 @@ for conditionings by name.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.conds
@@ -27,7 +26,6 @@ from torch import Tensor
 
 from ..blocks.spec import Window
 from ..blocks.walk import UNetBlocks, walk
-from .conditioning import Conditioning, mixed_pooled
 from .entries import Injection, InjectionError
 from .passes import Chunk, Pass, recipes
 from .timing import Clock, Levels
@@ -130,45 +128,6 @@ def prepare(model: ModelPatcher) -> ModelPatcher:
     others = [patch for patch in patches.get("attn2_patch", []) if patch is not attn2_patch]
     patches["attn2_patch"] = [attn2_patch, *others]
     return model
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """What a node does to a conditioning: injections, another pooled embedding, a prompt for ControlNets."""
-
-    injections: tuple[Injection, ...]
-    pooled: Tensor | None = None  # b d
-    pooled_weight: float = 1.0
-    controlnet: Tensor | None = None  # b t d
-
-    def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """A changed copy of one conditioning's dict; its injections act after those it already carries."""
-        model_conds = entry.get("model_conds", {})
-        before = model_conds.get(KEY, CONDInjections(()))
-        controlnet = before.controlnet if self.controlnet is None else self.controlnet
-        cond = CONDInjections((*before.cond, *self.injections), controlnet)
-        changed = {**entry, "model_conds": {**model_conds, KEY: cond}}
-        if self.pooled is not None:
-            own = entry.get("pooled_output")
-            changed["pooled_output"] = mixed_pooled(own, self.pooled, self.pooled_weight)
-        return changed
-
-    def on(self, conditioning: Conditioning) -> Conditioning:
-        """A changed copy of every entry of a CONDITIONING."""
-        return [[tokens, self(entry)] for tokens, entry in conditioning]
-
-    def by_name(self, model: ModelPatcher, names: Sequence[str]) -> ModelPatcher:
-        """A clone of ``model`` that makes this change to the conditionings a guider calls by these names."""
-        model = prepare(model)
-        carried = model.model_options.setdefault(BY_NAME_KEY, {})
-        for name in names:
-            carried[name] = [*carried.get(name, []), self]
-        return model
-
-
-def carried_by(conditioning: Conditioning) -> list[tuple[Injection, ...]]:
-    """The injections that each entry of a CONDITIONING carries."""
-    return [entry.get("model_conds", {}).get(KEY, CONDInjections(())).cond for _, entry in conditioning]
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:

@@ -4,12 +4,16 @@ A window is half open in time, so in noise levels it is ``end < sigma <= start``
 act together and never leave a gap, whichever sigma a sampler evaluates.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..blocks.spec import Setting, Window
-from .entries import Injection, Stretch
+from .entries import Injection, InjectionError, Stretch
+
+log = logging.getLogger("blockwork")
+LAST_STEP = 10000  # "to the end", as in ComfyUI's advanced sampler
 
 Levels = tuple[float, float]  # (lower, upper): acts while lower < sigma <= upper
 
@@ -52,6 +56,7 @@ def noise_levels(
         raise RuntimeError("a window in sampler steps needs a sampler: nothing says which step this is.")
     count = len(steps) - 1
     if window.start >= count:
+        log.warning("an injection starts at step %d, but this sampling has only %d.", window.start, count)
         return math.inf, math.inf
     upper = math.inf if window.start <= 0 else float(steps[int(window.start)])
     lower = -math.inf if window.end >= count else float(steps[int(window.end)])
@@ -66,3 +71,17 @@ def present(stretches: Sequence[Stretch], clock: Clock) -> Stretch | None:
 def acts(injection: Injection, setting: Setting, clock: Clock) -> bool:
     """Whether a setting of an injection is in force now."""
     return all(map(clock.holds, injection.windows)) and clock.holds(setting.window)
+
+
+def windows(
+    start_percent: float = 0.0, end_percent: float = 1.0, first_step: int = 0, last_step: int = LAST_STEP
+) -> tuple[Window, ...]:
+    """The windows that a node's four numbers ask for; InjectionError for an empty one."""
+    asked = (Window(start_percent, end_percent), Window(first_step, last_step, "step"))
+    for window in asked:
+        if window.start >= window.end:
+            raise InjectionError(
+                f"the injection would never act: it starts at {window.start:g} and ends at {window.end:g} "
+                f"({window.unit}). Let it start before it ends."
+            )
+    return tuple(w for w in asked if w not in (Window(), Window(0, LAST_STEP, "step")))

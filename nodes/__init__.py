@@ -2,13 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blocks, merge, merge_files, recipes
+from . import blocks, injection, merge, merge_files, recipes
 
 ROOMS = (
     blocks,
     merge,
     merge_files,
     recipes,
+    injection,
 )
 
 

@@ -18,6 +18,7 @@ from blockwork.blocks.spec import parse
 from blockwork.injection import host
 from blockwork.injection.conditioning import pooled_of, stretches
 from blockwork.injection.entries import injection
+from blockwork.injection.host_change import Change
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -164,7 +165,7 @@ def carry(
     """``conditioning`` with ``tokens`` injected into ``spec`` (options of ``entries.injection``)."""
     blocks = host.blocks_of(model)
     made = injection(parse(spec, blocks), stretches(tokens, blocks), **options)
-    return host.Change((made,), pooled=pooled_of(tokens) if pooled else None).on(conditioning)
+    return Change((made,), pooled=pooled_of(tokens) if pooled else None).on(conditioning)
 
 
 def worst(a: Tensor, b: Tensor) -> float:

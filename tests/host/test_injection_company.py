@@ -11,6 +11,7 @@ from blockwork.blocks.spec import parse
 from blockwork.injection import host
 from blockwork.injection.conditioning import stretches
 from blockwork.injection.entries import injection
+from blockwork.injection.host_change import Change
 from blockwork.tests.host.injection_kit import (
     Recorder,
     carry,
@@ -244,7 +245,7 @@ def test_controlnet_with_the_injected_prompt(model, prompts):
     """ControlNet prompt choice: its rows of the positive are X, the negative's stay, still in one pass."""
     positive, negative, other = prompts
     stub = StubControl()
-    change = host.Change((), controlnet=other[0][0])
+    change = Change((), controlnet=other[0][0])
     one = placed(change.on(positive), control=stub)
     two = placed(negative, control=stub)
     got = run(host.prepare(model), one, two)
@@ -401,7 +402,7 @@ def test_the_model_injects_by_name(model, prompts, name):
     positive, negative, other = prompts
     blocks = host.blocks_of(model)
     made = injection(parse("all", blocks), stretches(other, blocks))
-    by_name = host.Change((made,)).by_name(model, [name])
+    by_name = Change((made,)).by_name(model, [name])
     for area in (False, True):
         plain = placed(positive, area=LEFT, strength=1.0) if area else positive
         swapped = placed(other, area=LEFT, strength=1.0) if area else other
@@ -418,4 +419,4 @@ def test_the_model_injects_by_name(model, prompts, name):
 def test_a_name_no_guider_has(model, prompts):
     positive, negative, _ = prompts
     with pytest.raises(ValueError, match=r"'middle'.*'positive', 'negative'"):
-        run(host.Change(()).by_name(model, ["middle"]), positive, negative)
+        run(Change(()).by_name(model, ["middle"]), positive, negative)

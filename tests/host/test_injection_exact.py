@@ -5,6 +5,7 @@ import torch
 from blockwork.blocks.spec import Window
 from blockwork.injection import host
 from blockwork.injection.conditioning import stretches
+from blockwork.injection.host_change import carried_by
 from blockwork.tests.host.injection_kit import (
     carry,
     cfg_guider,
@@ -243,7 +244,7 @@ def test_stacking(sd1, prompts):
     for block in host.blocks_of(sd1).attending:
         model = host.prepare(model)
         every = carry(sd1, every, other, block.name)
-    assert len(host.carried_by(every)[0]) == 16
+    assert len(carried_by(every)[0]) == 16
     assert torch.equal(run(model, every, negative)[0][COND], run(sd1, other, negative)[0][COND])
 
 

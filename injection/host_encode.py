@@ -1,0 +1,49 @@
+"""Encodes block prompts with a CLIP: every different sentence once, whatever the number of blocks."""
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+
+from ..blocks.walk import UNetBlocks
+from .conditioning import Conditioning, stretches
+from .entries import Injection, injection
+from .host import blocks_of
+from .host_change import Change
+from .host_xti import embedded_xti
+from .prompt_syntax import BlockPrompt, Variant, read
+from .report import layer_names
+
+
+def encode_block_prompt(model: ModelPatcher, clip: Any, text: str) -> tuple[Change, Conditioning, str]:
+    """The change a block prompt makes, the conditioning of its base sentence, and what each block got as text."""
+    blocks = blocks_of(model)
+    prompt = read(text, blocks)
+    warned = [
+        f"embedding:{name} is an XTI file; only its first layer is used here" for name in embedded_xti(text)
+    ]
+    encoded = {words: _encode(clip, words) for words in {prompt.base, *(v.text for v in prompt.variants)}}
+    injections = tuple(_injection(variant, encoded[variant.text], blocks) for variant in prompt.variants)
+    return Change(injections), encoded[prompt.base], "\n".join([resolved(prompt, blocks), *warned])
+
+
+def resolved(prompt: BlockPrompt, blocks: UNetBlocks) -> str:
+    """The sentence of every block, one line for those that share one."""
+    lines = [f"{'other blocks' if prompt.variants else 'all blocks'}: {prompt.base}"]
+    for variant in prompt.variants:
+        notes = [f"weight {variant.weight:g}"] if variant.weight != 1 else []
+        notes += [{"k": "keys only", "v": "values only"}[variant.part]] if variant.part != "kv" else []
+        notes += [variant.window.text()] if variant.window is not None else []
+        note = f" ({', '.join(notes)})" if notes else ""
+        lines.append(f"{layer_names(variant.layers, blocks)}{note}: {variant.text}")
+    return "\n".join(lines)
+
+
+def _encode(clip: Any, text: str) -> Conditioning:
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def _injection(variant: Variant, encoded: Conditioning, blocks: UNetBlocks) -> Injection:
+    mode = "replace" if variant.weight == 1 else "lerp"
+    windows = () if variant.window is None else (variant.window,)
+    prompt = stretches(encoded, blocks)
+    return injection(variant.spec, prompt, mode=mode, windows=windows, label=variant.text)
