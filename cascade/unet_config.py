@@ -1,0 +1,79 @@
+"""The shape of an IF U-Net, read from the shapes of its tensors; no file of settings is needed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .keys import DIFFUSERS_MARK, KeysError, Layout
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Hyper-parameters of an IF U-Net, level 0 being the finest.
+
+    ``attention`` per level: ``"none"``, ``"joint"`` (image and text tokens) or ``"text"`` (text tokens
+    alone). Heads are 64 channels wide and 64 heads pool the text in every released stage; both are
+    invisible in the tensors' shapes.
+    """
+
+    in_channels: int
+    out_channels: int
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    attention: tuple[str, ...]
+    middle_attention: str
+    time_dim: int
+    text_dim: int
+    context_dim: int
+    projects_text: bool
+    super_resolution: bool
+    head_channels: int = 64
+    pool_heads: int = 64
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the picture itself, without the low-resolution picture beside it."""
+        return self.in_channels // 2 if self.super_resolution else self.in_channels
+
+
+def config_from_shapes(shapes: Shapes, head_channels: int = 64, pool_heads: int = 64) -> UNetConfig:
+    """Derive the configuration from the shapes under diffusers' keys. KeysError when one is missing."""
+
+    def shape(key: str) -> tuple[int, ...]:
+        if key not in shapes:
+            raise KeysError(f"the key {key} is missing: the file is not a whole IF stage.")
+        return tuple(shapes[key])
+
+    def attention(block: str, attends: bool) -> str:
+        if not attends:
+            return "none"
+        return "joint" if f"{block}.to_k.weight" in shapes else "text"
+
+    layout = Layout.of_diffusers(shapes)  # type: ignore[arg-type]  # only the keys are looked at
+    if not layout.layers:
+        raise KeysError("the key down_blocks.0.resnets.0.norm1.weight is missing: no level was found.")
+    out_channels, _, *_ = shape("conv_out.weight")
+    first_width, in_channels, *_ = shape("conv_in.weight")
+    levels = range(len(layout.layers))
+    widths = tuple(shape(f"down_blocks.{level}.resnets.0.conv1.weight")[0] for level in levels)
+    if widths[0] != first_width:
+        raise KeysError(f"conv_in gives {first_width} channels but the first level has {widths[0]}.")
+    text_dim = shape(DIFFUSERS_MARK)[1]
+    return UNetConfig(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        widths=widths,
+        layers=layout.layers,
+        attention=tuple(
+            attention(f"down_blocks.{level}.attentions.0", layout.attends[level]) for level in levels
+        ),
+        middle_attention=attention("mid_block.attentions.0", True),
+        time_dim=shape("time_embedding.linear_1.weight")[0],
+        text_dim=text_dim,
+        context_dim=shape("mid_block.attentions.0.add_k_proj.weight")[1],
+        projects_text="encoder_hid_proj.weight" in shapes,
+        super_resolution="class_embedding.linear_1.weight" in shapes,
+        head_channels=head_channels,
+        pool_heads=pool_heads,
+    )
