@@ -199,8 +199,8 @@ def _unpack(packed: Tensor, parts: int, head: int) -> list[Tensor]:
     """A packed projection, weight ``(heads parts d) c 1`` or bias, as ``parts`` linear ones."""
     if packed.shape[0] % (head * parts):
         raise KeysError(
-            f"an attention projection has {packed.shape[0]} rows, which do not divide into {parts} x heads of "
-            f"{head} channels; IF stages have heads of 64."
+            f"an attention projection has {packed.shape[0]} rows, which do not divide into {parts} x heads "
+            f"of {head} channels; IF stages have heads of 64."
         )
     linear = packed.squeeze(-1) if packed.ndim == 3 else packed
     split = rearrange(linear, "(heads part d) ... -> part (heads d) ...", part=parts, d=head)

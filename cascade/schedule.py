@@ -60,7 +60,7 @@ def trailing(timesteps: list[int], denoise: float) -> list[int]:
 
 
 def cosine_betas(steps: int = TIMESTEPS) -> Tensor:
-    """The cosine schedule's betas (float64, ``steps``), of every released IF stage; arXiv 2102.09672, eq. 17."""
+    """The cosine schedule's betas (float64, ``steps``), used by every IF stage; arXiv 2102.09672, eq. 17."""
 
     def f(u: float) -> float:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2

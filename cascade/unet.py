@@ -26,7 +26,7 @@ from .unet_config import UNetConfig, config_from_shapes
 
 
 class TextStates(NamedTuple):
-    """What a U-Net needs of a text: the pooled embedding (``b time_dim``) and keys and values per attention."""
+    """What a U-Net needs of a text: pooled embedding (``b time_dim``), keys and values per attention."""
 
     pooled: Tensor
     kv: list[TextKV]

@@ -1,10 +1,6 @@
 """Respacing strings and noise tables against the released lists, the original function and diffusers."""
 
 import pytest
-import torch
-from diffusers import DDPMScheduler
-from diffusers.pipelines.deepfloyd_if import timesteps as released
-
 from blockwork.cascade.schedule import (
     NAMED_SPACINGS,
     alphas_cumprod,
@@ -12,6 +8,8 @@ from blockwork.cascade.schedule import (
     sigmas,
     trailing,
 )
+from diffusers import DDPMScheduler
+from diffusers.pipelines.deepfloyd_if import timesteps as released
 
 
 @pytest.mark.parametrize("name", NAMED_SPACINGS)

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
-
 from blockwork.cascade import threshold
 from blockwork.cascade.threshold import (
     dynamic_threshold,
@@ -14,6 +12,7 @@ from blockwork.cascade.threshold import (
     saturation,
     static_threshold,
 )
+from diffusers import DDPMScheduler
 
 VECTOR = torch.tensor([[0.0, 0.5, -1.0, 2.0, -4.0]])
 WORKED = [
