@@ -80,3 +80,17 @@ def config_from_shapes(shapes: Shapes, head_channels: int = 64, pool_heads: int 
         head_channels=head_channels,
         pool_heads=pool_heads,
     )
+
+
+def activation_bytes(config: UNetConfig, batch: int, height: int, width: int, itemsize: int) -> int:
+    """Estimated peak of a forward pass's activations in bytes, without the weights.
+
+    All skips are alive at the middle; the finest up block holds, beside the skips below it, its joined
+    input twice over as the residual block normalises and activates it.
+    """
+    per_pixel = [
+        (layers + 1) * w / 4**level
+        for level, (w, layers) in enumerate(zip(config.widths, config.layers, strict=True))
+    ]
+    finest = 2 * config.widths[0] + (config.widths[1] if len(config.widths) > 1 else 0)
+    return int(batch * height * width * (sum(per_pixel) + 3 * finest) * itemsize)

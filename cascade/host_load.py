@@ -1,0 +1,90 @@
+"""Loads stage files into ComfyUI models, in either format, with their schedule and default threshold."""
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import torch
+
+from . import keys
+from .host_model import PixelStage
+from .host_threshold import Threshold, with_threshold
+from .schedule import sigmas
+
+WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+
+# IF's own settings: stage I 0.95 and 1.5, the super-resolution stages a cap of 1, which is clipping.
+STAGE_ONE_THRESHOLD = Threshold(mode="dynamic", percentile=0.95, cap=1.5, bound="pixels")
+SUPER_RESOLUTION_THRESHOLD = Threshold(mode="static", bound="pixels")
+
+
+def load_stage(path: str, model_options: dict[str, Any] | None = None, disable_dynamic: bool = False) -> Any:
+    """The MODEL in a stage file (safetensors or ``.bin``, original or diffusers keys), nothing attached.
+
+    KeysError when the file is not a whole IF stage.
+    """
+    options = model_options or {}
+    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
+    state_dict = (
+        comfy.utils.state_dict_prefix_replace(state_dict, {prefix: ""}, filter_keys=True) or state_dict
+    )
+    try:
+        keys.format_of(state_dict)
+        return _load(state_dict, path, options, disable_dynamic)
+    except keys.KeysError as error:
+        raise keys.KeysError(f"{Path(path).name}: {error}") from error
+
+
+def _load(state_dict: dict, path: str, options: dict[str, Any], disable_dynamic: bool) -> Any:
+    """What core's ``load_diffusion_model_state_dict`` does once it has recognised a model."""
+    management = comfy.model_management
+    config = PixelStage({})
+    supported = list(config.supported_inference_dtypes)
+    load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    dtype = options.get("dtype") or management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(state_dict),
+        supported_dtypes=supported,
+        weight_dtype=comfy.utils.weight_dtype(state_dict),
+    )
+    cast = management.unet_manual_cast(dtype, load_device, supported)
+    config.set_inference_dtype(dtype, cast, device=load_device)
+    config.optimizations["fp8"] = options.get("fp8_optimizations", False)
+    model = config.get_model(state_dict, "")
+    patcher_class = (
+        comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    )
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    if not management.is_device_cpu(offload_device):
+        model.to(offload_device)
+    model.load_model_weights(state_dict, "", assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (load_stage, (path, options))
+    return patcher
+
+
+def default_threshold(model: Any) -> Threshold:
+    """The threshold the stage was released with."""
+    return SUPER_RESOLUTION_THRESHOLD if model.model.config.super_resolution else STAGE_ONE_THRESHOLD
+
+
+def prepared_stage(
+    path: str,
+    weight_dtype: str = "default",
+    schedule: str = "cosine",
+    threshold: Threshold | None = None,
+) -> Any:
+    """A stage's MODEL with its noise schedule and threshold (None: the stage's own) attached."""
+    model = load_stage(path, WEIGHT_DTYPES[weight_dtype])
+    if schedule != "cosine":
+        sampling = type(model.model.model_sampling)(model.model.model_config)
+        sampling.set_sigmas(sigmas(schedule))
+        model.add_object_patch("model_sampling", sampling)
+    return with_threshold(model, threshold or default_threshold(model), default=True)

@@ -1,0 +1,240 @@
+"""An IF stage as a ComfyUI model: registered with core's detection, conditioned, and applied.
+
+The text's part of the U-Net is computed when a prompt is first met in a sampling run and kept in that
+run's conds, so nothing outlives the run.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from . import keys, low_res
+from .schedule import alphas_cumprod, sigmas
+from .unet import PixelUNet, TextStates, describe
+from .unet_config import activation_bytes
+
+# Keys of a CONDITIONING's options.
+LOW_RES = "blockwork_cascade_low_res"
+POOLED_TEXT = "blockwork_cascade_pooled_text"
+
+# Keeps the augmentation noise of a seed apart from the starting noise of the same seed.
+AUGMENTATION_STREAM = 0x10E5
+
+AUGMENTATION_TABLE = alphas_cumprod("cosine").tolist()
+
+
+@dataclass(frozen=True)
+class LowRes:
+    """The picture (``b c h w`` in [-1, 1]) that a super-resolution stage enlarges, and how it is noised.
+
+    ``level`` 0 to 1; ``fresh_noise`` draws new noise at every model call (IF) instead of once (diffusers).
+    """
+
+    image: Tensor
+    level: float
+    fresh_noise: bool = False
+    blur: float = 0.0
+
+
+class Prompt:
+    """Text states of one prompt in one sampling run (a cond, as ``comfy.conds`` has them)."""
+
+    def __init__(self, text: Tensor, pooled_text: Tensor | None = None):
+        self.text, self.pooled_text = text, pooled_text
+        self.remembered: dict[tuple, TextStates] = {}
+
+    def process_cond(self, batch_size: int, **_: Any) -> "PromptBatch":
+        return PromptBatch([(self, batch_size)])
+
+
+class PromptBatch:
+    """Prompts side by side in one model call, each repeated over its part of the batch."""
+
+    def __init__(self, parts: list[tuple[Prompt, int]]):
+        self.parts = parts
+
+    def can_concat(self, other: "PromptBatch") -> bool:
+        mine, theirs = self.parts[0][0], other.parts[0][0]
+        pooled_alike = (mine.pooled_text is None) == (theirs.pooled_text is None)
+        return mine.text.shape[1:] == theirs.text.shape[1:] and pooled_alike
+
+    def concat(self, others: list["PromptBatch"]) -> "PromptBatch":
+        return PromptBatch([part for batch in (self, *others) for part in batch.parts])
+
+    def size(self) -> list[int]:
+        first = self.parts[0][0].text
+        return [sum(count for _, count in self.parts), *first.shape[1:]]
+
+    def states(self, unet: Any, device: torch.device, dtype: torch.dtype, remember: bool) -> TextStates:
+        """What the U-Net derives from these prompts; taken from the first prompt's memory where it can."""
+        memory = self.parts[0][0].remembered
+        key = (*((id(prompt), count) for prompt, count in self.parts), device, dtype)
+        if remember and key in memory:
+            return memory[key]
+
+        def batched(which: str) -> Tensor:
+            tensors = [
+                comfy.utils.repeat_to_batch_size(getattr(prompt, which), count)
+                for prompt, count in self.parts
+            ]
+            return torch.cat(tensors).to(device, dtype)
+
+        pooled = batched("pooled_text") if self.parts[0][0].pooled_text is not None else None
+        states = unet.encode_text(batched("text"), pooled)
+        if remember:
+            memory[key] = states
+        return states
+
+
+class NoiseStream:
+    """Fresh augmentation noise for every model call (a cond shared by all branches of the call)."""
+
+    def __init__(self, seed: int, abar: float):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.abar = abar
+
+    def process_cond(self, **_: Any) -> "NoiseStream":
+        return self
+
+    def can_concat(self, other: "NoiseStream") -> bool:
+        return self.abar == other.abar
+
+    def concat(self, _: list["NoiseStream"]) -> "NoiseStream":
+        return self
+
+    def size(self) -> list[int]:
+        return [1]
+
+    def augmented(self, image: Tensor) -> Tensor:
+        """``image`` with its own noise for each sample of the call."""
+        noise = torch.randn(image.shape, generator=self.generator).to(image)
+        return low_res.augment(image, noise, self.abar)
+
+
+class PixelStageModel(comfy.model_base.BaseModel):
+    """The model of one stage: epsilon prediction in pixel space, with the learned variance on request.
+
+    A sampler that asks with twice the picture's channels gets (denoised, v) back in them.
+    """
+
+    def __init__(self, model_config: Any, device: torch.device | None = None):
+        super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=PixelUNet)
+        self.config = self.diffusion_model.config
+        self.model_sampling.set_sigmas(sigmas("cosine"))
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the U-Net predicts the variance beside the noise."""
+        return self.config.out_channels == 2 * self.config.image_channels
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        text, pooled_text = kwargs.get("cross_attn"), kwargs.get(POOLED_TEXT)
+        for states in (text, pooled_text):
+            if states is not None and states.shape[-1] != self.config.text_dim:
+                raise ValueError(
+                    f"the conditioning is {states.shape[-1]} wide, but this stage reads T5 states of "
+                    f"{self.config.text_dim}. Encode the prompt with the T5 that belongs to it "
+                    "(Cascade T5 Loader), not with another text encoder."
+                )
+        if text is None:
+            raise ValueError(
+                "the conditioning holds no text states; encode a prompt with Cascade Text Encode."
+            )
+        out: dict[str, Any] = {"text": Prompt(text, pooled_text)}
+        if self.config.super_resolution:
+            out.update(self._low_res_conds(**kwargs))
+        return out
+
+    def _low_res_conds(self, noise: Tensor, device: torch.device, **kwargs: Any) -> dict[str, Any]:
+        given: LowRes | None = kwargs.get(LOW_RES)
+        if given is None:
+            raise ValueError(
+                "this is a super-resolution stage, and its conditioning names no picture to enlarge: "
+                "put Cascade Low-Res between the prompts and the sampler."
+            )
+        image = low_res.blur(given.image.to(device, torch.float32), given.blur)
+        image = low_res.enlarge(image, noise.shape[-2], noise.shape[-1])
+        image = comfy.utils.repeat_to_batch_size(image, noise.shape[0])
+        step = low_res.augmentation_step(given.level)
+        stream = NoiseStream((kwargs.get("seed") or 0) ^ AUGMENTATION_STREAM, AUGMENTATION_TABLE[step])
+        conds: dict[str, Any] = {"aug_steps": comfy.conds.CONDRegular(torch.tensor([step], device=device))}
+        if given.fresh_noise:
+            conds["low_res_noise"] = stream
+        else:
+            image = stream.augmented(image)
+        conds["low_res"] = comfy.conds.CONDNoiseShape(image)
+        return conds
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        *,
+        text: PromptBatch,
+        low_res: Tensor | None = None,
+        low_res_noise: NoiseStream | None = None,
+        aug_steps: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        channels, dtype = self.config.image_channels, self.get_dtype_inference()
+        with_variance = x.shape[1] == 2 * channels
+        x = x[:, :channels]
+        xc = self.model_sampling.calculate_input(t, x)
+        if low_res is not None:
+            picture = low_res.to(xc)
+            xc = torch.cat([xc, low_res_noise.augmented(picture) if low_res_noise else picture], dim=1)
+        # Hooks may change the weights from step to step, and then nothing of the text can be kept.
+        hooked = self.current_patcher is not None and self.current_patcher.current_hooks is not None
+        states = text.states(self.diffusion_model, xc.device, dtype, remember=not hooked)
+        timesteps = self.model_sampling.timestep(t).float()
+        out = self.diffusion_model(xc.to(dtype), timesteps, aug_steps=aug_steps, text=states).float()
+        denoised = self.model_sampling.calculate_denoised(t, out[:, :channels], x)
+        return torch.cat([denoised, out[:, channels:]], dim=1) if with_variance else denoised
+
+    def memory_required(self, input_shape: list[int], cond_shapes: dict | None = None) -> float:
+        batch, _, height, width = input_shape
+        itemsize = self.get_dtype_inference().itemsize
+        return float(activation_bytes(self.config, batch, height, width, itemsize))
+
+
+class PixelStage(comfy.supported_models_base.BASE):
+    """How core recognises an IF stage in the original format and makes a model of it."""
+
+    unet_config = {"context_dim": None, "transformer_depth_middle": -1}
+    required_keys = {"{}" + keys.ORIGINAL_MARK: {}}
+    sampling_settings = {"beta_schedule": "cosine"}
+    latent_format = comfy.latent_formats.ChromaRadiance  # three channels, one per colour, unscaled
+
+    def clip_target(self, state_dict: dict | None = None) -> None:
+        """No text encoder travels in these files."""
+
+    def get_model(self, state_dict: dict, prefix: str = "", device: Any = None) -> PixelStageModel:
+        shapes = {k.removeprefix(prefix): v.to("meta") for k, v in state_dict.items() if k.startswith(prefix)}
+        config = describe(keys.to_diffusers(shapes))
+        # Nothing else may stay in unet_config: core would read SD's block names out of num_res_blocks.
+        self.unet_config = {"config": config, "dtype": self.unet_config.get("dtype")}
+        return PixelStageModel(self, device=device)
+
+    def process_unet_state_dict(self, state_dict: dict) -> dict:
+        return keys.to_diffusers(state_dict)
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict) -> dict:
+        return super().process_unet_state_dict_for_saving(keys.to_original(state_dict))
+
+
+def register() -> None:
+    """Make core's loaders recognise IF stages; harmless when done before."""
+    if PixelStage not in comfy.supported_models.models:
+        comfy.supported_models.models.append(PixelStage)

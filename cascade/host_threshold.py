@@ -1,0 +1,92 @@
+"""Thresholding as a post-CFG patch: it sees x0, works with every model and sampler, and chains."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .threshold import dynamic_threshold, matched_threshold, static_threshold
+
+MODES = ("none", "static", "dynamic")
+BOUNDS = ("auto", "pixels", "conditional")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """How to keep x0 in range.
+
+    ``bound`` is what counts as in range: [-1, 1] for ``"pixels"``, the reach of the conditional
+    prediction for ``"conditional"`` (latents), or whichever fits the model for ``"auto"``. ``blend`` 0
+    leaves x0 alone. ``start`` and ``end`` are shares of the sampling run, 0 its first step.
+    """
+
+    mode: str = "dynamic"
+    percentile: float = 0.995
+    cap: float | None = None
+    bound: str = "auto"
+    per_channel: bool = False
+    blend: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def apply(self, x0: Tensor, conditional: Tensor, in_pixels: bool) -> Tensor:
+        """``x0`` (``b c ...``) thresholded, blended with itself."""
+        if not in_pixels:
+            out = matched_threshold(
+                x0,
+                conditional,
+                self.percentile,
+                self.cap,
+                static=self.mode == "static",
+                per_channel=self.per_channel,
+            )
+        elif self.mode == "static":
+            out = static_threshold(x0)
+        else:
+            out = dynamic_threshold(x0, self.percentile, self.cap)
+        return out if self.blend == 1.0 else x0.lerp(out, self.blend)
+
+
+class ThresholdPatch:
+    """The post-CFG function; ``default`` marks the one a loader attached, which a node replaces.
+
+    At CFG 1 core hands over zeros for the unconditional prediction; only the conditional one is read.
+    """
+
+    def __init__(self, threshold: Threshold, default: bool):
+        self.threshold, self.default = threshold, default
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        threshold, model = self.threshold, args["model"]
+        if not self._active(args["sigma"], model.model_sampling):
+            return args["denoised"]
+        in_pixels = threshold.bound == "pixels" or (
+            threshold.bound == "auto" and works_in_pixels(model.latent_format)
+        )
+        return threshold.apply(args["denoised"], args["cond_denoised"], in_pixels)
+
+    def _active(self, sigma: Tensor, model_sampling: Any) -> bool:
+        start, end = self.threshold.start, self.threshold.end
+        if (start, end) == (0.0, 1.0):
+            return True  # without a look at sigma, which would wait for the GPU
+        now = sigma.max().item()
+        return model_sampling.percent_to_sigma(end) <= now <= model_sampling.percent_to_sigma(start)
+
+
+def works_in_pixels(latent_format: Any) -> bool:
+    """Whether a model's latents are pixels in [-1, 1]."""
+    return latent_format.latent_channels == 3 and latent_format.spacial_downscale_ratio == 1
+
+
+def with_threshold(model: Any, threshold: Threshold, default: bool = False) -> Any:
+    """A clone of the MODEL with the threshold; in place of a loader's default, after everything else."""
+    model = model.clone()
+    options = model.model_options
+    options["sampler_post_cfg_function"] = [
+        patch
+        for patch in options.get("sampler_post_cfg_function", [])
+        if not (isinstance(patch, ThresholdPatch) and patch.default)
+    ]
+    if threshold.mode != "none":
+        model.set_model_sampler_post_cfg_function(ThresholdPatch(threshold, default))
+    return model
