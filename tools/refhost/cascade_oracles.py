@@ -4,8 +4,6 @@ from typing import Any
 
 import torch
 
-LEVELS_OF_STAGE_III = 6
-
 
 def stage_one_arguments(head: int = 16, pool_heads: int = 4) -> dict[str, Any]:
     """Arguments of diffusers' UNet2DConditionModel for a small stage I."""
@@ -14,14 +12,14 @@ def stage_one_arguments(head: int = 16, pool_heads: int = 4) -> dict[str, Any]:
         in_channels=3,
         out_channels=6,
         layers_per_block=2,
-        block_out_channels=(32, 64, 96),
+        block_out_channels=(32, 64, 128),
         down_block_types=(
             "ResnetDownsampleBlock2D",
             "SimpleCrossAttnDownBlock2D",
             "SimpleCrossAttnDownBlock2D",
         ),
         up_block_types=("SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        time_embedding_dim=96,
+        time_embedding_dim=128,
         **_common(head, pool_heads),
     )
 
@@ -46,10 +44,10 @@ def stage_three_arguments(head: int = 16, pool_heads: int = 4) -> dict[str, Any]
     return dict(
         sample_size=64,
         layers_per_block=[2, 2, 3, 3, 4, 4],
-        block_out_channels=(32, 32, 64, 64, 96, 96),
+        block_out_channels=(32, 32, 64, 64, 128, 128),
         down_block_types=(plain,) * 5 + (attending,),
         up_block_types=("SimpleCrossAttnUpBlock2D",) + ("ResnetUpsampleBlock2D",) * 5,
-        time_embedding_dim=96,
+        time_embedding_dim=128,
         **_super_resolution(),
         **_common(head, pool_heads),
     )
@@ -71,6 +69,36 @@ def diffusers_unet(arguments: dict[str, Any], seed: int = 0, output_scale: float
             if name.startswith("conv_out"):
                 parameter.data.mul_(output_scale)
     return unet.requires_grad_(False).eval()
+
+
+def stage_model(unet: Any, **options: Any) -> Any:
+    """The ComfyUI MODEL with the weights of a diffusers U-Net, nothing attached."""
+    import comfy.sd
+    from blockwork.cascade import host_model, keys
+
+    host_model.register()
+    return comfy.sd.load_diffusion_model_state_dict(
+        keys.to_original(unet.state_dict()), model_options=options
+    )
+
+
+def pipeline(kind: str, unet: Any, cap: float, percentile: float = 0.95) -> Any:
+    """A diffusers IF pipeline (``"IFPipeline"`` or ``"IFSuperResolutionPipeline"``) around a U-Net alone."""
+    import diffusers
+
+    scheduler = diffusers.DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        variance_type="learned_range",
+        thresholding=True,
+        dynamic_thresholding_ratio=percentile,
+        sample_max_value=cap,
+    )
+    parts = dict.fromkeys(("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker"))
+    if kind == "IFSuperResolutionPipeline":
+        parts["image_noising_scheduler"] = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    made = getattr(diffusers, kind)(unet=unet, scheduler=scheduler, requires_safety_checker=False, **parts)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def original_unet(config: Any) -> Any:
