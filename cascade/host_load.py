@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
+import comfy.lora_convert
 import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
@@ -12,6 +14,7 @@ import torch
 from . import keys
 from .host_model import PixelStage
 from .host_threshold import Threshold, with_threshold
+from .lora import comfy_names
 from .schedule import sigmas
 
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
@@ -65,9 +68,30 @@ def _load(state_dict: dict, path: str, options: dict[str, Any], disable_dynamic:
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     if not management.is_device_cpu(offload_device):
         model.to(offload_device)
-    model.load_model_weights(state_dict, "", assign=patcher.is_dynamic())
+    # Assigned, not copied: weights of the right dtype stay the file's own pages, one copy and no more.
+    weights = {key: state_dict.pop(key).to(dtype) for key in list(state_dict)}
+    model.load_model_weights(weights, "", assign=True)
     patcher.cached_patcher_init = (load_stage, (path, options))
     return patcher
+
+
+def with_lora(model: Any, path: str, strength: float) -> Any:
+    """A clone of a stage's MODEL with a LoRA: kohya, PEFT or old diffusers names.
+
+    ValueError when no entry of the file fits the stage.
+    """
+    lora = comfy_names(comfy.utils.load_torch_file(path, safe_load=True))
+    modules = comfy.lora.model_lora_keys_unet(model.model, {})
+    patched = model.clone()
+    fitted = patched.add_patches(
+        comfy.lora.load_lora(comfy.lora_convert.convert_lora(lora), modules), strength
+    )
+    if not fitted:
+        raise ValueError(
+            f"{Path(path).name} changes nothing in this stage: none of its {len(lora)} entries, the first "
+            f"being {next(iter(lora), 'none')}, names one of its modules."
+        )
+    return patched
 
 
 def default_threshold(model: Any) -> Threshold:

@@ -12,6 +12,7 @@ from comfy import sd1_clip
 from comfy.text_encoders import genmo, sd3_clip
 
 from .caption import clean_caption
+from .host_model import POOLED_TEXT
 
 LOG = logging.getLogger("blockwork")
 TOKENS = 77
@@ -68,6 +69,10 @@ def load_t5(path: str) -> comfy.sd.CLIP:
             dtype = detected.get("dtype_t5", dtype)
             super().__init__(device=device, dtype=dtype, model_options={**(model_options or {}), **options})
 
+        def load_sd(self, sd: dict) -> Any:
+            # Assigned, not copied: the weights stay the file's own pages, one copy and no more.
+            return self.t5xxl.transformer.load_state_dict(sd, strict=False, assign=True)
+
     target = comfy.supported_models_base.ClipTarget(CascadeTokenizer, Encoder)
     return comfy.sd.CLIP(
         target, state_dict=[state_dict], parameters=comfy.utils.calculate_parameters(state_dict)
@@ -95,3 +100,8 @@ def t5_config(state_dict: dict[str, torch.Tensor]) -> dict[str, int]:
 def encode(clip: Any, text: str, clean: bool = False) -> Any:
     """CONDITIONING of a prompt; ``clean`` applies IF's caption cleaning, which ends weights syntax."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(clean_caption(text) if clean else text))
+
+
+def with_pooled_text(content: Any, style: Any) -> Any:
+    """A copy of the ``content`` CONDITIONING whose pooled embedding comes from the ``style`` prompt."""
+    return [[text, {**options, POOLED_TEXT: style[0][0]}] for text, options in content]

@@ -1,0 +1,99 @@
+"""Inputs that several cascade nodes share, so that they look and read alike everywhere."""
+
+from comfy_api.latest import io
+
+from ..cascade.host_load import WEIGHT_DTYPES
+from ..cascade.host_threshold import Threshold
+from ..cascade.schedule import NAMED_SPACINGS, SCHEDULES
+
+CATEGORY = "blockwork/cascade"
+STAGE_DEFAULT = "stage default"
+
+
+def spacing_input(default: str, optional: bool = False):
+    """The timestep list of a stage."""
+    return io.String.Input(
+        "spacing",
+        default=default,
+        optional=optional,
+        tooltip=f"Which of the 1000 timesteps to visit: {', '.join(NAMED_SPACINGS)}; counts per equal section, "
+        "lowest noise first ('10,10,3,2,2'); one count ('150'); or an even stride ('ddim50').",
+    )
+
+
+def weight_dtype_input():
+    """How weights are kept in memory."""
+    return io.Combo.Input(
+        "weight_dtype",
+        options=list(WEIGHT_DTYPES),
+        default="default",
+        optional=True,
+        advanced=True,
+        tooltip="How the weights are kept: as ComfyUI chooses, or in 8 bits, which halves their memory.",
+    )
+
+
+def schedule_input():
+    """The noise schedule the stage was trained with."""
+    return io.Combo.Input(
+        "schedule",
+        options=list(SCHEDULES),
+        default="cosine",
+        optional=True,
+        advanced=True,
+        tooltip="Noise schedule of training: cosine for every released IF stage, linear for Imagen's 256 to 1024.",
+    )
+
+
+def stage_threshold_inputs():
+    """The threshold of a stage: its own, or one of your choice."""
+    return [
+        io.Combo.Input(
+            "threshold",
+            options=[STAGE_DEFAULT, "dynamic", "static", "none"],
+            default=STAGE_DEFAULT,
+            optional=True,
+            tooltip="Keeps the picture in range at every step. Stage default: dynamic 0.95 capped at 1.5 in stage I, "
+            "static above. Without any, samplers run away on this noise schedule.",
+        ),
+        percentile_input(0.95, advanced=True),
+        cap_input(1.5, advanced=True),
+    ]
+
+
+def percentile_input(default: float, advanced: bool = False):
+    """The share of values that dynamic thresholding leaves inside."""
+    return io.Float.Input(
+        "percentile",
+        default=default,
+        min=0.0,
+        max=1.0,
+        step=0.001,
+        round=0.0001,
+        optional=True,
+        advanced=advanced,
+        tooltip="Dynamic: the share of values left inside; the rest is clipped, then all is divided by the bound. "
+        "Imagen 0.995, IF 0.95.",
+    )
+
+
+def cap_input(default: float, advanced: bool = False):
+    """The strongest compression that dynamic thresholding may reach."""
+    return io.Float.Input(
+        "cap",
+        default=default,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        optional=True,
+        advanced=advanced,
+        tooltip="Dynamic: the strongest division allowed, IF's stage I 1.5. 1 is static clipping; 0 means no cap "
+        "(Imagen).",
+    )
+
+
+def stage_threshold(mode: str, percentile: float, cap: float) -> Threshold | None:
+    """The threshold those inputs describe; None stands for the stage's own."""
+    if mode == STAGE_DEFAULT:
+        return None
+    return Threshold(mode=mode, percentile=percentile, cap=cap or None, bound="pixels")
