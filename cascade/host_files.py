@@ -1,6 +1,10 @@
 """Finds model files where ComfyUI keeps them, and says where a missing one is licensed and belongs."""
 
+from typing import cast
+
+import comfy.utils
 import folder_paths
+from torch import Tensor
 
 ENCODERS, STAGES, CHECKPOINTS, LORAS = "text_encoders", "diffusion_models", "checkpoints", "loras"
 
@@ -24,6 +28,11 @@ SOURCES = {
     ),
     LORAS: ("a LoRA for an IF stage", "whoever trained it", "the safetensors file"),
 }
+
+
+def tensors_of(path: str) -> dict[str, Tensor]:
+    """The tensors of a model file; pickles are read as weights only."""
+    return cast(dict[str, Tensor], comfy.utils.load_torch_file(path, safe_load=True))
 
 
 def choices(folder: str) -> list[str]:

@@ -12,6 +12,7 @@ import comfy.utils
 import torch
 
 from . import keys
+from .host_files import tensors_of
 from .host_model import PixelStage
 from .host_threshold import Threshold, with_threshold
 from .lora import comfy_names
@@ -35,7 +36,7 @@ def load_stage(path: str, model_options: dict[str, Any] | None = None, disable_d
     KeysError when the file is not a whole IF stage.
     """
     options = model_options or {}
-    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    state_dict = tensors_of(path)
     prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
     state_dict = (
         comfy.utils.state_dict_prefix_replace(state_dict, {prefix: ""}, filter_keys=True) or state_dict
@@ -80,7 +81,7 @@ def with_lora(model: Any, path: str, strength: float) -> Any:
 
     ValueError when no entry of the file fits the stage.
     """
-    lora = comfy_names(comfy.utils.load_torch_file(path, safe_load=True))
+    lora = comfy_names(tensors_of(path))
     modules = comfy.lora.model_lora_keys_unet(model.model, {})
     patched = model.clone()
     fitted = patched.add_patches(

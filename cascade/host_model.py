@@ -5,7 +5,7 @@ run's conds, so nothing outlives the run.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import comfy.conds
 import comfy.latent_formats
@@ -19,7 +19,7 @@ from torch import Tensor
 from . import keys, low_res
 from .schedule import alphas_cumprod, sigmas
 from .unet import PixelUNet, TextStates, describe
-from .unet_config import activation_bytes
+from .unet_config import UNetConfig, activation_bytes
 
 # Keys of a CONDITIONING's options.
 LOW_RES = "blockwork_cascade_low_res"
@@ -126,8 +126,9 @@ class PixelStageModel(comfy.model_base.BaseModel):
     """
 
     def __init__(self, model_config: Any, device: torch.device | None = None):
-        super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=PixelUNet)
-        self.config = self.diffusion_model.config
+        epsilon = comfy.model_base.ModelType.EPS
+        super().__init__(model_config, epsilon, device=device, unet_model=cast(Any, PixelUNet))
+        self.config: UNetConfig = model_config.unet_config["config"]
         self.model_sampling.set_sigmas(sigmas("cosine"))
 
     @property

@@ -103,6 +103,7 @@ class LearnedRangeSampler(comfy.samplers.Sampler):
                 model_options=options,
                 seed=extra_args.get("seed"),
             )
+            assert record.v is not None  # every call of the model passes through the record
             last = abars[i + 1] == 1.0
             coefficients = step_coefficients(abars[i], abars[i + 1])
             x = learned_range_step(x, x0, record.v, None if last else fresh_noise(x), coefficients)
@@ -143,7 +144,7 @@ class MixGuider(comfy.samplers.CFGGuider):
         positive, style, negative = (self.conds.get(key) for key in ("positive", "style", "negative"))
         if self.cfg == 1.0 and not options.get("disable_cfg1_optimization", False):
             negative = None
-        branches = [positive, negative, style if self.mix > 0 else None]
+        branches: list[Any] = [positive, negative, style if self.mix > 0 else None]
         mixed, uncond, styled = comfy.samplers.calc_cond_batch(
             self.inner_model, branches, x, timestep, options
         )

@@ -12,6 +12,7 @@ from comfy import sd1_clip
 from comfy.text_encoders import genmo, sd3_clip
 
 from .caption import clean_caption
+from .host_files import tensors_of
 from .host_model import POOLED_TEXT
 
 LOG = logging.getLogger("blockwork")
@@ -49,7 +50,7 @@ def load_t5(path: str) -> comfy.sd.CLIP:
 
     ValueError when the file is no T5 encoder.
     """
-    state_dict = comfy.utils.load_torch_file(path, safe_load=True)
+    state_dict = tensors_of(path)
     if T5_MARK not in state_dict or GATED_MARK not in state_dict:
         examples = ", ".join(sorted(state_dict)[:3])
         raise ValueError(

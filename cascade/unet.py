@@ -4,8 +4,8 @@ Modules carry diffusers' names, which is what LoRA files speak. Whatever depends
 computed by ``encode_text``, once per sampling run, and handed to every ``forward``.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,17 +35,20 @@ class TextStates(NamedTuple):
 class Stack(nn.Module):
     """The blocks of one level on one side; missing lists are empty."""
 
-    def __init__(self, **lists: list[nn.Module]):
+    def __init__(self, **lists: Sequence[nn.Module]):
         super().__init__()
         for name, modules in lists.items():
             if modules:
                 self.add_module(name, nn.ModuleList(modules))
 
+    def all(self, name: str) -> list[Any]:
+        """The modules of one list, none where the stack has no such list."""
+        return list(cast(nn.ModuleList, self.get_submodule(name))) if hasattr(self, name) else []
+
     def blocks(self) -> Iterator[tuple[Residual, Attention | None]]:
         """Residual blocks, each with the attention that follows it."""
-        attentions = getattr(self, "attentions", None)
-        for index, resnet in enumerate(self.resnets):
-            yield resnet, attentions[index] if attentions is not None else None
+        resnets, attentions = self.all("resnets"), self.all("attentions")
+        return zip(resnets, attentions or [None] * len(resnets), strict=True)
 
 
 class PixelUNet(nn.Module):
@@ -115,8 +118,8 @@ class PixelUNet(nn.Module):
 
     def attentions(self) -> list[Attention]:
         """All attention blocks in the order of the forward pass."""
-        stacks = [*self.down_blocks, self.mid_block, *self.up_blocks]
-        return [block for stack in stacks for block in getattr(stack, "attentions", ())]
+        stacks = cast(list[Stack], [*self.down_blocks, self.mid_block, *self.up_blocks])
+        return [block for stack in stacks for block in stack.all("attentions")]
 
     def encode_text(self, text: Tensor, pooled_text: Tensor | None = None) -> TextStates:
         """Everything the U-Net derives from the text states (``b tokens text_dim``).
@@ -159,25 +162,26 @@ class PixelUNet(nn.Module):
         kv = iter(text.kv)
         h = self.conv_in(x)
         skips = [h]
-        for stack in self.down_blocks:
+        for stack in cast(list[Stack], self.down_blocks):
             for resnet, attention in stack.blocks():
                 h = resnet(h, emb)
                 if attention is not None:
                     h = attention(h, next(kv))
                 skips.append(h)
-            for resnet in getattr(stack, "downsamplers", ()):
+            for resnet in stack.all("downsamplers"):
                 h = resnet(h, emb)
                 skips.append(h)
 
-        first, second = self.mid_block.resnets
-        h = second(self.mid_block.attentions[0](first(h, emb), next(kv)), emb)
+        first, second = self.mid_block.all("resnets")
+        (attention,) = self.mid_block.all("attentions")
+        h = second(attention(first(h, emb), next(kv)), emb)
 
-        for stack in self.up_blocks:
+        for stack in cast(list[Stack], self.up_blocks):
             for resnet, attention in stack.blocks():
                 h = resnet(torch.cat([h, skips.pop()], dim=1), emb)
                 if attention is not None:
                     h = attention(h, next(kv))
-            for resnet in getattr(stack, "upsamplers", ()):
+            for resnet in stack.all("upsamplers"):
                 h = resnet(h, emb, skips[-1].shape[-2:])  # the skip's size, so that odd sizes work
         return self.conv_out(F.gelu(self.conv_norm_out(h)))
 

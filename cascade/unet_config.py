@@ -60,7 +60,11 @@ def config_from_shapes(shapes: Shapes, head_channels: int = 64, pool_heads: int 
     if widths[0] != first_width:
         raise KeysError(f"conv_in gives {first_width} channels but the first level has {widths[0]}.")
     text_dim = shape(DIFFUSERS_MARK)[1]
-    for label, channels, parts in (("width", widths[-1], head_channels), ("text", text_dim, pool_heads)):
+    attending = [widths[level] for level in levels if layout.attends[level]] + [widths[-1]]
+    for label, channels, parts in (
+        *(("attention", width, head_channels) for width in attending),
+        ("text", text_dim, pool_heads),
+    ):
         if channels % parts:
             raise KeysError(f"the {label} has {channels} channels; an IF stage's divides by {parts}.")
     return UNetConfig(

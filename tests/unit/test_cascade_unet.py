@@ -214,8 +214,9 @@ def test_another_model_is_refused():
 
 
 def test_heads_that_do_not_divide_are_refused():
-    with pytest.raises(keys.KeysError, match="64"):
-        from_state_dict(small_state_dict())
+    for heads in (dict(head_channels=48), dict(pool_heads=48)):
+        with pytest.raises(keys.KeysError, match="48"):
+            from_state_dict(small_state_dict(), **heads)
 
 
 def test_missing_inputs_are_refused():

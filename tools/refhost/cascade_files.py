@@ -5,6 +5,7 @@ the released models': heads of 64 channels, T5 v1.1 keys, DeepFloyd's or diffuse
 """
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
@@ -24,19 +25,22 @@ STAGE_FILES = {
 }
 
 
+def cascade_room(module: str):
+    """A module of the cascade, whatever the pack is called here."""
+    return importlib.import_module(f"{load_pack().__name__}.cascade.{module}")
+
+
 def stage_config(stage: str, text_dim: int = TEXT_DIM):
     """A small ``UNetConfig`` of stage ``"I"``, ``"II"`` or ``"III"``."""
-    load_pack()
-    from blockwork.cascade.unet_config import UNetConfig
-
+    make = cascade_room("unet_config").UNetConfig
     common = dict(out_channels=6, text_dim=text_dim, context_dim=64, projects_text=True)
     if stage == "I":
-        return UNetConfig(
+        return make(
             in_channels=3, widths=(64, 128), layers=(1, 1), attention=("none", "joint"),
             middle_attention="joint", time_dim=128, super_resolution=False, **common,
         )  # fmt: skip
     widths, layers = ((32, 64, 64), (1, 1, 1)) if stage == "II" else ((32, 32, 32, 64), (1, 1, 1, 1))
-    return UNetConfig(
+    return make(
         in_channels=6, widths=widths, layers=layers, attention=("none",) * (len(widths) - 1) + ("text",),
         middle_attention="text", time_dim=64, super_resolution=True, **common,
     )  # fmt: skip
@@ -44,12 +48,10 @@ def stage_config(stage: str, text_dim: int = TEXT_DIM):
 
 def stage_state_dict(config, seed: int = 0, output_scale: float = OUTPUT_SCALE) -> dict[str, torch.Tensor]:
     """Random weights of a stage under diffusers' keys, no layer zero, the output head quieted."""
-    load_pack()
-    from blockwork.cascade.unet import PixelUNet
-
+    unet = cascade_room("unet").PixelUNet(config, device="meta")
     generator = torch.Generator().manual_seed(seed)
     out = {}
-    for key, like in PixelUNet(config, device="meta").state_dict().items():
+    for key, like in unet.state_dict().items():
         noise = torch.randn(like.shape, generator=generator)
         if like.ndim == 1:
             norm = "norm" in key and key.endswith("weight")
@@ -91,9 +93,7 @@ def make_files(models: Path, original: bool = True, dtype: torch.dtype = torch.f
 
     ``original`` False writes diffusers' keys.
     """
-    load_pack()
-    from blockwork.cascade.keys import to_original
-
+    to_original = cascade_room("keys").to_original
     encoders, stages = models / "text_encoders", models / "diffusion_models"
     _save(t5_state_dict(), encoders / T5_FILE, dtype)
     for index, (stage, name) in enumerate(STAGE_FILES.items()):

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from .cascade_files import cascade_room
+
 
 def stage_one_arguments(head: int = 16, pool_heads: int = 4) -> dict[str, Any]:
     """Arguments of diffusers' UNet2DConditionModel for a small stage I."""
@@ -58,7 +60,7 @@ def diffusers_unet(arguments: dict[str, Any], seed: int = 0, output_scale: float
 
     ``output_scale`` shrinks the output head, without which a random network is chaotic over many steps.
     """
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -74,28 +76,28 @@ def diffusers_unet(arguments: dict[str, Any], seed: int = 0, output_scale: float
 def stage_model(unet: Any, **options: Any) -> Any:
     """The ComfyUI MODEL with the weights of a diffusers U-Net, nothing attached."""
     import comfy.sd
-    from blockwork.cascade import host_model, keys
 
-    host_model.register()
-    return comfy.sd.load_diffusion_model_state_dict(
-        keys.to_original(unet.state_dict()), model_options=options
-    )
+    cascade_room("host_model").register()
+    original = cascade_room("keys").to_original(unet.state_dict())
+    return comfy.sd.load_diffusion_model_state_dict(original, model_options=options)
 
 
 def pipeline(kind: str, unet: Any, cap: float, percentile: float = 0.95) -> Any:
     """A diffusers IF pipeline (``"IFPipeline"`` or ``"IFSuperResolutionPipeline"``) around a U-Net alone."""
     import diffusers
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    scheduler = diffusers.DDPMScheduler(
+    scheduler = DDPMScheduler(
         beta_schedule="squaredcos_cap_v2",
         variance_type="learned_range",
         thresholding=True,
         dynamic_thresholding_ratio=percentile,
         sample_max_value=cap,
     )
-    parts = dict.fromkeys(("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker"))
+    absent = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker")
+    parts: dict[str, Any] = dict.fromkeys(absent)
     if kind == "IFSuperResolutionPipeline":
-        parts["image_noising_scheduler"] = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+        parts["image_noising_scheduler"] = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     made = getattr(diffusers, kind)(unet=unet, scheduler=scheduler, requires_safety_checker=False, **parts)
     made.set_progress_bar_config(disable=True)
     return made
