@@ -1,4 +1,4 @@
-"""Deprojection: from CLIP's pooled embedding back to the hidden states that Stable Diffusion is conditioned on.
+"""Deprojection: from CLIP's pooled embedding back to the hidden states that Stable Diffusion works with.
 
 ``load(path)`` or ``from_state_dict(state_dict, config)`` give a module; ``module.deproject(embeds)`` runs it.
 """

@@ -1,5 +1,6 @@
-"""The recursion all families share: row by row, a batch of embeddings and all units of an ensemble together."""
+"""The recursion all families share: row by row, a batch and all units of an ensemble together."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 
 from .config import Config
 from .errors import DeprojectorError
+
+CONSTANT_ROWS = (
+    "sos_embed",
+    "null_embed",
+)  # what the text encoder gives for every text, and for the empty one
 
 
 class Recursion(Protocol):
@@ -23,12 +29,13 @@ class Recursion(Protocol):
 class Deprojector(nn.Module):
     """Maps CLIP's pooled state back to the hidden states of a text it could be the pooled state of.
 
-    Row 0 of every result is the start row ``sos_embed``. ``default_fuse`` is the share of the units' mean that an
-    ensemble feeds back to each unit when a call does not say.
+    Row 0 of every result is the start row ``sos_embed``. ``default_fuse`` is the share of the units' mean
+    that an ensemble feeds back to each unit when a call does not say.
     """
 
     default_fuse = 0.0
     sos_embed: Tensor
+    deprojection: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
@@ -65,7 +72,8 @@ class Deprojector(nn.Module):
         model's length. ``on_row`` is called with the number of rows made so far; what it raises ends the run.
         """
         embeds = self.checked(embeds, from_projected)
-        rows = self.config.rows if rows is None else rows
+        if rows is None:
+            rows = int(self.config.rows)
         if not 1 <= rows <= self.config.rows:
             raise DeprojectorError(f"rows must be 1 to {self.config.rows}, got {rows}.")
         result = self._free_run(embeds, self.default_fuse if fuse is None else fuse, rows, on_row)
@@ -103,13 +111,16 @@ class Deprojector(nn.Module):
         return torch.cat([self.start_row(len(embeds)), first[0], rest[0]], dim=1)
 
     def checked(self, embeds: Tensor, from_projected: bool) -> Tensor:
-        """``embeds (b d)`` on the module's device and dtype, out of the projection; DeprojectorError on another width."""
+        """``embeds (b d)`` on the module's device, in its dtype, out of the projection.
+
+        DeprojectorError on another width.
+        """
         matrix = self.projection_inverse
         width = matrix.shape[1] if from_projected else self.config.dim
         if embeds.dim() != 2 or embeds.shape[1] != width:
             raise DeprojectorError(
-                f"expected embeddings (batch, {width}), got {tuple(embeds.shape)}: this deprojector belongs to a CLIP "
-                f"text model of width {self.config.dim}."
+                f"expected embeddings (batch, {width}), got {tuple(embeds.shape)}: this deprojector belongs "
+                f"to a CLIP text model of width {self.config.dim}."
             )
         embeds = embeds.to(matrix)
         return F.linear(embeds, matrix) if from_projected else embeds
@@ -119,17 +130,29 @@ class Deprojector(nn.Module):
         return self.sos_embed.expand(batch, 1, -1)
 
     def laid_out(self) -> Any:
-        """``weights()``, kept between calls until a parameter changes; made anew (differentiable) under autograd."""
+        """``weights()``, kept until a parameter changes; made anew (differentiable) under autograd."""
         if torch.is_grad_enabled():
             return self.weights()
-        stamp = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._tensors())
+        stamp = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._layer_tensors())
         if self._weights is None or self._weights[0] != stamp:
             self._weights = None
             self._weights = stamp, self.weights()
         return self._weights[1]
 
-    def _tensors(self) -> list[Tensor]:
-        return [*self.parameters(), *self.buffers()]
+    def _layer_tensors(self) -> list[Tensor]:
+        own = [buffer for name, buffer in self.named_buffers() if name not in CONSTANT_ROWS]
+        return [*self.parameters(), *own]
+
+    def rebased(self, sos: Tensor, null: Tensor) -> "Deprojector":
+        """The same model, weights shared, on another text encoder's start and empty-text rows (``d``)."""
+        twin = copy.copy(self)
+        rows = {"sos_embed": sos, "null_embed": null}
+        swapped = {
+            name: rows[name].to(buffer) if name in rows else buffer for name, buffer in self._buffers.items()
+        }
+        twin._buffers = swapped
+        twin._weights = self._weights
+        return twin
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Deprojector":
         self._weights = None  # the laid-out copies would stay behind on the old device

@@ -1,6 +1,7 @@
 """The fields of a deprojector's ``config.json``: one frozen record per family, checked when it is read.
 
-Names, spellings and defaults are those of the published files (nanashi161382/unstable_diffusion, HEAD 87133b4).
+Names, spellings and defaults are those of the published files (repository
+nanashi161382/unstable_diffusion, HEAD 87133b4).
 """
 
 import dataclasses
@@ -12,26 +13,26 @@ from typing import Any, ClassVar
 from .errors import DeprojectorError
 
 # What transformers writes into every config.json and what no deprojector reads.
-INERT_FIELDS = frozenset(
-    """
+_INERT = """
     model_type architectures transformers_version torch_dtype dtype _name_or_path _commit_hash vocab_size
-    num_hidden_layers initializer_range initializer_factor attention_dropout dropout pad_token_id bos_token_id
-    eos_token_id sep_token_id decoder_start_token_id _attn_implementation attn_implementation return_dict
-    output_hidden_states output_attentions torchscript use_bfloat16 tf_legacy_loss pruned_heads
-    tie_word_embeddings is_encoder_decoder is_decoder cross_attention_hidden_size add_cross_attention
-    tie_encoder_decoder max_length min_length do_sample early_stopping num_beams num_beam_groups
-    diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
-    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
-    chunk_size_feed_forward output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
-    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    finetuning_task id2label label2id tokenizer_class prefix task_specific_params problem_type use_cache
-    """.split()
-)
+    num_hidden_layers initializer_range initializer_factor attention_dropout dropout pad_token_id
+    bos_token_id eos_token_id sep_token_id decoder_start_token_id _attn_implementation
+    attn_implementation return_dict output_hidden_states output_attentions torchscript use_bfloat16
+    tf_legacy_loss pruned_heads tie_word_embeddings is_encoder_decoder is_decoder
+    cross_attention_hidden_size add_cross_attention tie_encoder_decoder max_length min_length do_sample
+    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences chunk_size_feed_forward output_scores return_dict_in_generate
+    forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens finetuning_task id2label label2id tokenizer_class prefix
+    task_specific_params problem_type use_cache
+"""
+INERT_FIELDS = frozenset(_INERT.split())
 
 
 @dataclass(frozen=True)
 class Config:
-    """What every family knows: its sizes. Shapes elsewhere use ``d`` = ``dim`` and ``rows`` = ``max_position_embeddings``."""
+    """What every family knows: its sizes."""
 
     model_type: ClassVar[str] = ""
 
@@ -75,7 +76,11 @@ class ClipConfig(Config):
 
 @dataclass(frozen=True)
 class TransformerConfig(ClipConfig):
-    """One CLIP layer. The last three fields are no part of the published files: they spell out the layouts of revisions before 443917b."""
+    """One CLIP layer.
+
+    The last three fields are no part of the published files: they spell out the layouts of revisions
+    before 443917b.
+    """
 
     model_type: ClassVar[str] = "clip_text_deprojector_model"
 
@@ -92,9 +97,13 @@ class TransformerConfig(ClipConfig):
 
     def __post_init__(self) -> None:
         if self.residual_wrt_hidden and not self.relative_to_null and not self.residual_wrt_prev:
-            raise DeprojectorError("residual_wrt_hidden needs relative_to_null: set it to true in config.json.")
+            raise DeprojectorError(
+                "residual_wrt_hidden needs relative_to_null: set it to true in config.json."
+            )
         if not self.has_null and self.embed_second:
-            raise DeprojectorError("a file without null_embed has the first layout: embed_second must be false.")
+            raise DeprojectorError(
+                "a file without null_embed has the first layout: embed_second must be false."
+            )
 
 
 @dataclass(frozen=True)
@@ -160,16 +169,27 @@ class VtConfig(ClipConfig):
 
     def __post_init__(self) -> None:
         if self.squashed and self.use_full_attention:
-            raise DeprojectorError("squashed and use_full_attention exclude each other: set one of them to false.")
-        if self.use_full_attention and self.use_regular_attention_residual_connection:
-            if not self.use_residual_connection:
-                raise DeprojectorError(
-                    "use_regular_attention_residual_connection needs use_residual_connection: set it to true."
-                )
+            raise DeprojectorError(
+                "squashed and use_full_attention exclude each other: set one of them to false."
+            )
+        regular = self.use_full_attention and self.use_regular_attention_residual_connection
+        if regular and not self.use_residual_connection:
+            raise DeprojectorError(
+                "use_regular_attention_residual_connection needs use_residual_connection: set it to true."
+            )
+        individual = self.use_individual_first_layer and not self.use_mlp_first_layer
+        fits = self.first_layer_dim == self.dim and self.first_embed_layer_dim % self.dim == 0
+        if individual and self.first_layer_residual_connection and not fits:
+            raise DeprojectorError(
+                f"first_layer_residual_connection needs first_layer_dim {self.dim} and "
+                f"first_embed_layer_dim a multiple of it; config.json has {self.first_layer_dim} and "
+                f"{self.first_embed_layer_dim}."
+            )
         if self.use_final_vicinity and self.vicinity_dim != self.dim * (1 + self.vicinity):
             raise DeprojectorError(
                 f"use_final_vicinity needs a first layer of {self.dim * (1 + self.vicinity)} outputs "
-                f"(hidden_size * (1 + vicinity)); first_layer_dim and first_embed_layer_dim give {self.vicinity_dim}."
+                f"(hidden_size * (1 + vicinity)); first_layer_dim and first_embed_layer_dim give "
+                f"{self.vicinity_dim}."
             )
 
     @property
@@ -249,9 +269,14 @@ class LstmConfig(ClipConfig):
             self._check_model3()
         elif not self.use_model2 and self.lstm_hidden_size < self.dim:
             raise DeprojectorError(
-                f"LSTM model 1 needs lstm_hidden_size >= hidden_size ({self.dim}); config.json has {self.lstm_hidden_size}. "
-                "Was use_model2 or use_model3 meant to be true?"
+                f"LSTM model 1 needs lstm_hidden_size >= hidden_size ({self.dim}); config.json has "
+                f"{self.lstm_hidden_size}. Was use_model2 or use_model3 meant to be true?"
             )
+
+    def adds_embed(self, layer: int) -> bool:
+        """Whether that layer of model 3 adds the embedding."""
+        chosen = self.add_embed_at + (self.num_layers if self.add_embed_at < 0 else 0)
+        return not self.add_embed_once or layer == chosen
 
     def _check_model3(self) -> None:
         wide = self.lstm_hidden_size not in (0, self.dim)
@@ -267,9 +292,9 @@ class LstmConfig(ClipConfig):
             )
         if wide and self.x_out_residual and not self.out_proj:
             raise DeprojectorError("x_out_residual with a wide LSTM needs out_proj: set it to true.")
-        if self.use_mlp and self.add_embed_once:
+        if self.use_mlp and not all(self.adds_embed(layer) for layer in range(self.num_layers)):
             raise DeprojectorError("use_mlp and add_embed_once exclude each other.")
-        if self.use_mlp and self.additional_mlp:
+        if self.use_mlp and self.additional_mlp and self.mlp_intermediate_dim:
             raise DeprojectorError("use_mlp and additional_mlp exclude each other.")
 
 
@@ -331,7 +356,7 @@ def read(kind: type[Config], fields: Mapping[str, Any]) -> Config:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise DeprojectorError(
-                f"config.json: unknown field {name!r} for {kind.model_type or 'this family'}{hint}; remove or correct it."
+                f"config.json: unknown field {name!r} for {kind.model_type}{hint}; remove or correct it."
             )
     config = kind(**values)
     for name in ("dim", "rows", "projection_dim", "ensemble_size"):
@@ -339,7 +364,8 @@ def read(kind: type[Config], fields: Mapping[str, Any]) -> Config:
             raise DeprojectorError(f"config.json: {name} must be positive, got {getattr(config, name)}.")
     if isinstance(config, ClipConfig) and config.hidden_size % config.num_attention_heads:
         raise DeprojectorError(
-            f"config.json: hidden_size {config.hidden_size} is no multiple of num_attention_heads {config.num_attention_heads}."
+            f"config.json: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
+            f"{config.num_attention_heads}."
         )
     return config
 

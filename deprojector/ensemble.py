@@ -9,20 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from .base import Deprojector
+from .config import Config
 from .errors import DeprojectorError
 from .loading import from_state_dict
 from .transformer import TransformerDeprojector
 from .vrnn import VrnnDeprojector
 
 # The parts of family T that an ensemble has once per unit.
-PER_UNIT = ("state_proj", "state_weight", "mlp_to_input", "position_embedding", "encoder_layer", "final_layer_norm")
+PER_UNIT = (
+    "state_proj",
+    "state_weight",
+    "mlp_to_input",
+    "position_embedding",
+    "encoder_layer",
+    "final_layer_norm",
+)
 
 
 def from_units(models: Sequence[Deprojector]) -> Deprojector:
     """An ensemble of single models of one configuration; shared buffers are the first one's."""
     _check_alike(models)
     if isinstance(models[0], VrnnDeprojector) and len(models) > 1:
-        raise DeprojectorError("VRNN models know no ensembles; merge their parameters or average their outputs.")
+        raise DeprojectorError(
+            "VRNN models know no ensembles; merge their parameters or average their outputs."
+        )
     fields = {**_fields(models[0]), "ensemble_size": len(models)}
     state = dict(models[0].state_dict())
     if len(models) > 1:
@@ -48,7 +58,7 @@ def merge_units(models: Sequence[Deprojector]) -> Deprojector:
 
 
 class Concat(nn.Module):
-    """The first ``length1`` rows of one model, then rows 1 to ``length2`` of another: ``b (length1 + length2) d``."""
+    """The first ``length1`` rows of one model, then rows 1 to ``length2`` of another."""
 
     def __init__(self, model1: Deprojector, length1: int, model2: Deprojector, length2: int):
         super().__init__()
@@ -64,17 +74,46 @@ class Concat(nn.Module):
         self.model1, self.length1 = model1, length1
         self.model2, self.length2 = model2, length2
 
+    @property
+    def config(self) -> Config:
+        """The first model's configuration."""
+        return self.model1.config
+
+    @property
+    def projection_inverse(self) -> Tensor:
+        """The first model's; see ``Deprojector``."""
+        return self.model1.projection_inverse
+
+    @property
+    def sos_embed(self) -> Tensor:
+        """The first model's start row."""
+        return self.model1.sos_embed
+
+    def rebased(self, sos: Tensor, null: Tensor) -> "Concat":
+        """Both models on another text encoder's start row and empty-text row."""
+        return Concat(
+            self.model1.rebased(sos, null), self.length1, self.model2.rebased(sos, null), self.length2
+        )
+
     def deproject(
         self,
         embeds: Tensor,
         from_projected: bool = False,
         fuse: float | None = None,
         *,
+        rows: int | None = None,
         on_row: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Hidden states of the embeddings ``b d``; arguments as in ``Deprojector.deproject``."""
-        first = self.model1.deproject(embeds, from_projected, fuse, rows=self.length1, on_row=on_row)
-        second = self.model2.deproject(embeds, from_projected, fuse, rows=self.length2 + 1, on_row=on_row)
+        total = self.length1 + self.length2
+        rows = total if rows is None else rows
+        if not 1 <= rows <= total:
+            raise DeprojectorError(f"rows must be 1 to {total}, got {rows}.")
+        first = self.model1.deproject(
+            embeds, from_projected, fuse, rows=min(rows, self.length1), on_row=on_row
+        )
+        rest = max(rows - self.length1, 0)
+        second = self.model2.deproject(embeds, from_projected, fuse, rows=rest + 1, on_row=on_row)
         return torch.cat([first, second[:, 1:].to(first)], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""From a published file to a module and back: family and revision detection, strict checks, safetensors writing."""
+"""From a published file to a module and back: family and revision detection, strict checks."""
 
 import json
 import os
@@ -45,7 +45,7 @@ CONFIG_OF_TYPE: dict[str, type[Config]] = {kind.model_type: kind for kind in FAM
 SIGNS: tuple[tuple[str, type[Config]], ...] = (
     ("encoder_layer.", TransformerConfig),
     ("model2.", VrnnConfig),
-    ("models.0.position_embedding.", MvtConfig),
+    ("models.0.layers.0.attn.", MvtConfig),
     ("models.0.", LstmConfig),
     ("self_attn.0.", VtConfig),
     ("linear2.0.", VicinityConfig),
@@ -53,9 +53,14 @@ SIGNS: tuple[tuple[str, type[Config]], ...] = (
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 CONFIG_ENTRY = "blockwork.deprojector"  # metadata of the files we write
 # Fields that 443917b and later always write together with relative_to_null.
-LATER_FIELDS = frozenset(
-    "apply_mlp_to_input relative_to_prev state_projection state_weited_sum residual_wrt_prev residual_wrt_hidden".split()
-)
+LATER_FIELDS = {
+    "apply_mlp_to_input",
+    "relative_to_prev",
+    "state_projection",
+    "state_weited_sum",
+    "residual_wrt_prev",
+    "residual_wrt_hidden",
+}
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Deprojector:
@@ -85,7 +90,10 @@ def build(config: Config, device: str = "meta") -> Deprojector:
 
 
 def load(path: str | os.PathLike[str]) -> Deprojector:
-    """The deprojector in a folder (``config.json`` and weights), a weight file beside its ``config.json``, or one of our own files.
+    """The deprojector in a folder or file.
+
+    A folder holds ``config.json`` and weights; a weight file stands beside its ``config.json`` (or
+    ``<name>.json``) unless it is one of our own, which carry their configuration inside.
 
     Pickled weights are read with ``weights_only=True``. DeprojectorError says what is missing or wrong.
     """
@@ -130,13 +138,13 @@ def published_config(module: Deprojector) -> dict[str, Any]:
             fields["model_type"] = "clip_text_model"
             del fields["relative_to_null"]
         elif module.config.embed_second and not module.config.expand:
-            fields.pop("embed_second"), fields.pop("expand")
-        fields.pop("has_null")
+            del fields["embed_second"], fields["expand"]
+        del fields["has_null"]
     return fields
 
 
 def _ignored(key: str, config: Mapping[str, Any]) -> bool:
-    """Left-overs that no revision reads: position numbers, and an ``expand`` layer that is not switched on."""
+    """Left-overs that no revision reads: position numbers, an ``expand`` layer not switched on."""
     return key.endswith("position_ids") or (key.startswith("expand.") and not config.get("expand"))
 
 
@@ -182,7 +190,8 @@ def _check(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     for key, tensor in expected.items():
         if tensor.shape != given[key].shape:
             raise DeprojectorError(
-                f"tensor {key}: expected {tuple(tensor.shape)} by config.json, the weights have {tuple(given[key].shape)}."
+                f"tensor {key}: expected {tuple(tensor.shape)} by config.json, the weights have "
+                f"{tuple(given[key].shape)}."
             )
 
 
@@ -214,8 +223,8 @@ def _weight_file(path: Path) -> Path:
     if len(others) == 1:
         return others[0]
     raise DeprojectorError(
-        f"the folder {path.name!r} holds {len(others)} weight files; expected one of {', '.join(WEIGHT_FILES)} "
-        "or exactly one .safetensors file."
+        f"the folder {path.name!r} holds {len(others)} .safetensors files; expected exactly one, or one of "
+        f"{', '.join(WEIGHT_FILES)}."
     )
 
 
@@ -249,8 +258,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DeprojectorError(
-            f"{path.name} could not be read as plain weights ({error}). A pickle that needs code is not loaded; "
-            "convert it to safetensors with the program that made it."
+            f"{path.name} could not be read as plain weights ({error}). A pickle that needs code is not "
+            "loaded; convert it to safetensors with the program that made it."
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DeprojectorError(f"{path.name} holds no state dict.")

@@ -100,7 +100,7 @@ class Lstm3Layer(nn.Module):
         if config.out_proj:
             self.x_out_linear = nn.Linear(hidden, dim)
         self.lstm_linear = nn.Linear(dim if config.out_proj else hidden, dim)
-        if not config.add_embed_once or index == config.add_embed_at % config.num_layers:
+        if config.adds_embed(index):
             self.embed_linear = nn.Linear(dim, dim)
         if config.additional_mlp and config.mlp_intermediate_dim:
             self.mlp_linear1 = nn.Linear(dim, config.mlp_intermediate_dim)
@@ -125,7 +125,13 @@ class LstmDeprojector(Deprojector):
         super().__init__(config)
         self.register_buffer("deprojection", torch.zeros(config.dim, config.projection_dim))
         self.register_buffer("sos_embed", torch.zeros(config.dim))
-        kind = Lstm3Parameters if config.use_model3 else Lstm2Parameters if config.use_model2 else Lstm1Parameters
+        kind = (
+            Lstm3Parameters
+            if config.use_model3
+            else Lstm2Parameters
+            if config.use_model2
+            else Lstm1Parameters
+        )
         self.models = nn.ModuleList([kind(config) for _ in range(config.ensemble_size)])
 
     def weights(self) -> Any:

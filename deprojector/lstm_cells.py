@@ -28,7 +28,8 @@ class Gates:
         ih = [_reordered(getattr(cell, "weight_ih" + suffix)) for cell in cells]
         hh = [_reordered(getattr(cell, "weight_hh" + suffix)) for cell in cells]
         biases = [
-            _reordered(getattr(cell, "bias_ih" + suffix) + getattr(cell, "bias_hh" + suffix)) for cell in cells
+            _reordered(getattr(cell, "bias_ih" + suffix) + getattr(cell, "bias_hh" + suffix))
+            for cell in cells
         ]
         varying = ih[0].shape[1] - shared
         self.bias = per_unit(biases)
@@ -61,16 +62,18 @@ def _zeros(embed: Tensor, width: int) -> Tensor:
     return embed.new_zeros(*embed.shape[:-1], width)
 
 
-def _norms(parts: Sequence[Any], name: str) -> Norm | None:
+def _norms(parts: Sequence[Any], name: str) -> Any:
+    """The units' norm of that name; None where the flags leave it out."""
     return Norm([getattr(part, name) for part in parts]) if hasattr(parts[0], name) else None
 
 
-def _linears(parts: Sequence[Any], name: str) -> Linear | None:
+def _linears(parts: Sequence[Any], name: str) -> Any:
+    """The units' linear layer of that name; None where the flags leave it out."""
     return Linear.of([getattr(part, name) for part in parts]) if hasattr(parts[0], name) else None
 
 
 class Model1:
-    """``y = LSTM(x)`` shaped by one of three output forms, ``+ x``, ``+ embed``, attention, MLP, final norm."""
+    """``y = LSTM(x)`` in one of three output forms, ``+ x``, ``+ embed``, attention, MLP, final norm."""
 
     def __init__(self, units: Sequence[Any], config: LstmConfig):
         self.config = config
@@ -145,7 +148,7 @@ class Model1:
 
 
 class Model2:
-    """A cell whose context and hidden state may be normalised and recur so; ``+ x``, ``+ embed``, final norm."""
+    """A cell whose state may be normalised and recurs so; ``+ x``, ``+ embed``, final norm."""
 
     def __init__(self, units: Sequence[Any], config: LstmConfig):
         self.config = config
@@ -194,7 +197,9 @@ class Model3:
     """Layers of ``Model3Layer``, each fed with the one before, then the final norm."""
 
     def __init__(self, units: Sequence[Any], config: LstmConfig):
-        self.layers = [Model3Layer([unit.layers[k] for unit in units], config) for k in range(config.num_layers)]
+        self.layers = [
+            Model3Layer([unit.layers[k] for unit in units], config) for k in range(config.num_layers)
+        ]
         self.final_norm = Norm([unit.final_norm for unit in units])
 
     def begin(self, embed: Tensor) -> Run:
@@ -239,7 +244,7 @@ class Model3Layer:
         else:
             layers = [[getattr(unit, name) for name in names] for unit in units]
             self.out = Linear([torch.cat([layer.weight for layer in unit], dim=1) for unit in layers])
-            self.out_bias = per_unit([sum(layer.bias for layer in unit) for unit in layers])
+            self.out_bias = per_unit([torch.stack([layer.bias for layer in unit]).sum(0) for unit in layers])
 
     def begin(self, embed: Tensor) -> Run:
         config = self.config

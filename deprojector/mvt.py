@@ -74,14 +74,15 @@ class MvtDeprojector(Deprojector):
 
     def weights(self) -> "Weights":
         config = self.config
+        models: Any = list(self.models)
         return Weights(
-            position=positions([model.position_embedding for model in self.models]),
-            norm=Norm([model.norm for model in self.models]),
+            position=positions([model.position_embedding for model in models]),
+            norm=Norm([model.norm for model in models]),
             layers=[
-                LayerWeights([model.layers[k] for model in self.models], config)
+                LayerWeights([model.layers[k] for model in models], config)
                 for k in range(config.num_vt_layers)
             ],
-            final_norm=None if config.use_old_norm else Norm([model.final_norm for model in self.models]),
+            final_norm=None if config.use_old_norm else Norm([model.final_norm for model in models]),
         )
 
     def recursion(self, embeds: Tensor) -> "MvtRecursion":
@@ -119,7 +120,9 @@ class LayerWeights:
         early = self.config.vicinity_before_attention
         if self.has_vicinity and early:
             x = self._vicinity(x, vicinity)
-        x = x + self.attention(x if self.config.use_old_norm or self.norm is None else self.norm(x), cache, x.shape[2])
+        x = x + self.attention(
+            x if self.config.use_old_norm or self.norm is None else self.norm(x), cache, x.shape[2]
+        )
         if self.has_vicinity and not early:
             x = self._vicinity(x, vicinity)
         x = x + self.mlp2(self.act(self.mlp1(self.mlp_norm(x))))

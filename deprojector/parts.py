@@ -1,9 +1,10 @@
-"""What the families share: activations, and linear layers, norms and attention that run all units of an ensemble at once.
+"""What the families share: activations, and layers that run all units of an ensemble at once.
 
 Shapes: ``u`` units, ``b`` batch, ``n`` new rows, ``d`` width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +74,16 @@ class Linear:
             self.bias = torch.stack(list(biases))[:, None] if biases else None
 
     @classmethod
-    def of(cls, *layers: Sequence[nn.Linear], inputs: slice | None = None, bias: bool = True) -> "Linear":
+    def of(cls, *layers: Iterable[Any], inputs: slice | None = None, bias: bool = True) -> "Linear":
         """From the units' layers; several kinds are joined along the outputs, ``inputs`` picks columns."""
         columns = inputs or slice(None)
-        weights = [_joined([layer.weight[:, columns] for layer in unit]) for unit in zip(*layers, strict=True)]
-        if not bias or layers[0][0].bias is None:
+        units = list(zip(*layers, strict=True))
+        weights = [
+            _joined([layer.weight[:, columns] for layer in unit]) for unit in zip(*layers, strict=True)
+        ]
+        if not bias or units[0][0].bias is None:
             return cls(weights)
-        return cls(weights, [_joined([layer.bias for layer in unit]) for unit in zip(*layers, strict=True)])
+        return cls(weights, [_joined([layer.bias for layer in unit]) for unit in units])
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.units == 1:
@@ -105,7 +109,8 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 class Norm:
     """One LayerNorm of every unit: ``u ... d -> u ... d``."""
 
-    def __init__(self, norms: Sequence[nn.LayerNorm]):
+    def __init__(self, norms: Iterable[Any]):
+        norms = list(norms)
         self.shape = norms[0].normalized_shape
         self.eps = norms[0].eps
         self.units = len(norms)
@@ -125,7 +130,7 @@ def per_unit(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
-def positions(embeddings: Sequence[nn.Embedding]) -> Tensor:
+def positions(embeddings: Iterable[Any]) -> Tensor:
     """The units' position tables, ``u 1 rows d``."""
     return torch.stack([embedding.weight for embedding in embeddings])[:, None]
 
@@ -136,7 +141,8 @@ class CausalAttention:
     Keys and values of the rows seen so far are kept in a cache that the caller owns (``KeyValues``).
     """
 
-    def __init__(self, modules: Sequence[Attention], heads: int):
+    def __init__(self, modules: Iterable[Any], heads: int):
+        modules = list(modules)
         self.heads = heads
         self.query_key_value = Linear.of(
             [m.q_proj for m in modules], [m.k_proj for m in modules], [m.v_proj for m in modules]
@@ -158,7 +164,7 @@ class CausalAttention:
 
 
 class KeyValues:
-    """The keys and values of one attention layer, ``(u b) heads rows e``, growing to at most ``capacity`` rows."""
+    """Keys and values of one attention layer, ``(u b) heads rows e``, growing up to ``capacity`` rows."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -194,7 +200,7 @@ def shifted(rows: Tensor, before: Tensor) -> Tensor:
 
 
 class Window:
-    """The last ``size`` rows for every new row, newest first; rows before the first are ``pad`` (``u b 1 d``)."""
+    """The last ``size`` rows for every new row, newest first; ``pad`` (``u b 1 d``) before the first."""
 
     def __init__(self, size: int, pad: Tensor):
         self.size = size

@@ -1,7 +1,7 @@
 """Family T: one CLIP encoder layer, from the first published model (3d9d890) to HEAD.
 
 The sequence starts with two slots made from the embedding; slot ``i >= 2`` stands for the row before it, and
-output ``i`` is row ``i``. Every flag changes either how a slot is made or what is added to the layer's output.
+output ``i`` is row ``i``. Every flag changes how a slot is made or what is added to the layer's output.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from .base import Deprojector
 from .config import TransformerConfig
-from .parts import Attention, CausalAttention, KeyValues, Linear, Mlp, Norm, activation, per_unit, positions, shifted
+from .parts import (
+    Attention,
+    CausalAttention,
+    KeyValues,
+    Linear,
+    Mlp,
+    Norm,
+    activation,
+    per_unit,
+    positions,
+    shifted,
+)
 
 
 class EncoderLayer(nn.Module):
@@ -102,24 +113,27 @@ class Weights(NamedTuple):
     fc1: Linear
     fc2: Linear
     final_norm: Norm
-    input1: Linear | None = None
-    input2: Linear | None = None
-    mix: Linear | None = None
-    share: Tensor | None = None
+    input1: Any = None  # the MLP of the first slot
+    input2: Any = None
+    mix: Any = None  # state_projection
+    share: Any = None  # state_weited_sum, u 3 1 1 1
 
 
 class TransformerRecursion:
     """One run of family T; keys and values are cached, so every step pushes one row through the layer."""
 
     def __init__(self, model: TransformerDeprojector, embeds: Tensor):
-        self.model, self.config = model, model.config
+        self.model: Any = model
+        self.config: TransformerConfig = model.config
         self.w: Weights = model.laid_out()
         self.embed = embeds[None, :, None].expand(model.config.ensemble_size, -1, -1, -1)  # u b 1 d
-        self.null = model.null_embed if model.config.has_null else torch.zeros_like(embeds[0])
+        self.null: Any = model.null_embed if model.config.has_null else torch.zeros_like(embeds[0])
         self.relative = self.embed - self.null if model.config.relative_to_null else self.embed
         self.cache = KeyValues(model.config.rows)
         self.slot = 2
-        self.before = self.null.expand_as(self.embed)  # s_{t-1}; what comes before the first row is the empty text
+        self.before = self.null.expand_as(
+            self.embed
+        )  # s_{t-1}; what comes before the first row is the empty text
 
     def step(self, rows: Tensor | None) -> Tensor:
         position = self.w.position
@@ -154,6 +168,8 @@ class TransformerRecursion:
             parts = [previous, rows, self.relative.expand_as(rows)]
             if config.relative_to_null:
                 parts[:2] = [previous - self.null, rows - self.null]
+            if self.w.share is None:  # both flags set: the projection mixes these parts
+                return self.w.mix(torch.cat(parts, dim=-1))
             return (self.w.share * torch.stack(parts, dim=1)).sum(1)
         if config.state_projection:
             return self.w.mix(torch.cat([rows - previous, rows - self.null, self.embed - rows], dim=-1))

@@ -47,15 +47,16 @@ class VicinityDeprojector(Deprojector):
 
     def weights(self) -> "Weights":
         names = ("linear1_embeds", "linear1_states", "linear1")
+        units: Any = list(self.mlp_layers)
         return Weights(
             act=activation(self.config.activation),
             first={name: Linear.of(getattr(self, name)) for name in names if hasattr(self, name)},
             linear2=Linear.of(self.linear2),
             mlps=[
                 (
-                    StoredNorm([unit[k].norm for unit in self.mlp_layers]),
-                    Linear.of([unit[k].linear1 for unit in self.mlp_layers]),
-                    Linear.of([unit[k].linear2 for unit in self.mlp_layers]),
+                    StoredNorm([unit[k].norm for unit in units]),
+                    Linear.of([unit[k].linear1 for unit in units]),
+                    Linear.of([unit[k].linear2 for unit in units]),
                 )
                 for k in range(self.config.num_mlp_layers)
             ],
@@ -93,7 +94,8 @@ class VicinityRecursion:
     """One run of family V."""
 
     def __init__(self, model: VicinityDeprojector, embeds: Tensor):
-        self.config, self.null = model.config, model.null_embed
+        self.config = model.config
+        self.null: Any = model.null_embed
         self.w: Weights = model.laid_out()
         embed = embeds[None, :, None].expand(self.config.ensemble_size, -1, -1, -1)
         self.embed = embed - self.null if self.config.relative_to_null else embed
@@ -103,14 +105,14 @@ class VicinityRecursion:
     def step(self, rows: Tensor | None) -> Tensor:
         config, w = self.config, self.w
         if rows is None:
-            rows = self.zero
-        elif config.relative_to_null:
-            rows = rows - self.null
-        near = self.window(rows)
-        embed = self.embed.expand_as(rows)
+            state = self.zero
+        else:
+            state = rows - self.null if config.relative_to_null else rows
+        near = self.window(state)
+        embed = self.embed.expand_as(state)
         x = w.linear2(self._first(embed, near))
         if config.use_residual_connection:
-            x = x + rows
+            x = x + state
         for norm, linear1, linear2 in w.mlps:
             inputs = torch.cat([embed, norm(x)], dim=-1) if config.use_side_input else norm(x)
             made = linear2(w.act(linear1(inputs)))

@@ -1,4 +1,4 @@
-"""Family VRNN: model 1 makes the first rows from the embedding, model 2 every further one from the last few."""
+"""Family VRNN: model 1 makes the first rows from the embedding, model 2 all others from the last few."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class JoinedLinear(nn.Module):
         dim = config.dim
         self.split = split and inputs == outputs
         if self.split:
-            self.fc = nn.ModuleList([nn.Linear(dim, dim) for _ in range(inputs)])
+            self.fc: Any = nn.ModuleList([nn.Linear(dim, dim) for _ in range(inputs)])
         else:
             self.fc = nn.Linear(dim * inputs, dim * outputs)
 
@@ -109,8 +109,8 @@ class Channelled(nn.Module):
             if config.channel_ewl2:
                 if outputs > inputs:
                     raise DeprojectorError(
-                        f"channel_ewl2 has one scale per input row ({inputs}) and cannot make {outputs} rows: "
-                        "set channel_ewl2 to false."
+                        f"channel_ewl2 has one scale per input row ({inputs}) and cannot make {outputs} "
+                        "rows: set channel_ewl2 to false."
                     )
                 self.ewl2 = nn.ModuleList([ElementWise(config.dim) for _ in range(inputs)])
 
@@ -237,7 +237,7 @@ class VrnnDeprojector(Deprojector):
 
 
 class VrnnRecursion:
-    """One run of family VRNN; ``detach_all`` and ``detach_s2`` cut gradients as in the original's training."""
+    """One run of family VRNN; ``detach_all`` and ``detach_s2`` cut gradients as in training."""
 
     def __init__(self, model: VrnnDeprojector, embeds: Tensor):
         self.model, self.config = model, model.config

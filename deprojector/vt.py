@@ -42,7 +42,9 @@ class VtDeprojector(Deprojector):
             self.linear2 = self._each(lambda: nn.Linear(config.vicinity_dim, dim, bias=False))
         else:
             self.linear2 = self._linears(config.vicinity_dim + dim, dim)
-        self.mlp_layers = self._each(lambda: nn.ModuleList([VtMlp(config) for _ in range(config.num_mlp_layers)]))
+        self.mlp_layers = self._each(
+            lambda: nn.ModuleList([VtMlp(config) for _ in range(config.num_mlp_layers)])
+        )
         if config.use_final_vicinity:
             self.final_linear = self._each(lambda: nn.Linear(config.vicinity_dim, dim, bias=False))
         self.final_norm = self._each(lambda: nn.LayerNorm(dim, eps=config.layer_norm_eps))
@@ -72,7 +74,7 @@ class VtDeprojector(Deprojector):
 
     def weights(self) -> "Weights":
         config = self.config
-        depth = range(config.num_mlp_layers)
+        units: Any = list(self.mlp_layers)
         return Weights(
             act=activation(config.hidden_act),
             position=positions(self.position_embedding),
@@ -82,11 +84,11 @@ class VtDeprojector(Deprojector):
             linear2=Linear.of(self.linear2),
             mlps=[
                 (
-                    Norm([unit[k].norm for unit in self.mlp_layers]),
-                    Linear.of([unit[k].linear1 for unit in self.mlp_layers]),
-                    Linear.of([unit[k].linear2 for unit in self.mlp_layers]),
+                    Norm([unit[k].norm for unit in units]),
+                    Linear.of([unit[k].linear1 for unit in units]),
+                    Linear.of([unit[k].linear2 for unit in units]),
                 )
-                for k in depth
+                for k in range(config.num_mlp_layers)
             ],
             final=Linear.of(self.final_linear) if config.use_final_vicinity else None,
             final_norm=Norm(self.final_norm),
@@ -115,7 +117,8 @@ class VtRecursion:
 
     def __init__(self, model: VtDeprojector, embeds: Tensor):
         config: VtConfig = model.config
-        self.config, self.null = config, model.null_embed
+        self.config = config
+        self.null: Any = model.null_embed
         self.w: Weights = model.laid_out()
         embed = embeds[None, :, None].expand(config.ensemble_size, -1, -1, -1)  # u b 1 d
         if config.relative_to_null:

@@ -1,0 +1,131 @@
+"""The same numbers as the original: its own results for every family and flag, and a slow reference at full size."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from blockwork.deprojector import from_state_dict, load, save
+from blockwork.deprojector.config import (
+    LstmConfig,
+    MvtConfig,
+    TransformerConfig,
+    VtConfig,
+)
+from blockwork.deprojector.loading import build
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "deprojector"
+GOLDENS = json.loads((DATA / "index.json").read_text())
+FLAGS_FILE = DATA / "flags.safetensors"
+
+
+def _flags_index():
+    with safe_open(FLAGS_FILE, framework="pt") as file:
+        return json.loads(file.metadata()["index"])
+
+
+FLAGS = _flags_index()
+
+
+def _reference():
+    path = DATA.parents[2] / "benchmarks" / "deprojector_reference.py"
+    spec = importlib.util.spec_from_file_location("deprojector_reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = _reference()
+
+
+def _double(tensor):
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def golden(name):
+    tensors = load_file(DATA / f"{name}.safetensors")
+    weights = {key[2:]: value for key, value in tensors.items() if key.startswith("w.")}
+    return tensors, weights, GOLDENS[name]
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden_in_float64(name):
+    tensors, weights, case = golden(name)
+    module = from_state_dict({key: _double(value) for key, value in weights.items()}, case["config"])
+    result = module.deproject(tensors["embeds"].double(), **case["kwargs"])
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result, tensors["out64"], rtol=0, atol=1e-9)
+    assert torch.equal(result[:, 0], module.sos_embed.expand(len(result), -1))
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden_in_float32(name):
+    tensors, weights, case = golden(name)
+    module = from_state_dict(weights, case["config"])
+    result = module.deproject(tensors["embeds"], **case["kwargs"])
+    torch.testing.assert_close(result, tensors["out32"], rtol=0, atol=max(1e-5, 4 * case["err32"]))
+    if "teacher" in tensors and case["config"].get("ensemble_size", 1) == 1:
+        forced = module.teacher_forced(tensors["embeds"], tensors["teacher_in"])
+        torch.testing.assert_close(forced, tensors["teacher"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_flag_in_float64(name):
+    """120 small models with random flags, run by the original; the weights are exact in float32."""
+    with safe_open(FLAGS_FILE, framework="pt") as file:
+        tensors = {key.split("/")[1]: file.get_tensor(key) for key in file.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
+    weights = {key[2:]: _double(value) for key, value in tensors.items() if key.startswith("w.")}
+    module = from_state_dict(weights, FLAGS[name]["config"])
+    result = module.deproject(tensors["embeds"].double(), **FLAGS[name]["kwargs"])
+    torch.testing.assert_close(result, tensors["out64"], rtol=1e-10, atol=1e-9)
+    assert set(module.state_dict()) == set(weights)
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDENS if "v5" not in name])
+def test_the_revision_is_written_as_it_was_read(name, tmp_path):
+    tensors, weights, case = golden(name)
+    module = from_state_dict(weights, case["config"])
+    again = load(save(module, tmp_path / name))
+    assert set(again.state_dict()) == set(module.state_dict())
+    first = module.deproject(tensors["embeds"], **case["kwargs"])
+    assert torch.equal(first, again.deproject(tensors["embeds"], **case["kwargs"]))
+
+
+WIDE = dict(use_model3=True, x_residual=False, h0_residual=True, states_proj=True)
+KEEP = dict(use_model3=True, x_residual=False, h0_residual=True, x_out_residual=True)
+FULL_SIZE = {
+    "v1": TransformerConfig(has_null=False, embed_second=False),
+    "v3": TransformerConfig(relative_to_null=True),
+    "v5": TransformerConfig(relative_to_null=True, apply_mlp_to_input=True, ensemble_size=4),
+    "vt": VtConfig(),
+    "mvt": MvtConfig(),
+    "lstm1": LstmConfig(lstm_hidden_size=768),
+    "lstm2": LstmConfig(use_model2=True),
+    "initial": LstmConfig(use_model3=True, num_layers=2),
+    "keep": LstmConfig(num_layers=1, **KEEP),
+    "wide": LstmConfig(num_layers=2, lstm_hidden_size=960, **WIDE),
+}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_against_the_slow_reference(name):
+    """768-d in float64; the reference recomputes everything, so it is stopped after 12 rows."""
+    config = FULL_SIZE[name]
+    torch.manual_seed(3)
+    module = build(config, "cpu").double().eval()
+    with torch.no_grad():
+        for key, tensor in module.named_buffers():
+            if key.endswith("_embed"):
+                tensor.normal_()
+    fields = {**config.as_json(), "max_position_embeddings": 12}
+    embeds = torch.randn(2, 768, dtype=torch.float64)
+    state = module.state_dict()
+    for key in state:
+        if "position_embedding" in key:
+            state[key] = state[key][:12]
+    expected = reference.generate(state, fields, embeds)
+    result = module.deproject(embeds, rows=12)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-9)

@@ -1,0 +1,177 @@
+"""The recursion agrees with itself: incremental and at once, alone and in a batch, in every dtype."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from blockwork.deprojector import Concat, from_state_dict, from_units, merge_units
+from blockwork.deprojector.errors import DeprojectorError
+from safetensors.torch import load_file
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "deprojector"
+GOLDENS = json.loads((DATA / "index.json").read_text())
+ONE_PER_FAMILY = ["t_v1_pooled", "t_v3_pooled", "v_default", "vt_default", "mvt_default", "l1_extra_outproj",
+                  "l2_proj_1_5x", "l3_infokeep_1l", "r_linear_v1"]  # fmt: skip
+
+
+def module_of(name, dtype=torch.float64):
+    tensors = load_file(DATA / f"{name}.safetensors")
+    weights = {
+        key[2:]: value.to(dtype) if value.is_floating_point() else value
+        for key, value in tensors.items()
+        if key.startswith("w.")
+    }
+    return from_state_dict(weights, GOLDENS[name]["config"])
+
+
+def embeds_of(module, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, module.config.dim, generator=generator, dtype=torch.float64)
+
+
+def full_recompute(module, embeds, fuse=0.0):
+    """Every row from a fresh pass over all rows before it."""
+    units = module.config.ensemble_size
+    own = embeds.new_zeros(units, len(embeds), 0, embeds.shape[1])
+    made = []
+    with torch.no_grad():
+        for _ in range(module.config.rows - 1):
+            recursion = module.recursion(embeds)
+            last = recursion.step(None)
+            if own.shape[2]:
+                last = recursion.step(own)[:, :, -1:]
+            mean = last.mean(0)
+            made.append(mean)
+            own = torch.cat([own, torch.lerp(last, mean[None], fuse)], dim=2)
+    return torch.cat([module.start_row(len(embeds)), *made], dim=1)
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDENS if not name.startswith("r_")])
+def test_incremental_is_full_recomputation(name):
+    module = module_of(name)
+    embeds = embeds_of(module, 2)
+    fuse = 0.3 if module.config.ensemble_size > 1 else 0.0
+    expected = full_recompute(module, embeds, fuse)
+    torch.testing.assert_close(module.deproject(embeds, fuse=fuse), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_a_batch_is_its_samples(name):
+    """Also with fuse, where the original mixes only a batch's last sample."""
+    module = module_of(name)
+    embeds = embeds_of(module, 8)
+    together = module.deproject(embeds, fuse=0.4)
+    alone = torch.cat([module.deproject(embed[None], fuse=0.4) for embed in embeds])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_its_own_result_as_teacher_gives_it_again(name):
+    module = module_of(name)
+    embeds = embeds_of(module, 2)
+    result = module.deproject(embeds)
+    torch.testing.assert_close(module.teacher_forced(embeds, result), result, rtol=0, atol=1e-11)
+    assert torch.equal(result, module.deproject(embeds)), "not deterministic"
+    assert not result.requires_grad
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_fewer_rows_are_the_first_rows(name):
+    module = module_of(name)
+    embeds = embeds_of(module, 2)
+    seen = []
+    short = module.deproject(embeds, rows=9, on_row=seen.append)
+    assert seen == list(range(1, 9))
+    torch.testing.assert_close(short, module.deproject(embeds)[:, :9], rtol=0, atol=1e-12)
+    with pytest.raises(DeprojectorError, match="rows must be 1 to"):
+        module.deproject(embeds, rows=module.config.rows + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_half_precision_stays_near(name, dtype):
+    """Cosine distance per row over the first rows; random weights amplify what rounding leaves."""
+    module = module_of(name, torch.float32)
+    embeds = embeds_of(module, 3).float()
+    expected = module.deproject(embeds, rows=8)
+    result = module.to(dtype).deproject(embeds, rows=8)
+    assert result.dtype == dtype
+    assert result.isfinite().all()
+    assert (1 - F.cosine_similarity(result.float(), expected, dim=-1)).max() < 5e-2
+
+
+def test_changed_weights_are_seen():
+    module = module_of("t_v3_pooled")
+    embeds = embeds_of(module, 1)
+    before = module.deproject(embeds)
+    with torch.no_grad():
+        module.encoder_layer.self_attn.q_proj.weight.mul_(2)
+    changed = module.deproject(embeds)
+    assert not torch.equal(before, changed)
+    assert torch.equal(changed, from_state_dict(module.state_dict(), GOLDENS["t_v3_pooled"]["config"]).deproject(embeds))
+
+
+def test_rows_of_another_text_encoder():
+    module = module_of("t_v3_pooled")
+    embeds = embeds_of(module, 2)
+    before = module.deproject(embeds)
+    sos, null = torch.randn(2, module.config.dim, dtype=torch.float64)
+    twin = module.rebased(sos, null)
+    assert torch.equal(twin.deproject(embeds)[:, 0], sos.expand(2, -1))
+    assert not torch.equal(twin.deproject(embeds)[:, 1:], before[:, 1:])
+    assert torch.equal(module.deproject(embeds), before), "the original changed"
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if not name.startswith("r_")])
+def test_ensembles_and_merges(name):
+    first = module_of(name)
+    state = {
+        key: value * 1.01 if value.is_floating_point() and "embed" not in key[-10:] else value
+        for key, value in first.state_dict().items()
+    }
+    second = from_state_dict(state, GOLDENS[name]["config"])
+    embeds = embeds_of(first, 2)
+    alone = torch.stack([first.deproject(embeds), second.deproject(embeds)])
+    both = from_units([first, second])
+    assert both.config.ensemble_size == 2
+    torch.testing.assert_close(both.deproject(embeds), alone.mean(0), rtol=0, atol=1e-11)
+    assert not torch.allclose(both.deproject(embeds, fuse=1.0)[:, 2:], alone.mean(0)[:, 2:], atol=1e-9)
+    same = from_units([first, first])
+    torch.testing.assert_close(same.deproject(embeds, fuse=1.0), alone[0], rtol=0, atol=1e-11)
+    torch.testing.assert_close(merge_units([first, first]).deproject(embeds), alone[0], rtol=0, atol=1e-11)
+    halfway = merge_units([first, second]).state_dict()
+    for key, value in first.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(halfway[key], (value + second.state_dict()[key]) / 2)
+    with pytest.raises(DeprojectorError, match="ensemble itself"):
+        from_units([both, first])
+
+
+def test_models_that_do_not_belong_together():
+    with pytest.raises(DeprojectorError, match="differs from model 0"):
+        from_units([module_of("l3_initial_1l"), module_of("l3_initial_2l")])
+    with pytest.raises(DeprojectorError, match="VRNN"):
+        from_units([module_of("r_linear_v1"), module_of("r_linear_v1")])
+
+
+@pytest.mark.parametrize("second", ["t_v1_pooled", "vt_default", "l3_initial_2l", "r_linear_v1"])
+@pytest.mark.parametrize("first", ["t_v3_pooled", "mvt_default", "l1_plain", "r_mlp"])
+def test_concatenated_rows(first, second):
+    one, two = module_of(first), module_of(second)
+    embeds = embeds_of(one, 2)
+    joined = Concat(one, 10, two, 67).deproject(embeds)
+    assert joined.shape[1] == 77
+    torch.testing.assert_close(joined[:, :10], one.deproject(embeds)[:, :10], rtol=0, atol=1e-11)
+    torch.testing.assert_close(joined[:, 10:], two.deproject(embeds)[:, 1:68], rtol=0, atol=1e-11)
+
+
+def test_projected_embeddings():
+    module = module_of("t_v1_projected")
+    pooled = embeds_of(module, 3)
+    forth = torch.linalg.inv(module.projection_inverse)
+    result = module.deproject(pooled @ forth.T, from_projected=True)
+    torch.testing.assert_close(result, module.deproject(pooled), rtol=0, atol=1e-6)
+    with pytest.raises(DeprojectorError, match=r"expected embeddings \(batch, 64\), got \(3, 63\)"):
+        module.deproject(pooled[:, 1:])
