@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .base import Deprojector
 from .config import Config
 from .errors import DeprojectorError
-from .loading import from_state_dict
+from .loading import build, from_state_dict
 from .transformer import TransformerDeprojector
 from .vrnn import VrnnDeprojector
 
@@ -42,6 +42,15 @@ def from_units(models: Sequence[Deprojector]) -> Deprojector:
                 name = _unit_key(models[0], key, number)
                 state.setdefault(name, value)
     return from_state_dict(state, fields)
+
+
+def units(model: Deprojector) -> list[Deprojector]:
+    """The single models that an ensemble is made of; a single model is its own only unit."""
+    count = model.config.ensemble_size
+    if count == 1:
+        return [model]
+    fields = {**_fields(model), "ensemble_size": 1}
+    return [from_state_dict(_unit_state(model, number), fields) for number in range(count)]
 
 
 def merge_units(models: Sequence[Deprojector]) -> Deprojector:
@@ -134,6 +143,13 @@ def _fields(model: Deprojector) -> dict[str, Any]:
     fields = model.config.as_json()
     fields.pop("has_null", None)
     return fields
+
+
+def _unit_state(model: Deprojector, number: int) -> dict[str, Tensor]:
+    """The tensors of one unit of an ensemble under the names of a single model."""
+    state = model.state_dict()
+    single = build(dataclasses.replace(model.config, ensemble_size=1)).state_dict()
+    return {key: state[_unit_key(model, key, number)] for key in single}
 
 
 def _unit_key(model: Deprojector, key: str, number: int) -> str:

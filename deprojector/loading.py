@@ -110,16 +110,19 @@ def load(path: str | os.PathLike[str]) -> Deprojector:
         raise DeprojectorError(f"{weights.name}: {error}") from error
 
 
-def save(module: Deprojector, path: str | os.PathLike[str], extra: Mapping[str, str] | None = None) -> Path:
+def save(module: Deprojector, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Path:
     """Write one safetensors file with the configuration in its metadata; the path (suffix corrected).
 
-    Never over an existing file; nothing half-written stays behind.
+    ``dtype`` converts the weights. Never over an existing file; nothing half-written stays behind.
     """
     path = Path(path).with_suffix(".safetensors")
     if path.exists():
         raise DeprojectorError(f"{path.name} exists already; choose another name.")
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    metadata = {CONFIG_ENTRY: json.dumps(published_config(module)), "format": "pt", **(extra or {})}
+    state = {
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for key, value in module.state_dict().items()
+    }
+    metadata = {CONFIG_ENTRY: json.dumps(published_config(module)), "format": "pt"}
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

@@ -76,7 +76,9 @@ def test_golden_in_float32(name):
 def test_every_flag_in_float64(name):
     """120 small models with random flags, run by the original; the weights are exact in float32."""
     with safe_open(FLAGS_FILE, framework="pt") as file:
-        tensors = {key.split("/")[1]: file.get_tensor(key) for key in file.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
+        tensors = {
+            key.split("/")[1]: file.get_tensor(key) for key in file.keys() if key.startswith(f"{name}/")
+        }
     weights = {key[2:]: _double(value) for key, value in tensors.items() if key.startswith("w.")}
     module = from_state_dict(weights, FLAGS[name]["config"])
     result = module.deproject(tensors["embeds"].double(), **FLAGS[name]["kwargs"])

@@ -110,7 +110,9 @@ def test_changed_weights_are_seen():
         module.encoder_layer.self_attn.q_proj.weight.mul_(2)
     changed = module.deproject(embeds)
     assert not torch.equal(before, changed)
-    assert torch.equal(changed, from_state_dict(module.state_dict(), GOLDENS["t_v3_pooled"]["config"]).deproject(embeds))
+    assert torch.equal(
+        changed, from_state_dict(module.state_dict(), GOLDENS["t_v3_pooled"]["config"]).deproject(embeds)
+    )
 
 
 def test_rows_of_another_text_encoder():

@@ -1,0 +1,354 @@
+"""Deprojectors in ComfyUI: files below ``models/deprojector``, memory management, CLIP, conditioning."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from . import after_end, algebra, ensemble, loading
+from .errors import DeprojectorError
+
+log = logging.getLogger("blockwork")
+
+FOLDER = "deprojector"
+SUFFIXES = {".safetensors", ".bin", ".pt"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# (conditioning width, pooled width) of what is not Stable Diffusion 1
+STRANGERS = {
+    (2048, 1280): "SDXL",
+    (1280, 1280): "the SDXL refiner",
+    (1024, 1024): "Stable Diffusion 2",
+    (4096, 768): "Flux",
+    (4096, 2048): "Stable Diffusion 3",
+}
+ENCODERS = {
+    frozenset({"l", "g"}): "an SDXL CLIP",
+    frozenset({"g"}): "the SDXL refiner's CLIP",
+    frozenset({"h"}): "a Stable Diffusion 2 CLIP",
+    frozenset({"l", "t5xxl"}): "a Flux CLIP",
+    frozenset({"l", "g", "t5xxl"}): "a Stable Diffusion 3 CLIP",
+}
+IMAGE_ENCODERS = {1024: "ViT-H/14", 1280: "ViT-bigG/14", 1152: "SigLIP"}
+
+
+@dataclass(frozen=True)
+class LoadedDeprojector:
+    """A deprojector on a wire: the module in ComfyUI's memory management, its name, and how much units mix."""
+
+    name: str
+    patcher: Any
+    fuse: float = 0.0
+
+    @property
+    def module(self) -> Any:
+        """The module; only run it through ``run``."""
+        return self.patcher.model
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A text or image embedding on a wire: ``1 d`` in the space of CLIP's pooled state, with the empty text's."""
+
+    vector: Tensor
+    null: Tensor
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How hidden states are finished: rows kept, the end row, and what happens behind it."""
+
+    rows: int = 77
+    exact_end: bool = False
+    end_row: int = 0  # 0: found as the row most like the embedding
+    noise: float = 0.0
+    null: float = 0.0
+    mask: float = 0.0
+    seed: int = 0
+
+
+def _register_folder() -> None:
+    default = str(Path(folder_paths.models_dir) / FOLDER)
+    paths, _ = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
+    if default not in paths:
+        paths = [*paths, default]
+    folder_paths.folder_names_and_paths[FOLDER] = (list(paths), SUFFIXES)
+
+
+_register_folder()
+
+
+def names() -> list[str]:
+    """What the loader offers: weight files, and folders in the published form by the folder's name."""
+    found = []
+    for file in folder_paths.get_filename_list(FOLDER):
+        path = Path(file)
+        published = path.name in loading.WEIGHT_FILES and len(path.parts) > 1
+        found.append(path.parent.as_posix() if published else file)
+    return sorted(set(found))
+
+
+def find(name: str) -> Path:
+    """The path of a name from ``names``; DeprojectorError says where it was looked for."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
+    for root in roots:
+        path = root / name
+        if path.exists() and folder_paths.is_within_directory(str(root), str(path)):
+            return path
+    raise DeprojectorError(
+        f"there is no deprojector {name!r} below {', '.join(root.as_posix() for root in roots)}."
+    )
+
+
+def load(name: str, dtype: str = "float32", fuse: float = 0.0) -> LoadedDeprojector:
+    """The deprojector of that name in memory, not yet on the device."""
+    return managed(loading.load(find(name)).to(DTYPES[dtype]), name, fuse)
+
+
+def managed(module: Any, name: str, fuse: float = 0.0) -> LoadedDeprojector:
+    """The module under ComfyUI's memory management."""
+    patcher = comfy.model_patcher.ModelPatcher(
+        module,
+        load_device=comfy.model_management.text_encoder_device(),
+        offload_device=comfy.model_management.text_encoder_offload_device(),
+    )
+    return LoadedDeprojector(name, patcher, fuse)
+
+
+def joined(
+    first: LoadedDeprojector, second: LoadedDeprojector, how: str, length: int, fuse: float
+) -> LoadedDeprojector:
+    """Two deprojectors as one: ``ensemble``, ``merge`` (mean of the parameters) or ``concat`` at row ``length``."""
+    name = f"{first.name} + {second.name}"
+    modules = [first.module, second.module]
+    if how == "concat":
+        return managed(ensemble.Concat(modules[0], length, modules[1], 77 - length), name, fuse)
+    if any(isinstance(module, ensemble.Concat) for module in modules):
+        raise DeprojectorError("concatenated deprojectors can only be concatenated further, not merged.")
+    join = ensemble.merge_units if how == "merge" else ensemble.from_units
+    units = [
+        unit for module in modules for unit in (ensemble.units(module) if how == "ensemble" else [module])
+    ]
+    return managed(join(units), name, fuse)
+
+
+def run(
+    loaded: LoadedDeprojector,
+    embeds: Tensor,
+    shaping: Shaping,
+    constant_rows: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Hidden states ``b rows d`` (float32, on the intermediate device) of pooled embeddings ``b d``.
+
+    ``constant_rows`` replaces the file's start and empty-text rows by another encoder's.
+    """
+    size = comfy.model_management.module_size(loaded.module)
+    # the recursion lays the weights out a second time
+    comfy.model_management.load_models_gpu([loaded.patcher], memory_required=size)
+    module = loaded.module.rebased(*constant_rows) if constant_rows else loaded.module
+    rows = min(shaping.rows, _rows_of(module))
+    bar = comfy.utils.ProgressBar(rows - 1)
+
+    def on_row(_: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    with torch.no_grad():
+        embeds = embeds.to(module.sos_embed)
+        states = module.deproject(embeds, fuse=loaded.fuse, rows=rows, on_row=on_row)
+        states = shaped(states, embeds, shaping, _null_row(loaded.module, constant_rows))
+    return states.to(comfy.model_management.intermediate_device(), torch.float32)
+
+
+def shaped(states: Tensor, embeds: Tensor, shaping: Shaping, null: Tensor | None) -> Tensor:
+    """The hidden states finished: exact end row first, then noise, empty text and mask behind the end."""
+    if not (shaping.exact_end or shaping.noise or shaping.null or shaping.mask):
+        return states
+    end = after_end.find_end(states, embeds)
+    if shaping.end_row:
+        end = torch.full_like(end, shaping.end_row)
+    if shaping.exact_end:
+        states = after_end.with_exact_end(states, end, embeds)
+    if shaping.noise:
+        states = after_end.with_noise(states, end, shaping.noise, shaping.seed)
+    if shaping.null:
+        if null is None:
+            raise DeprojectorError(
+                "mixing in the empty text needs its row; this deprojector has none: set constant_rows to clip."
+            )
+        states = after_end.with_row(states, end, shaping.null, null)
+    return after_end.faded(states, end, shaping.mask) if shaping.mask else states
+
+
+def _rows_of(module: Any) -> int:
+    concat = isinstance(module, ensemble.Concat)
+    return module.length1 + module.length2 if concat else module.config.rows
+
+
+def _null_row(module: Any, constant_rows: tuple[Tensor, Tensor] | None) -> Tensor | None:
+    if constant_rows:
+        return constant_rows[1]
+    return getattr(getattr(module, "model1", module), "null_embed", None)
+
+
+def conditionings(
+    loaded: LoadedDeprojector,
+    lists: Sequence[list],
+    shaping: Shaping,
+    constant_rows: tuple[Tensor, Tensor] | None = None,
+) -> list[list]:
+    """The conditionings with deprojected hidden states, all of them from one recursion; all else is kept.
+
+    DeprojectorError for conditioning of another model family, by name.
+    """
+    entries = [entry for entries in lists for entry in entries]
+    if not entries:
+        return [[] for _ in lists]
+    embeds = [pooled_of_entry(cond, options) for cond, options in entries]
+    states = iter(run(loaded, torch.cat(embeds), shaping, constant_rows).split([len(e) for e in embeds]))
+    return [[[next(states), options.copy()] for _, options in entries] for entries in lists]
+
+
+def pooled_of_entry(cond: Tensor, options: dict[str, Any]) -> Tensor:
+    """The pooled embedding of a conditioning entry of Stable Diffusion 1, ``b 768``."""
+    pooled = options.get("pooled_output")
+    width = cond.shape[-1]
+    if pooled is None:
+        raise DeprojectorError(
+            f"this conditioning (width {width}) has no pooled embedding to start from: encode the text with an "
+            "SD1 CLIP (CLIP Text Encode) and deproject before nodes that drop it."
+        )
+    sizes = (width, pooled.shape[-1])
+    if sizes != (768, 768):
+        name = STRANGERS.get(sizes, "another model family")
+        raise DeprojectorError(
+            f"this conditioning is of {name} (width {sizes[0]}, pooled {sizes[1]}); deprojectors make hidden "
+            "states of Stable Diffusion 1 (768, 768): use the CLIP of an SD1 checkpoint."
+        )
+    return pooled
+
+
+def text_encoder(clip: Any) -> Any:
+    """The CLIP to encode with: a clone without clip skip; DeprojectorError unless it is SD1's CLIP-L alone."""
+    parts = frozenset(clip.tokenize(""))
+    if parts != {"l"}:
+        name = ENCODERS.get(parts, f"a text encoder with the parts {', '.join(sorted(parts))}")
+        raise DeprojectorError(
+            f"this is {name}; deprojectors need the CLIP of a Stable Diffusion 1 checkpoint."
+        )
+    own = clip.clone()
+    own.layer_idx = None
+    return own
+
+
+def encode(clip: Any, text: str) -> tuple[Tensor, Tensor]:
+    """A text's hidden states ``1 77 768`` and pooled embedding ``1 768``; never through ``text_projection``.
+
+    What does not fit into the first 75 tokens does not reach the embedding, which is logged.
+    """
+    tokens = clip.tokenize(text)
+    if len(tokens["l"]) > 1:
+        log.warning("deprojector: only the first 75 tokens of %r reach the embedding", text[:60])
+    cond, pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")
+    return cond[:, :77].float(), pooled.float()
+
+
+def constant_rows(clip: Any) -> tuple[Tensor, Tensor]:
+    """The start row and the empty text's embedding (``768`` each) of a CLIP."""
+    states, pooled = encode(text_encoder(clip), "")
+    return states[0, 0], pooled[0]
+
+
+def merge_texts(clip: Any, text: str, separator: str, merge: str, norm: str) -> Embedding:
+    """The texts of ``cat:1.2, maid:-0.3`` encoded one by one and merged."""
+    own = text_encoder(clip)
+    chunks = algebra.parse(text, "\n" if separator == "line" else ",")
+    null = encode(own, "")[1][0]
+    vectors = [encode(own, chunk.text)[1][0] for chunk in chunks]
+    merged = algebra.merged(vectors, null, [chunk.weight for chunk in chunks], merge, norm)
+    return Embedding(merged[None], null[None])
+
+
+def image_embedding(loaded: LoadedDeprojector, clip: Any, image: Any, base: Any, norm_of: str) -> Embedding:
+    """A CLIP image embedding brought to the pooled space of the text encoder; one per image of the batch.
+
+    ``norm_of`` ``text`` gives the difference from the empty text the length that a short text's has.
+    """
+    null, like = (encode(text_encoder(clip), text)[1] for text in ("", "a photo of a cat"))
+    inverse = loaded.module.projection_inverse.detach().to(null)
+    vectors = algebra.image_embedding(
+        _image_embeds(image),
+        inverse,
+        null,
+        None if base is None else _image_embeds(base).mean(0, keepdim=True),
+    )
+    if norm_of == "text":
+        length = torch.norm(like - null)
+        vectors = torch.cat([null + algebra.match_norm(v - null, length) for v in vectors.split(1)])
+    return Embedding(vectors, null)
+
+
+def _image_embeds(output: Any) -> Tensor:
+    embeds = output["image_embeds"].float()
+    if embeds.shape[-1] != 768:
+        width = embeds.shape[-1]
+        name = f"{IMAGE_ENCODERS[width]} " if width in IMAGE_ENCODERS else ""
+        raise DeprojectorError(
+            f"this image was encoded by {name}({width} numbers); SD1's text space needs CLIP ViT-L/14 (768): "
+            "load clip-vit-large-patch14 with CLIP Vision Loader."
+        )
+    return embeds
+
+
+def mix(first: Embedding, second: Embedding, method: str, amount: float) -> Embedding:
+    """``first`` and ``second`` by ``lerp``, ``slerp`` (around the empty text) or ``add`` (``amount`` of the second)."""
+    a, b = _broadcast(first.vector, second.vector)
+    null = first.null
+    if method == "add":
+        return dataclasses.replace(first, vector=a + amount * (b - null))
+    if method == "slerp":
+        pairs = zip(a, b, strict=True)
+        return dataclasses.replace(
+            first, vector=torch.stack([algebra.slerp(x, y, amount, null[0]) for x, y in pairs])
+        )
+    return dataclasses.replace(first, vector=algebra.lerp(a, b, amount))
+
+
+def _broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if len(a) != len(b) and 1 not in (len(a), len(b)):
+        raise DeprojectorError(
+            f"the batches do not fit: {len(a)} and {len(b)} embeddings (one of them must be 1)."
+        )
+    count = max(len(a), len(b))
+    return a.expand(count, -1), b.expand(count, -1)
+
+
+def embedding_conditioning(
+    loaded: LoadedDeprojector,
+    embedding: Embedding,
+    shaping: Shaping,
+    rows: tuple[Tensor, Tensor] | None = None,
+) -> list:
+    """Conditioning with the deprojected hidden states of an embedding, which is also its pooled output."""
+    states = run(loaded, embedding.vector, shaping, rows)
+    return [[states, {"pooled_output": embedding.vector.to(states)}]]
+
+
+def save(loaded: LoadedDeprojector, prefix: str, dtype: str) -> Path:
+    """Write it as safetensors into ``models/deprojector`` under a free name; the path."""
+    if isinstance(loaded.module, ensemble.Concat):
+        raise DeprojectorError("a concatenation is two files; save its parts one by one.")
+    root = folder_paths.get_folder_paths(FOLDER)[0]
+    Path(root).mkdir(parents=True, exist_ok=True)
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
+    while (path := Path(folder) / f"{name}_{counter:05}.safetensors").exists():
+        counter += 1
+    return loading.save(loaded.module, path, dtype=DTYPES[dtype])
