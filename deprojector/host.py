@@ -1,5 +1,6 @@
 """Deprojectors in ComfyUI: files below ``models/deprojector``, memory management, CLIP, conditioning."""
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -108,6 +109,13 @@ def find(name: str) -> Path:
     )
 
 
+def stamp(name: str) -> tuple[float, int]:
+    """What changes when the file of that name does."""
+    path = find(name)
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    return max(file.stat().st_mtime for file in files), sum(file.stat().st_size for file in files)
+
+
 def load(name: str, dtype: str = "float32", fuse: float = 0.0) -> LoadedDeprojector:
     """The deprojector of that name in memory, not yet on the device."""
     return managed(loading.load(find(name)).to(DTYPES[dtype]), name, fuse)
@@ -130,7 +138,9 @@ def joined(
     name = f"{first.name} + {second.name}"
     modules = [first.module, second.module]
     if how == "concat":
-        return managed(ensemble.Concat(modules[0], length, modules[1], 77 - length), name, fuse)
+        # copies: two memory managers must not move the same parameters
+        parts = [copy.deepcopy(module).to(second.patcher.offload_device) for module in modules]
+        return managed(ensemble.Concat(parts[0], length, parts[1], 77 - length), name, fuse)
     if any(isinstance(module, ensemble.Concat) for module in modules):
         raise DeprojectorError("concatenated deprojectors can only be concatenated further, not merged.")
     join = ensemble.merge_units if how == "merge" else ensemble.from_units
@@ -199,6 +209,20 @@ def _null_row(module: Any, constant_rows: tuple[Tensor, Tensor] | None) -> Tenso
     return getattr(getattr(module, "model1", module), "null_embed", None)
 
 
+def switched(
+    loaded: LoadedDeprojector,
+    lists: Sequence[list],
+    wanted: Sequence[bool],
+    shaping: Shaping,
+    constant_rows: tuple[Tensor, Tensor] | None,
+) -> list[list]:
+    """The conditionings, those deprojected that are wanted so; the others as they came."""
+    made = iter(
+        conditionings(loaded, [c for c, w in zip(lists, wanted, strict=True) if w], shaping, constant_rows)
+    )
+    return [next(made) if wish else given for given, wish in zip(lists, wanted, strict=True)]
+
+
 def conditionings(
     loaded: LoadedDeprojector,
     lists: Sequence[list],
@@ -265,6 +289,17 @@ def constant_rows(clip: Any) -> tuple[Tensor, Tensor]:
     """The start row and the empty text's embedding (``768`` each) of a CLIP."""
     states, pooled = encode(text_encoder(clip), "")
     return states[0, 0], pooled[0]
+
+
+def chosen_rows(source: str, clip: Any) -> tuple[Tensor, Tensor] | None:
+    """The constant rows of a source: None for the deprojector's own ``file``, else those of the ``clip``."""
+    if source == "file":
+        return None
+    if clip is None:
+        raise DeprojectorError(
+            "constant_rows is clip, but no CLIP is connected: connect one, or choose file."
+        )
+    return constant_rows(clip)
 
 
 def merge_texts(clip: Any, text: str, separator: str, merge: str, norm: str) -> Embedding:

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blocks, cascade, injection, merge, merge_files, recipes
+from . import blocks, cascade, deprojector, injection, merge, merge_files, recipes
 
 ROOMS = (
     blocks,
@@ -10,6 +10,7 @@ ROOMS = (
     merge_files,
     recipes,
     injection,
+    deprojector,
     cascade,
 )
 

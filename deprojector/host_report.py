@@ -1,0 +1,57 @@
+"""How near a deprojector comes to the true hidden states of a text, row by row."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import host
+from .host_plots import line_plot
+
+
+def report(loaded: host.LoadedDeprojector, clip: Any, text: str, rows: Any = None) -> tuple[Tensor, str]:
+    """A plot of the cosine per row to the true hidden states, and the mean figures as text.
+
+    Free-running, from true rows where the model allows it, and for comparison the empty text's rows.
+    """
+    encoder = host.text_encoder(clip)
+    true, pooled = host.encode(encoder, text)
+    free = host.run(loaded, pooled, host.Shaping(), rows)
+    end = _end_row(encoder, text)
+    lines = {"free-running": _cosines(free, true)}
+    forced = _teacher_forced(loaded, pooled, true, rows)
+    if forced is not None:
+        lines["from true rows"] = _cosines(forced, true)
+    lines["empty text's rows"] = _cosines(host.encode(encoder, "")[0], true)
+    series = {name: list(enumerate(values.tolist())) for name, values in lines.items()}
+    plot = line_plot(
+        series, f"{loaded.name}: {text[:60]!r}", ("row", "cosine to the true hidden state"), (-1, 1)
+    )
+    return plot, "\n".join(_summary(name, values, end) for name, values in lines.items())
+
+
+def _end_row(clip: Any, text: str) -> int:
+    tokens = [token[0] for token in clip.tokenize(text)["l"][0]]
+    return tokens.index(49407, 1) if 49407 in tokens[1:] else len(tokens) - 1
+
+
+def _teacher_forced(loaded: host.LoadedDeprojector, pooled: Tensor, true: Tensor, rows: Any) -> Tensor | None:
+    module = loaded.module
+    if not hasattr(module, "teacher_forced") or module.config.ensemble_size > 1:
+        return None
+    module = module.rebased(*rows) if rows else module
+    with torch.no_grad():
+        result = module.teacher_forced(pooled.to(module.sos_embed), true.to(module.sos_embed))
+    return result.to(true)
+
+
+def _cosines(states: Tensor, true: Tensor) -> Tensor:
+    count = min(states.shape[1], true.shape[1])
+    return F.cosine_similarity(states[0, :count].float(), true[0, :count].float(), dim=-1)
+
+
+def _summary(name: str, cosines: Tensor, end: int) -> str:
+    words, behind = cosines[1 : end + 1], cosines[end + 1 :]
+    tail = f", behind the end {behind.mean():.4f}" if len(behind) else ""
+    return f"{name}: words and end (rows 1-{end}) {words.mean():.4f}{tail}"

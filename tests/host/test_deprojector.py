@@ -1,0 +1,361 @@
+"""Deprojection on a real ComfyUI: conditioning in, conditioning out, CLIP with an unusable text_projection."""
+
+import json
+
+import comfy.model_management
+import comfy.sd
+import comfy.sd1_clip
+import folder_paths
+import pytest
+import torch
+import torch.nn.functional as F
+from blockwork.deprojector import host, host_report, loading
+from blockwork.deprojector.config import LstmConfig, TransformerConfig
+from blockwork.deprojector.errors import DeprojectorError
+from blockwork.nodes import deprojector as nodes
+from comfy.model_management import InterruptProcessingException
+
+
+class SmallSd1:
+    """What comfy.sd.CLIP asks of a target: SD1's text encoder with two layers."""
+
+    clip = comfy.sd1_clip.SD1ClipModel
+    tokenizer = comfy.sd1_clip.SD1Tokenizer
+    params = {}
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """CLIP-L's widths, random weights, and a text_projection of NaN, as core leaves it when a file has none."""
+    torch.manual_seed(0)
+    clip = comfy.sd.CLIP(SmallSd1, model_options={"clip_l_model_config": {"num_hidden_layers": 2}})
+    for name, parameter in clip.cond_stage_model.named_parameters():
+        if name.endswith("text_projection.weight"):
+            parameter.data.fill_(float("nan"))
+        elif parameter.dim() > 1:
+            parameter.data.normal_(std=0.02 if "embedding" in name else parameter.shape[1] ** -0.5)
+        elif "norm" in name and name.endswith("weight"):
+            parameter.data.fill_(1)
+        else:
+            parameter.data.normal_(std=0.02)
+    return clip
+
+
+def made(config, seed=0):
+    torch.manual_seed(seed)
+    module = loading.build(config, "cpu").eval()
+    for name, buffer in module.named_buffers():
+        if name.endswith("_embed"):
+            buffer.normal_()
+        elif name == "deprojection":
+            buffer.copy_(torch.linalg.qr(torch.randn(768, 768))[0])
+    return module
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return host.managed(made(LstmConfig(use_model3=True, num_layers=1)), "small")
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return host.managed(made(TransformerConfig(relative_to_null=True)), "transformer")
+
+
+def encoded(clip, text):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def node(kind, *args, **kwargs):
+    return kind.execute(*args, **kwargs).args
+
+
+def test_everything_but_the_hidden_states_is_kept(clip, loaded):
+    cond, options = encoded(clip, "a cat")[0]
+    extras = {
+        "area": (8, 8, 0, 0),
+        "strength": 0.7,
+        "mask": torch.ones(1, 8, 8),
+        "hooks": object(),
+        "start_percent": 0.2,
+    }
+    positive = [[cond, {**options, **extras}], *encoded(clip, "a dog")]
+    before = [(tensor.clone(), dict(kept)) for tensor, kept in positive]
+    (result, negative) = node(nodes.DeprojectConditioning, positive, loaded)
+    assert negative == []
+    for (tensor, kept), (given, given_kept), (old, old_kept) in zip(result, positive, before, strict=True):
+        assert tensor.shape == (1, 77, 768)
+        assert kept is not given_kept and kept == given_kept
+        assert torch.equal(given, old) and given_kept == old_kept, "the input was changed"
+    expected = loaded.module.deproject(torch.cat([kept["pooled_output"] for _, kept in positive]))
+    torch.testing.assert_close(torch.cat([tensor for tensor, _ in result]), expected)
+
+
+def test_pooled_is_the_end_row_and_never_the_projection(clip):
+    states, pooled = host.encode(host.text_encoder(clip), "a cat")
+    assert pooled.isfinite().all()
+    assert torch.equal(states[0, 3], pooled[0])  # start, "a", "cat", end
+    assert clip.cond_stage_model.clip_l.transformer.text_projection.weight.isnan().all()
+
+
+def test_clip_skip_changes_nothing(clip, loaded):
+    skipped = clip.clone()
+    skipped.clip_layer(-2)
+    plain, other = encoded(clip, "a cat"), encoded(skipped, "a cat")
+    assert not torch.equal(plain[0][0], other[0][0])
+    result = [node(nodes.DeprojectConditioning, entry, loaded)[0][0][0] for entry in (plain, other)]
+    assert torch.equal(*result)
+    text = [node(nodes.EncodeAndMerge, c, loaded, "a cat, dog:0.5")[0][0][0] for c in (clip, skipped)]
+    assert torch.equal(*text)
+    assert skipped.layer_idx == -2
+
+
+def test_negatives_stay_unless_asked_for(clip, loaded):
+    positive, negative = encoded(clip, "a cat"), encoded(clip, "bad")
+    out = node(nodes.DeprojectConditioning, positive, loaded, negative)
+    assert out[1] is negative and out[0] is not positive
+    out = node(
+        nodes.DeprojectConditioning,
+        positive,
+        loaded,
+        negative,
+        deproject_positive=False,
+        deproject_negative=True,
+    )
+    assert out[0] is positive
+    assert not torch.equal(out[1][0][0], negative[0][0])
+
+
+def test_all_entries_run_as_one_batch(clip, loaded, monkeypatch):
+    seen = []
+    whole = type(loaded.module).deproject
+    monkeypatch.setattr(
+        type(loaded.module),
+        "deproject",
+        lambda self, embeds, **rest: seen.append(len(embeds)) or whole(self, embeds, **rest),
+    )
+    both = encoded(clip, "a cat") + encoded(clip, "a dog")
+    node(nodes.DeprojectConditioning, both, loaded, encoded(clip, "bad"), deproject_negative=True)
+    assert seen == [3]
+
+
+@pytest.mark.parametrize(
+    ("width", "pooled", "name"),
+    [(2048, 1280, "SDXL"), (1024, 1024, "Stable Diffusion 2"), (4096, 768, "Flux"), (4096, 2048, "Stable Diffusion 3"), (640, 640, "another model family")],
+)  # fmt: skip
+def test_other_families_are_refused_by_name(loaded, width, pooled, name):
+    entry = [[torch.zeros(1, 77, width), {"pooled_output": torch.zeros(1, pooled)}]]
+    with pytest.raises(DeprojectorError, match=f"{name}.*use the CLIP of an SD1 checkpoint"):
+        node(nodes.DeprojectConditioning, entry, loaded)
+
+
+def test_without_pooled_embedding(loaded):
+    with pytest.raises(DeprojectorError, match="has no pooled embedding"):
+        node(nodes.DeprojectConditioning, [[torch.zeros(1, 77, 768), {}]], loaded)
+    assert node(nodes.DeprojectConditioning, [], loaded) == ([], [])
+
+
+def test_another_clip_is_refused(loaded):
+    class Fake:
+        def tokenize(self, _):
+            return {"l": [], "g": []}
+
+    with pytest.raises(
+        DeprojectorError, match="an SDXL CLIP; deprojectors need the CLIP of a Stable Diffusion 1"
+    ):
+        node(nodes.EncodeAndMerge, Fake(), loaded, "cat")
+
+
+def test_weights_in_the_text(clip, loaded):
+    _, embedding = node(nodes.EncodeAndMerge, clip, loaded, "cat:1.2, maid:-0.3")
+    encoder = host.text_encoder(clip)
+    cat, maid, null = (host.encode(encoder, text)[1] for text in ("cat", "maid", ""))
+    torch.testing.assert_close(embedding.vector, null + 1.2 * (cat - null) - 0.3 * (maid - null))
+    conditioning, empty = node(nodes.EncodeAndMerge, clip, loaded, " , ")
+    assert torch.equal(empty.vector, null)
+    assert conditioning[0][0].isfinite().all()
+    lines = node(nodes.EncodeAndMerge, clip, loaded, "cat:1.2\nmaid:-0.3", separator="line")[1]
+    assert torch.equal(lines.vector, embedding.vector)
+    single = node(nodes.EncodeAndMerge, clip, loaded, "cat")[0]
+    torch.testing.assert_close(single[0][1]["pooled_output"], cat)
+    torch.testing.assert_close(
+        single[0][0],
+        node(nodes.DeprojectConditioning, encoded(clip, "cat"), loaded)[0][0][0],
+        rtol=0,
+        atol=1e-3,  # (e - null) + null is e but for rounding, which the recursion amplifies
+    )
+
+
+def vision(width, seed=0):
+    torch.manual_seed(seed)
+    return {"image_embeds": torch.randn(2, width)}
+
+
+def test_images(clip, loaded):
+    image, base = vision(768), vision(768, 1)
+    null = host.encode(host.text_encoder(clip), "")[1]
+    (embedding,) = node(nodes.ImageToEmbedding, image, loaded, clip, base)
+    change = image["image_embeds"] - base["image_embeds"].mean(0)
+    torch.testing.assert_close(
+        embedding.vector, change @ loaded.module.deprojection.T + null, rtol=1e-4, atol=1e-4
+    )
+    (plain,) = node(nodes.ImageToEmbedding, image, loaded, clip)
+    expected = loaded.module.deproject(image["image_embeds"], from_projected=True)
+    result = node(nodes.DeprojectEmbedding, plain, loaded)[0]
+    torch.testing.assert_close(result[0][0], expected)
+    (matched,) = node(nodes.ImageToEmbedding, image, loaded, clip, norm="text")
+    lengths = torch.norm(matched.vector - null, dim=1)
+    torch.testing.assert_close(lengths[0], lengths[1])
+
+
+@pytest.mark.parametrize(
+    ("width", "name"), [(1024, "ViT-H/14"), (1280, "ViT-bigG/14"), (512, r"\(512 numbers\)")]
+)
+def test_other_image_encoders_are_refused_by_name(clip, loaded, width, name):
+    with pytest.raises(DeprojectorError, match=f"{name}.*needs CLIP ViT-L/14"):
+        node(nodes.ImageToEmbedding, vision(width), loaded, clip)
+
+
+def test_mixing(clip, loaded):
+    cat, dog = (node(nodes.EncodeAndMerge, clip, loaded, text)[1] for text in ("cat", "dog"))
+    halfway = node(nodes.MixEmbeddings, cat, dog, "lerp", 0.5)[0]
+    torch.testing.assert_close(halfway.vector, (cat.vector + dog.vector) / 2)
+    summed = node(nodes.MixEmbeddings, cat, dog, "add", 1.0)[0]
+    torch.testing.assert_close(summed.vector, node(nodes.EncodeAndMerge, clip, loaded, "cat, dog")[1].vector)
+    arc = node(nodes.MixEmbeddings, cat, dog, "slerp", 1.0)[0]
+    torch.testing.assert_close(arc.vector, dog.vector)
+    many = host.Embedding(cat.vector.repeat(3, 1), cat.null)
+    assert node(nodes.MixEmbeddings, many, dog, "slerp", 0.3)[0].vector.shape == (3, 768)
+    with pytest.raises(DeprojectorError, match="batches do not fit: 3 and 2"):
+        node(nodes.MixEmbeddings, many, host.Embedding(cat.vector.repeat(2, 1), cat.null), "add", 1.0)
+
+
+def test_rows_and_what_follows_the_end(clip, transformer):
+    entry = encoded(clip, "a cat")
+    pooled = entry[0][1]["pooled_output"]
+    plain = node(nodes.DeprojectConditioning, entry, transformer)[0][0][0]
+    assert torch.equal(node(nodes.DeprojectConditioning, entry, transformer, rows=9)[0][0][0], plain[:, :9])
+    exact = node(nodes.DeprojectConditioning, entry, transformer, exact_end=True, end_row=3)[0][0][0]
+    assert torch.equal(exact[:, 3], pooled)
+    masked = node(nodes.DeprojectConditioning, entry, transformer, mask_after_end=1.0, end_row=3)[0][0][0]
+    assert torch.equal(masked[:, :4], plain[:, :4]) and not masked[:, 4:].any()
+    null = node(nodes.DeprojectConditioning, entry, transformer, null_after_end=1.0, end_row=3)[0][0][0]
+    torch.testing.assert_close(null[0, 4:], transformer.module.null_embed.expand(73, -1))
+    noise = [
+        node(nodes.DeprojectConditioning, entry, transformer, noise_after_end=1.0, end_row=3, seed=seed)[0][
+            0
+        ][0]
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
+
+
+def test_constant_rows_of_the_clip(clip, loaded, transformer):
+    entry = encoded(clip, "a cat")
+    states, pooled = host.encode(host.text_encoder(clip), "")
+    file = node(nodes.DeprojectConditioning, entry, transformer)[0][0][0]
+    own = node(nodes.DeprojectConditioning, entry, transformer, constant_rows="clip", clip=clip)[0][0][0]
+    assert torch.equal(own[0, 0], states[0, 0]) and not torch.equal(own[0, 1:], file[0, 1:])
+    assert torch.equal(node(nodes.DeprojectConditioning, entry, transformer)[0][0][0], file)
+    with pytest.raises(DeprojectorError, match="no CLIP is connected"):
+        node(nodes.DeprojectConditioning, entry, transformer, constant_rows="clip")
+    with pytest.raises(DeprojectorError, match="set constant_rows to clip"):
+        node(nodes.DeprojectConditioning, entry, loaded, null_after_end=0.5)
+    mixed = node(
+        nodes.DeprojectConditioning,
+        entry,
+        loaded,
+        null_after_end=1.0,
+        end_row=2,
+        constant_rows="clip",
+        clip=clip,
+    )
+    torch.testing.assert_close(mixed[0][0][0][0, 3], pooled[0])
+
+
+def test_it_can_be_interrupted(clip, loaded):
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        with pytest.raises(InterruptProcessingException):
+            node(nodes.DeprojectConditioning, encoded(clip, "a cat"), loaded)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+
+
+def test_report(clip, loaded, transformer):
+    plot, figures = node(nodes.DeprojectorReport, transformer, clip, "a cat")
+    assert plot.shape[0] == 1 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
+    lines = figures.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["free-running", "from true rows", "empty text's rows"]
+    states, pooled = host.encode(host.text_encoder(clip), "a cat")
+    free = F.cosine_similarity(host.run(transformer, pooled, host.Shaping()), states, dim=-1)[0, 1:4].mean()
+    assert f"rows 1-3) {free:.4f}" in lines[0]
+    assert host_report.report(loaded, clip, "")[1].startswith("free-running: words and end (rows 1-1)")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "deprojector", ([str(tmp_path)], host.SUFFIXES))
+    folder_paths.filename_list_cache.pop("deprojector", None)
+    return tmp_path
+
+
+def test_files(folder, loaded, clip):
+    published = folder / "published"
+    published.mkdir()
+    config = loaded.module.config.as_json()
+    (published / "config.json").write_text(json.dumps(config))
+    torch.save(loaded.module.state_dict(), published / "pytorch_model.bin")
+    assert host.names() == ["published"]
+    (again,) = node(nodes.LoadDeprojector, "published")
+    (path,) = node(nodes.SaveDeprojector, again, "converted/mine", "float32")
+    assert path.endswith("mine_00001.safetensors")
+    (second,) = node(nodes.SaveDeprojector, again, "converted/mine", "bfloat16")
+    assert second.endswith("mine_00002.safetensors")
+    folder_paths.filename_list_cache.pop("deprojector", None)
+    assert host.names() == [
+        "converted/mine_00001.safetensors",
+        "converted/mine_00002.safetensors",
+        "published",
+    ]
+    entry = encoded(clip, "a cat")
+    results = [
+        node(nodes.DeprojectConditioning, entry, node(nodes.LoadDeprojector, name)[0])[0][0][0]
+        for name in ("published", "converted/mine_00001.safetensors")
+    ]
+    assert torch.equal(*results)
+    stamp = nodes.LoadDeprojector.fingerprint_inputs("published")
+    (published / "config.json").write_text(json.dumps({**config, "vocab_size": 1}))
+    assert nodes.LoadDeprojector.fingerprint_inputs("published") != stamp
+    with pytest.raises(DeprojectorError, match="there is no deprojector '../secret'"):
+        node(nodes.LoadDeprojector, "../secret")
+
+
+def test_half_precision_gives_float32_conditioning(folder, clip, transformer):
+    node(nodes.SaveDeprojector, transformer, "t")
+    (half,) = node(nodes.LoadDeprojector, "t_00001.safetensors", "bfloat16")
+    states = node(nodes.DeprojectConditioning, encoded(clip, "a cat"), half)[0][0][0]
+    assert states.dtype == torch.float32 and states.isfinite().all()
+
+
+def test_joining(clip, loaded, transformer):
+    other = host.managed(made(LstmConfig(use_model3=True, num_layers=1), seed=1), "other")
+    entry = encoded(clip, "a cat")
+    first, second = (node(nodes.DeprojectConditioning, entry, one)[0][0][0] for one in (loaded, other))
+    (both,) = node(nodes.JoinDeprojectors, loaded, other, "ensemble")
+    torch.testing.assert_close(
+        node(nodes.DeprojectConditioning, entry, both)[0][0][0][:, 1:],
+        (first + second)[:, 1:] / 2,
+        rtol=1e-4,
+        atol=1e-3,
+    )
+    (three,) = node(nodes.JoinDeprojectors, both, other, "ensemble")
+    assert three.module.config.ensemble_size == 3
+    (merged,) = node(nodes.JoinDeprojectors, loaded, other, "merge")
+    assert merged.module.config.ensemble_size == 1
+    (concat,) = node(nodes.JoinDeprojectors, loaded, transformer, "concat", 10)
+    states = node(nodes.DeprojectConditioning, entry, concat)[0][0][0]
+    assert states.shape[1] == 77
+    torch.testing.assert_close(states[:, :10], first[:, :10], rtol=1e-4, atol=1e-4)
+    with pytest.raises(DeprojectorError, match="only be concatenated"):
+        node(nodes.JoinDeprojectors, concat, other, "merge")
