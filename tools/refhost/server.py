@@ -21,12 +21,20 @@ class Server:
     """A running ComfyUI: ``with Server(base) as server: ... server.url``.
 
     ``base`` holds models/, input/, output/, user/ and custom_nodes/ (made when missing); the log is
-    ``base/comfyui.log``. HostError when it does not come up, with the end of the log.
+    ``base/comfyui.log``. ``packs`` are further node packs, by the name of their link in custom_nodes/.
+    HostError when it does not come up, with the end of the log.
     """
 
-    def __init__(self, base: Path, *, with_pack: bool = True, arguments: tuple[str, ...] = ("--cpu",)):
+    def __init__(
+        self,
+        base: Path,
+        *,
+        with_pack: bool = True,
+        arguments: tuple[str, ...] = ("--cpu",),
+        packs: dict[str, Path] | None = None,
+    ):
         self.base = base
-        self.with_pack = with_pack
+        self.packs = {**({PACK: layout.ROOT} if with_pack else {}), **(packs or {})}
         self.arguments = arguments
         self.log = base / "comfyui.log"
         self.url = ""
@@ -49,8 +57,8 @@ class Server:
         """Boot and wait until the API answers; a port taken by someone else in between is tried again."""
         for folder in ("custom_nodes", "models/checkpoints", "input", "output", "user"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        if self.with_pack:
-            _link_directory(layout.ROOT, self.base / "custom_nodes" / PACK)
+        for name, folder in self.packs.items():
+            _link_directory(folder, self.base / "custom_nodes" / name)
         for attempt in range(PORT_ATTEMPTS):
             port = _free_port()
             self._launch(port)
@@ -81,8 +89,8 @@ class Server:
             "--disable-all-custom-nodes", "--disable-api-nodes", "--disable-auto-launch",
             *self.arguments,
         ]  # fmt: skip
-        if self.with_pack:
-            command += ["--whitelist-custom-nodes", PACK]
+        if self.packs:
+            command += ["--whitelist-custom-nodes", *self.packs]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with self.log.open("w", encoding="utf-8") as stream:
             self._process = subprocess.Popen(

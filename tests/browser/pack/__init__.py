@@ -1,0 +1,96 @@
+"""Nodes of the browser tests: one for every kind of deck, and plain ones to compare and to link with."""
+
+from comfy_api.latest import ComfyExtension, io
+
+NAMES = [f"IN{n:02}" for n in range(12)] + ["M00"] + [f"OUT{n:02}" for n in range(12)]
+CATEGORY = "blockwork/tests"
+
+
+def _deck_node(node_id: str, widget_type: str, default: str) -> type[io.ComfyNode]:
+    class DeckNode(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            text = io.String.Input(
+                "weights",
+                default=default,
+                optional=True,
+                tooltip="The text under test.",
+                extra_dict={"widgetType": widget_type},
+            )
+            return io.Schema(node_id, category=CATEGORY, inputs=[text], outputs=[io.String.Output("text")])
+
+        @classmethod
+        def execute(cls, weights: str = default) -> io.NodeOutput:
+            return io.NodeOutput(weights)
+
+    DeckNode.__name__ = node_id
+    return DeckNode
+
+
+class DeckTestFloats(io.ComfyNode):
+    """Twenty-five stock number widgets."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Float.Input(name, default=0.5, min=0, max=1, step=0.01) for name in NAMES]
+        return io.Schema(
+            "DeckTestFloats", category=CATEGORY, inputs=inputs, outputs=[io.String.Output("text")]
+        )
+
+    @classmethod
+    def execute(cls, **weights: float) -> io.NodeOutput:
+        return io.NodeOutput(",".join(f"{weight:g}" for weight in weights.values()))
+
+
+class DeckTestText(io.ComfyNode):
+    """A stock text field, to link from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            "DeckTestText",
+            category=CATEGORY,
+            inputs=[io.String.Input("text", default="GRAD_V")],
+            outputs=[io.String.Output("text")],
+        )
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        return io.NodeOutput(text)
+
+
+class DeckTestShow(io.ComfyNode):
+    """An output node that reports the text it got."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            "DeckTestShow",
+            category=CATEGORY,
+            inputs=[io.String.Input("text", force_input=True)],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        return io.NodeOutput(ui={"text": (text,)})
+
+
+NODES = [
+    _deck_node("DeckTestWeights", "BLOCKWORK_WEIGHTS", ",".join(["0"] * 25)),
+    _deck_node("DeckTestPair", "BLOCKWORK_WEIGHT_PAIR", ",".join(["1"] * 25) + " | " + ",".join(["0"] * 25)),
+    _deck_node("DeckTestSpec", "BLOCKWORK_SPEC", "IN04-IN08, M00=0.5, OUT03"),
+    DeckTestFloats,
+    DeckTestText,
+    DeckTestShow,
+]
+
+
+class DeckTestExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> DeckTestExtension:
+    return DeckTestExtension()

@@ -1,0 +1,180 @@
+"""Drives ComfyUI's real front-end in a browser page: boots it, builds graphs, saves, loads, queues."""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route
+
+# The front-end asks for these on every boot and logs a 404 when a fresh user has none of them.
+ABSENT_BY_DEFAULT = ("/userdata/", "/user.css", "/manager", "/v2/manager", "/internal/", "/assets")
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+    "Comfy.Release.Status": "skipped",
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.ConfirmClear": False,
+}
+READY = "() => window.app?.extensionManager && window.app.graph && window.LiteGraph && !document.querySelector('#comfy-loading-screen')"
+
+
+class Canvas:
+    """One page of the front-end: ``canvas.add("BlockworkX")``, ``canvas.prompt()``, ``canvas.errors``."""
+
+    def __init__(self, browser: Browser, url: str, *, nodes2: bool = False, size: tuple[int, int] = (1500, 1000)):
+        self.url = url
+        self.nodes2 = nodes2
+        self.errors: list[str] = []
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+        self.page: Page = context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.page.route(lambda address: urlsplit(address).netloc != urlsplit(url).netloc, _refuse)
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+
+    def open(self) -> "Canvas":
+        """Load the front-end and wait until a graph can be edited."""
+        for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": self.nodes2}.items():
+            _post(f"{self.url}/settings/{name}", value)
+        self.page.goto(self.url, wait_until="domcontentloaded")
+        self.page.wait_for_function(READY, timeout=90_000)
+        self.clear()
+        return self
+
+    def close(self) -> None:
+        """Close the page and its context."""
+        self.page.context.close()
+
+    def renderer(self, nodes2: bool) -> None:
+        """Switch between the classic canvas and Nodes 2.0 while the graph is open."""
+        self.nodes2 = nodes2
+        self.page.evaluate(
+            "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes2
+        )
+        self.settle()
+
+    def settle(self, frames: int = 4) -> None:
+        """Let the page draw a few frames."""
+        self.page.evaluate(
+            "(n) => new Promise((done) => { const step = () => (n-- ? requestAnimationFrame(step) : done()); step(); })",
+            frames,
+        )
+
+    def clear(self) -> None:
+        """An empty graph at full size, origin at the left top."""
+        self.page.evaluate(
+            """async () => { await app.loadGraphData({ nodes: [], links: [], groups: [], version: 0.4 });
+                 app.canvas.ds.scale = 1; app.canvas.ds.offset = [80, 60]; app.canvas.setDirty(true, true); }"""
+        )
+        self.settle()
+
+    def add(self, node_type: str, at: tuple[int, int] = (80, 60), size: tuple[int, int] | None = None) -> str:
+        """Add a node of a type; its id."""
+        node = self.page.evaluate(
+            """([type, at, size]) => { const node = LiteGraph.createNode(type); if (!node) return null;
+                 node.pos = at; app.graph.add(node); if (size) node.setSize(size);
+                 app.canvas.setDirty(true, true); return String(node.id); }""",
+            [node_type, list(at), list(size) if size else None],
+        )
+        if node is None:
+            raise AssertionError(f"the front-end knows no node type {node_type!r}")
+        self.settle()
+        return node
+
+    def connect(self, source: str, output: int, target: str, name: str) -> None:
+        """Link an output to the input called ``name``."""
+        self.page.evaluate(
+            """([source, output, target, name]) => { const node = app.graph.getNodeById(target);
+                 app.graph.getNodeById(source).connect(output, node, node.inputs.findIndex((i) => i.name === name));
+                 app.canvas.setDirty(true, true); }""",
+            [source, output, target, name],
+        )
+        self.settle()
+
+    def disconnect(self, target: str, name: str) -> None:
+        """Cut the link of the input called ``name``."""
+        self.page.evaluate(
+            """([target, name]) => { const node = app.graph.getNodeById(target);
+                 node.disconnectInput(node.inputs.findIndex((i) => i.name === name));
+                 app.canvas.setDirty(true, true); }""",
+            [target, name],
+        )
+        self.settle()
+
+    def value(self, node: str, name: str) -> Any:
+        """The value of a widget."""
+        return self.page.evaluate(
+            "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).value", [node, name]
+        )
+
+    def set_value(self, node: str, name: str, value: Any) -> None:
+        """Give a widget a value, as a loaded file would."""
+        self.page.evaluate(
+            "([id, name, v]) => { app.graph.getNodeById(id).widgets.find((w) => w.name === name).value = v; }",
+            [node, name, value],
+        )
+        self.settle()
+
+    def save(self) -> dict[str, Any]:
+        """The workflow as the front-end would write it to a file."""
+        return self.page.evaluate("() => app.graph.serialize()")
+
+    def load(self, workflow: dict[str, Any]) -> None:
+        """Open a workflow, as from a file."""
+        self.page.evaluate("async (workflow) => { await app.loadGraphData(workflow); }", workflow)
+        self.settle()
+
+    def prompt(self) -> dict[str, Any]:
+        """The API prompt of the graph."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def drop(self, file: Path, mime: str) -> None:
+        """Drop a file onto the canvas, as a user would from the desktop."""
+        self.page.evaluate(
+            """async ([name, mime, bytes]) => { const data = new DataTransfer();
+                 data.items.add(new File([new Uint8Array(bytes)], name, { type: mime }));
+                 const target = document.querySelector('#graph-canvas');
+                 for (const kind of ['dragenter', 'dragover', 'drop'])
+                   target.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data,
+                     clientX: 900, clientY: 700 })); }""",
+            [file.name, mime, list(file.read_bytes())],
+        )
+        self.settle(10)
+
+    def node_types(self) -> list[str]:
+        """The ids of the pack's nodes that the front-end has registered."""
+        return self.page.evaluate(
+            "() => Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith('Blockwork'))"
+        )
+
+    def shot(self, file: Path, clip: dict[str, float] | None = None) -> Path:
+        """A picture of the page."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if clip is None:
+            self.page.screenshot(path=str(file))
+        else:
+            self.page.screenshot(path=str(file), clip=clip)  # pyright: ignore[reportArgumentType]
+        return file
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        address = message.location.get("url", "")
+        if message.type != "error" or urlsplit(address).netloc not in ("", urlsplit(self.url).netloc):
+            return
+        if "404" in message.text and any(part in address for part in ABSENT_BY_DEFAULT):
+            return
+        self.errors.append(f"{message.text} ({urlsplit(address).path})")
+
+
+def _refuse(route: Route) -> None:
+    route.abort()
+
+
+def _post(address: str, value: Any) -> None:
+    body = json.dumps(value).encode()
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30):
+        pass
