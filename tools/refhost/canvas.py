@@ -12,6 +12,8 @@ from .client import Client
 
 # The front-end asks for these on every boot, and the browser logs a 404 when a fresh user has none of them.
 ABSENT_BY_DEFAULT = ("/api/userdata", "/user.css")
+# Front-end 1.47.12 logs this itself on every boot, with no pack installed.
+LOGGED_BY_THE_FRONT_END = "ComfyApp graph accessed before initialization"
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Workflow.Persist": False,
@@ -180,7 +182,11 @@ class Canvas:
             return
         if "404" in message.text and any(part in address for part in ABSENT_BY_DEFAULT):
             return
-        if "'https://" in message.text or "load https://" in message.text:
+        if (
+            LOGGED_BY_THE_FRONT_END in message.text
+            or "'https://" in message.text
+            or "load https://" in message.text
+        ):
             return  # the default workflow asks model sites for file sizes; pages stay on this machine
         self.errors.append(f"{message.text} ({urlsplit(address).path})")
 
