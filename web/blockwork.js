@@ -1,0 +1,88 @@
+// @ts-check
+/** The pack's one auto-loaded script: hands ComfyUI the decks. All logic stands in deck/*.mjs. */
+
+// @ts-ignore: served by ComfyUI
+import { app } from "../../scripts/app.js";
+import { words } from "./deck/messages.mjs";
+import { SpecDeck } from "./deck/spec_deck.mjs";
+import { WeightsDeck } from "./deck/weights_deck.mjs";
+
+const OWN_PRESETS = "Blockwork.Deck.Presets";
+const SIZE = { minWidth: 430, minHeight: 60 };
+const STYLE = new URL("./deck/deck.css", import.meta.url).href;
+
+/** A widget constructor for one kind of deck. @param {string} type @param {(host: any) => any} make */
+function widgetOf(type, make) {
+  return (/** @type {any} */ node, /** @type {string} */ name, /** @type {any} */ inputData) => {
+    let text = String(inputData?.[1]?.default ?? "");
+    const deck = make({
+      write(/** @type {string} */ next, /** @type {boolean} */ final) {
+        widget.value = next;
+        node.graph?.setDirtyCanvas(true, false);
+        if (final) remember();
+      },
+      undo: () => app.extensionManager.command.execute("Comfy.Undo"),
+      forward: forwardWheel,
+      own: () => app.extensionManager.setting.get(OWN_PRESETS) ?? {},
+      keepOwn: (/** @type {any} */ presets) => app.extensionManager.setting.set(OWN_PRESETS, presets),
+      property(/** @type {string} */ key, /** @type {any} */ value) {
+        if (value !== undefined) node.properties[key] = value;
+        return node.properties[key];
+      },
+      words: words(app.extensionManager.setting.get("Comfy.Locale")),
+    });
+    const widget = node.addDOMWidget(name, type, deck.element, {
+      getValue: () => text,
+      setValue: (/** @type {any} */ value) => {
+        text = String(value ?? "");
+        deck.show(text);
+      },
+      getMinHeight: () => deck.minHeight,
+      margin: 4,
+      hideOnZoom: false,
+    });
+    deck.show(text);
+    followLink(node, name, deck.element);
+    return { widget, ...SIZE };
+  };
+}
+
+/** Make the deck inert while a link drives its input. @param {any} node @param {string} name @param {HTMLElement} element */
+function followLink(node, name, element) {
+  const chained = node.onConnectionsChange;
+  node.onConnectionsChange = function (/** @type {any[]} */ ...given) {
+    const answer = chained?.apply(this, given);
+    const input = node.inputs?.find((/** @type {any} */ slot) => slot.widget?.name === name);
+    element.inert = input?.link != null;
+    return answer;
+  };
+}
+
+/** Give the front-end's undo its step; wheel, popup and typed changes end without the mouseup it listens to. */
+function remember() {
+  app.extensionManager.workflow.activeWorkflow?.changeTracker?.captureCanvasState?.();
+}
+
+/** Let the classic canvas zoom under the pointer; Nodes 2.0 does so itself. @param {WheelEvent} event */
+function forwardWheel(event) {
+  // @ts-ignore: LiteGraph is ComfyUI's
+  if (globalThis.LiteGraph?.vueNodesMode) return;
+  event.preventDefault();
+  app.canvas.processMouseWheel(event);
+}
+
+function loadStyle() {
+  if (document.querySelector(`link[href="${STYLE}"]`)) return;
+  document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: STYLE }));
+}
+
+loadStyle();
+app.registerExtension({
+  name: "blockwork.deck",
+  settings: [{ id: OWN_PRESETS, name: "Block weight presets of your own", type: "hidden", defaultValue: {} }],
+  getCustomWidgets: () => ({
+    BLOCKWORK_WEIGHTS: widgetOf("BLOCKWORK_WEIGHTS", (host) => new WeightsDeck(host)),
+    BLOCKWORK_WEIGHT_PAIR: widgetOf("BLOCKWORK_WEIGHT_PAIR", (host) => new WeightsDeck(host, 2)),
+    BLOCKWORK_SPEC: widgetOf("BLOCKWORK_SPEC", (host) => new SpecDeck(host)),
+  }),
+});
