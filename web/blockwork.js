@@ -3,11 +3,13 @@
 
 // @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
+import { LAYOUTS } from "./deck/blocks.mjs";
 import { words } from "./deck/messages.mjs";
 import { SpecDeck } from "./deck/spec_deck.mjs";
 import { WeightsDeck } from "./deck/weights_deck.mjs";
 
 const OWN_PRESETS = "Blockwork.Deck.Presets";
+const LAYOUT = "Blockwork layout";
 const SIZE = { minWidth: 430, minHeight: 60 };
 const STYLE = new URL("./deck/deck.css", import.meta.url).href;
 
@@ -25,10 +27,7 @@ function widgetOf(type, make) {
       forward: forwardWheel,
       own: () => app.extensionManager.setting.get(OWN_PRESETS) ?? {},
       keepOwn: (/** @type {any} */ presets) => app.extensionManager.setting.set(OWN_PRESETS, presets),
-      property(/** @type {string} */ key, /** @type {any} */ value) {
-        if (value !== undefined) node.properties[key] = value;
-        return node.properties[key];
-      },
+      layout: (/** @type {string | undefined} */ id) => layoutOf(node, id),
       words: words(app.extensionManager.setting.get("Comfy.Locale")),
     });
     const widget = node.addDOMWidget(name, type, deck.element, {
@@ -43,6 +42,7 @@ function widgetOf(type, make) {
     });
     deck.show(text);
     followLink(node, name, deck.element);
+    followLayout(node, (id) => deck.relayout(id));
     return { widget, ...SIZE };
   };
 }
@@ -54,6 +54,32 @@ function followLink(node, name, element) {
     const answer = chained?.apply(this, given);
     const input = node.inputs?.find((/** @type {any} */ slot) => slot.widget?.name === name);
     element.inert = input?.link != null;
+    return answer;
+  };
+}
+
+/** The node's layout widget, where it has one. @param {any} node */
+function layoutWidget(node) {
+  return node.widgets?.find((/** @type {any} */ widget) => widget.name === "layout");
+}
+
+/** Read or set a node's layout: its widget, else a property saved with the node. @param {any} node @param {string} [id] */
+function layoutOf(node, id) {
+  const widget = layoutWidget(node);
+  if (id !== undefined && widget) widget.value = id;
+  else if (id !== undefined) node.properties[LAYOUT] = id;
+  const chosen = widget?.value ?? node.properties[LAYOUT];
+  return chosen in LAYOUTS ? chosen : "sd1";
+}
+
+/** Tell the deck when the user picks another layout. @param {any} node @param {(id: string) => void} changed */
+function followLayout(node, changed) {
+  const widget = layoutWidget(node);
+  if (!widget) return;
+  const chained = widget.callback;
+  widget.callback = function (/** @type {any[]} */ ...given) {
+    const answer = chained?.apply(this, given);
+    if (given[0] in LAYOUTS) changed(given[0]);
     return answer;
   };
 }

@@ -148,6 +148,46 @@ class Canvas:
             raise AssertionError(f"the server refused the prompt: {answer}")
         return Client(self.url).wait(answer["prompt_id"], timeout)
 
+    def remember(self) -> None:
+        """Make the present graph a step that undo comes back to."""
+        self.page.evaluate(
+            "() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
+        )
+
+    def undo(self, keys: str = "Control+z") -> None:
+        """Press the undo (or redo) keys."""
+        self.page.keyboard.press(keys)
+        self.page.wait_for_timeout(150)
+        self.settle()
+
+    def where(self, node: str) -> list[float]:
+        """Where a node stands and where the canvas is."""
+        return self.page.evaluate(
+            "(id) => [...app.graph.getNodeById(id).pos, ...app.canvas.ds.offset, app.canvas.ds.scale]", node
+        )
+
+    def zoom(self, scale: float | None = None) -> float:
+        """The canvas's scale; set first when one is given, with the canvas back at its place."""
+        if scale is not None:
+            self.page.evaluate(
+                "(s) => { app.canvas.ds.scale = s; app.canvas.ds.offset = [80, 60]; app.canvas.setDirty(true, true); }",
+                scale,
+            )
+            self.settle(8)
+        return self.page.evaluate("() => app.canvas.ds.scale")
+
+    def palette(self, name: str) -> None:
+        """Choose a colour palette."""
+        self.page.evaluate(
+            "async (name) => { await app.extensionManager.setting.set('Comfy.ColorPalette', name); }", name
+        )
+        self.settle(8)
+
+    @property
+    def face(self) -> str:
+        """Release and renderer, for names of pictures."""
+        return f"{self.version}-{'nodes2' if self.nodes2 else 'classic'}"
+
     def drop(self, file: Path, mime: str) -> None:
         """Drop a file onto the canvas, as a user would from the desktop."""
         self.page.evaluate(

@@ -9,7 +9,6 @@ import { groups, read, resolution, write } from "./spec.mjs";
 import { numberText } from "./weights.mjs";
 
 const GROUPS = ["all", "down", "mid", "up", "coarse", "fine"];
-const LAYOUT_PROPERTY = "Blockwork layout";
 
 export class SpecDeck {
   minHeight = 396;
@@ -40,7 +39,7 @@ export class SpecDeck {
   /** @param {string} text */
   show(text) {
     this.text = text;
-    this.spec = read(text, this.host.property(LAYOUT_PROPERTY) ?? "sd1");
+    this.spec = read(text, this.host.layout());
     this.paint();
   }
 
@@ -79,7 +78,7 @@ export class SpecDeck {
 
   /** @param {string} layout */
   relayout(layout) {
-    this.host.property(LAYOUT_PROPERTY, layout);
+    this.host.layout(layout);
     const kept = new Map([...this.spec.chosen].filter(([block]) => PROMPTED[layout].includes(block)));
     this.host.write(write({ ...this.spec, layout, chosen: kept }), true);
   }
@@ -139,7 +138,7 @@ export class SpecDeck {
   /** @param {string} block @param {string} title */
   slot(block, title) {
     const label = `${block} ${this.host.words("weight")}`;
-    const bar = el("input", { type: "range", step: "any", class: "bw-bar", title, "aria-label": label, "data-key": block });
+    const bar = el("input", { type: "range", step: "any", class: "bw-bar", "data-capture-wheel": "true", title, "aria-label": label, "data-key": block });
     return el("span", { class: "bw-slots" }, [
       el("span", { class: "bw-slot bw-track0" }, [bar, el("span", { class: "bw-value", "aria-hidden": "true" })]),
     ]);

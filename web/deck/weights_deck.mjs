@@ -24,7 +24,7 @@ const THUMB = { width: 60, height: 16 };
  * @property {() => Record<string, number[]>} own the user's presets
  * @property {(presets: Record<string, number[]>) => void} keepOwn
  * @property {(key: string) => string} words
- * @property {(name: string, value?: any) => any} property reads or writes a property saved with the node
+ * @property {(layout?: string) => string} layout reads or sets the layout that texts such as `GRAD_V` mean
  */
 
 export class WeightsDeck {
@@ -78,7 +78,7 @@ export class WeightsDeck {
   read(text) {
     const parts = this.count > 1 ? text.split("|") : [text];
     if (parts.length !== this.count) throw new WeightsError("expected two lists: M_A | M_B");
-    const tracks = parts.map((part) => parse(part, this.layout, this.host.own()));
+    const tracks = parts.map((part) => parse(part, this.host.layout(), this.host.own()));
     if (tracks.some(({ layout }) => layout !== tracks[0].layout)) {
       throw new WeightsError("M_A and M_B have different numbers of blocks");
     }
@@ -217,6 +217,7 @@ export class WeightsDeck {
   /** @param {string} to */
   relayout(to) {
     const from = this.layout;
+    this.host.layout(to);
     if (to === from) return;
     const preset = this.presetName();
     this.change(({ values, extra }, track) => {
@@ -264,7 +265,7 @@ export class WeightsDeck {
     const bars = this.tracks.map((_, track) => {
       const meaning = this.count === 1 ? words("share") : words(track ? "shareB" : "shareA");
       const bar = el("input", {
-        type: "range", step: "any", class: "bw-bar", title: words("barHelp"),
+        type: "range", step: "any", class: "bw-bar", "data-capture-wheel": "true", title: words("barHelp"),
         "aria-label": `${key} ${meaning}`, "data-key": key, "data-track": track,
       });
       return el("span", { class: `bw-slot bw-track${track}` }, [bar, el("span", { class: "bw-value", "aria-hidden": "true" })]);
