@@ -127,7 +127,7 @@ class Canvas:
 
     def save(self) -> dict[str, Any]:
         """The workflow as the front-end would write it to a file."""
-        return self.page.evaluate("() => app.graph.serialize()")
+        return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
 
     def load(self, workflow: dict[str, Any]) -> None:
         """Open a workflow, as from a file."""
@@ -148,6 +148,63 @@ class Canvas:
             raise AssertionError(f"the server refused the prompt: {answer}")
         return Client(self.url).wait(answer["prompt_id"], timeout)
 
+    def decks(self) -> list[dict[str, str]]:
+        """Node id and text of every deck in the open graph."""
+        return self.page.evaluate(
+            """() => app.graph.nodes.flatMap((node) => (node.widgets ?? []).filter((w) => w.type.startsWith('BLOCKWORK_'))
+                 .map((w) => ({ id: String(node.id), text: w.value })))"""
+        )
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Wait until the graph holds so many nodes."""
+        self.page.wait_for_function("(count) => app.graph.nodes.length === count", arg=count)
+        self.settle()
+
+    def clone(self, node: str, at: tuple[int, int]) -> str:
+        """Clone a node as the node menu does; the new id."""
+        made = self.page.evaluate(
+            """([id, at]) => { const clone = app.graph.getNodeById(id).clone(); clone.pos = at; app.graph.add(clone);
+                 app.canvas.setDirty(true, true); return String(clone.id); }""",
+            [node, list(at)],
+        )
+        self.settle()
+        return made
+
+    def copy(self, node: str) -> None:
+        """Select a node and press the copy keys over the canvas."""
+        self.page.evaluate("(id) => app.canvas.selectItems([app.graph.getNodeById(id)])", node)
+        self._focus_canvas()
+        self.page.keyboard.press("Control+c")
+        self.settle()
+
+    def paste(self) -> None:
+        """Press the paste keys over the canvas, and wait for a node."""
+        self._focus_canvas()
+        self.page.keyboard.press("Control+v")
+        self.page.wait_for_function("() => app.graph.nodes.length > 0")
+        self.settle()
+
+    def _focus_canvas(self) -> None:
+        self.page.evaluate("() => { document.activeElement?.blur?.(); app.canvas.canvas.focus(); }")
+        self.page.mouse.move(700, 880)
+
+    def resize(self, node: str, size: tuple[int, int]) -> None:
+        """Give a node a size."""
+        self.page.evaluate(
+            "([id, size]) => { app.graph.getNodeById(id).setSize(size); app.canvas.setDirty(true, true); }",
+            [node, list(size)],
+        )
+        self.settle(10)
+
+    def to_subgraph(self, nodes: list[str]) -> None:
+        """Make a subgraph of some nodes, as the selection menu does."""
+        self.page.evaluate(
+            """(ids) => { app.canvas.selectItems(ids.map((id) => app.graph.getNodeById(id)));
+                 app.graph.convertToSubgraph(app.canvas.selectedItems); app.canvas.setDirty(true, true); }""",
+            nodes,
+        )
+        self.settle(8)
+
     def remember(self) -> None:
         """Make the present graph a step that undo comes back to."""
         self.page.evaluate(
@@ -155,10 +212,9 @@ class Canvas:
         )
 
     def undo(self, keys: str = "Control+z") -> None:
-        """Press the undo (or redo) keys."""
+        """Press the undo (or redo) keys, at a human's pace: the front-end drops keys while it restores a step."""
+        self.page.wait_for_timeout(350)
         self.page.keyboard.press(keys)
-        self.page.wait_for_timeout(150)
-        self.settle()
 
     def where(self, node: str) -> list[float]:
         """Where a node stands and where the canvas is."""

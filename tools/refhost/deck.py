@@ -53,6 +53,16 @@ class Deck:
         """What the API prompt holds for the input."""
         return self.canvas.prompt()[self.node]["inputs"].get(self.name)
 
+    def becomes(self, text: str) -> bool:
+        """Wait for the text to become ``text`` (undo answers late), and be shown."""
+        self.page.wait_for_function(
+            "([id, name, text]) => app.graph.getNodeById(id)?.widgets.find((w) => w.name === name)?.value === text",
+            arg=[self.node, self.name, text],
+            timeout=5000,
+        )
+        self.canvas.settle()
+        return self.shown == text
+
     def find(self, selector: str) -> ElementHandle:
         found = self.root.query_selector(selector)
         assert found, f"no {selector} in the deck"
@@ -124,7 +134,7 @@ CONTRASTS = """(root) => {
     field: ratio(rgb(style('.bw-text').color), rgb(under, style('.bw-text').backgroundColor)) };
   for (const bar of root.querySelectorAll('.bw-u .bw-bar')) {
     const probe = root.appendChild(document.createElement('i'));
-    probe.style.cssText = `--hue:${getComputedStyle(bar).getPropertyValue('--hue')};color:color-mix(in srgb, ${getComputedStyle(bar).getPropertyValue('--fill')} 62%, var(--bw-ground))`;
+    probe.style.color = getComputedStyle(bar).getPropertyValue('--paint');
     found[bar.dataset.key] = ratio(rgb(getComputedStyle(bar.nextSibling).color), rgb(under, getComputedStyle(probe).color));
     probe.remove();
   }
