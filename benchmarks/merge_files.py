@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from refhost import layout  # noqa: E402  (needs the path above)
+from refhost import layout
 
 OURS = """
 import sys; sys.path.insert(0, {tools!r})

@@ -131,7 +131,9 @@ def test_image(client, example):
 def test_sdxl_is_refused_by_name(client, example, sdxl_checkpoints):
     prompt = example("deprojector_conditioning")
     prompt["1"]["inputs"]["ckpt_name"] = "sdxl_a.safetensors"
-    with pytest.raises(PromptFailed, match=r"conditioning is of SDXL \(width 2048, pooled 1280\).*SD1 checkpoint"):
+    with pytest.raises(
+        PromptFailed, match=r"conditioning is of SDXL \(width 2048, pooled 1280\).*SD1 checkpoint"
+    ):
         client.run(prompt)
     prompt["3"] = {
         "class_type": "BlockworkEncodeAndMerge",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from playwright.sync_api import ElementHandle
+
 from refhost.canvas import Canvas
 
 BLOCKS = [f"IN{n:02}" for n in range(12)] + ["M00"] + [f"OUT{n:02}" for n in range(12)]
