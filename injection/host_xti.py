@@ -26,7 +26,7 @@ log = logging.getLogger("blockwork")
 
 FOLDER = "embeddings"
 SUFFIXES = (".safetensors", ".pt", ".bin")
-EMBEDDING = re.compile(r"embedding:([^\s,()\[\]<>]+)")
+EMBEDDING = re.compile(r"embedding:([^\s,;:()\[\]<>]+)")
 TokenList = list[list[tuple[Any, float]]]
 
 
@@ -55,7 +55,7 @@ def embedded_xti(text: str) -> list[str]:
     ComfyUI's own loader takes the first embedding of such a file for all layers.
     """
     found = []
-    for name in EMBEDDING.findall(text):
+    for name in dict.fromkeys(EMBEDDING.findall(text)):
         for suffix in ("", *SUFFIXES):
             path = folder_paths.get_full_path(FOLDER, name + suffix)
             if path is not None and path.endswith(SUFFIXES):
