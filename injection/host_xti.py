@@ -144,11 +144,11 @@ def encode_layers(clip: Any, tokens: Sequence[TokenList]) -> list[Conditioning]:
 
 
 def vocabulary(clip: Any) -> Tensor:
-    """The token embeddings ``N d`` of an SD1 text encoder, fp32 on the CPU."""
+    """The token embeddings ``N d`` of an SD1 text encoder, as they are loaded."""
     models = [model for name, model in clip.cond_stage_model.named_children() if name.startswith("clip_")]
     if len(models) != 1 or not hasattr(models[0], "transformer"):
         raise InjectionError("an XTI is made for SD1's text encoder; this CLIP is of another kind.")
-    return models[0].transformer.get_input_embeddings().weight.detach().float().cpu()
+    return models[0].transformer.get_input_embeddings().weight.detach()
 
 
 def _key(sections: TokenList) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ NAMES = {
 def _what_and_where() -> list[io.Input]:
     return [
         io.Conditioning.Input("prompt", tooltip="The prompt for the chosen blocks: a plain encoded text, also one with a schedule (start and end percent). Areas, masks and ControlNets belong on the conditioning instead."),
-        io.String.Input("blocks", default="M00", multiline=True, tooltip="Which blocks: IN07, M00, OUT03-OUT11(+2), input:7, idx:6, up_blocks.0.attentions.1, (16,down,1), all, down, mid, up, coarse, fine, 8, 16, 32, 64, SDXL's inner layers as OUT01.3-9, _ for all others; each with =weight, @0.0-0.4, /k or /v. A list of 25 (SD1) or 19 (SDXL) block weights works too."),
+        io.String.Input("blocks", default="M00", extra_dict={"widgetType": "BLOCKWORK_SPEC"}, tooltip="Which blocks: IN07, M00, OUT03-OUT11(+2), input:7, idx:6, up_blocks.0.attentions.1, (16,down,1), all, down, mid, up, coarse, fine, 8, 16, 32, 64, SDXL's inner layers as OUT01.3-9, _ for all others; each with =weight, @0.0-0.4, /k or /v. A list of 25 (SD1) or 19 (SDXL) block weights works too."),
     ]  # fmt: skip
 
 

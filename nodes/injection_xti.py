@@ -54,7 +54,7 @@ class MixXTI(io.ComfyNode):
             inputs=[
                 Concept.Input("first", tooltip="The concept of all other layers; its name is kept."),
                 Concept.Input("second", tooltip="The concept of the named layers."),
-                io.String.Input("blocks", default="IN08, M00", tooltip="Layers taken from the second concept, as SD1 blocks: IN08, (16,down,1)-(8,down,0), coarse, idx:4-6."),
+                io.String.Input("blocks", default="IN08, M00", extra_dict={"widgetType": "BLOCKWORK_SPEC"}, tooltip="Layers taken from the second concept, as SD1 blocks: IN08, (16,down,1)-(8,down,0), coarse, idx:4-6."),
             ],
             outputs=[Concept.Output("xti", tooltip="The mixed concept.")],
         )  # fmt: skip
@@ -149,7 +149,7 @@ class XTIDensity(io.ComfyNode):
     @classmethod
     def execute(cls, clip, xti, bandwidth=0.0) -> io.NodeOutput:
         tokens = [xti.tokens(layer) for layer in range(len(xti.layers))]
-        reading = read_density(tokens, host_xti.vocabulary(clip), bandwidth)
+        reading = read_density(tokens, host_xti.vocabulary(clip).float().cpu(), bandwidth)
         picture = torch.from_numpy(draw_density(reading, f"<{xti.name}>"))[None]
         return io.NodeOutput(picture, density_text(reading, f"<{xti.name}>"))
 
