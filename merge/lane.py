@@ -26,6 +26,7 @@ from .ratios import RatioTable, common_layout, merges
 from .recipe import Lane
 from .report import Report
 
+EMBEDDING = ".position_embedding.weight"
 Tick = Callable[[int], None]
 
 
@@ -66,6 +67,8 @@ class MergedCheckpoint:
         self.entries: dict[str, Entry] = {}
         for key, entry in self.sources[0].entries.items():
             self._plan(key, entry)
+        if lane.position_ids == "reset":
+            self._add_position_ids()
         if vae is not None:
             self._bake(vae)
         self._look_at_others()
@@ -81,13 +84,25 @@ class MergedCheckpoint:
         if part == OTHER and lane.prune == "yes" and key not in MARKERS:
             return self.report.count("pruned")
         dtype = output_dtype(lane.dtype, part, entry)
-        if key.endswith(POSITION_IDS) and lane.position_ids != "skip":
+        if self._repairs(key):
             dtype = torch.int64
         self.entries[key] = Entry(dtype, entry.shape)
         self.jobs[key] = self._job(key, entry, part)
         job = self.jobs[key]
         kept = "kept from A" if job.source is self.sources[0] else f"taken from {job.source.name}"
         self.report.count("merged" if job.ratios else kept)
+
+    def _repairs(self, key: str) -> bool:
+        return key.endswith(POSITION_IDS) and self.lane.position_ids != "skip"
+
+    def _add_position_ids(self) -> None:
+        """Write them for every text encoder, also where A has none, as some older tools want."""
+        for key, entry in list(self.entries.items()):
+            name = f"{key.removesuffix(EMBEDDING)}{POSITION_IDS}"
+            if key.endswith(EMBEDDING) and name not in self.entries:
+                self.entries[name] = Entry(torch.int64, (1, entry.shape[0]))
+                self.jobs[name] = Job(self.sources[0], name)
+                self.report.remarks.append(f"{name} was missing: written as 0, 1, 2, ...")
 
     def _job(self, key: str, entry: Entry, part: str) -> Job:
         keep = Job(self.sources[0], key)
@@ -195,14 +210,14 @@ class MergedCheckpoint:
     def divisible(self, key: str) -> bool:
         job = self.jobs[key]
         if job.ratios is None:
-            return job.source.divisible(job.key) and not key.endswith(POSITION_IDS)
+            return job.source.divisible(job.key) and not self._repairs(key)
         whole = job.channels is not None or not self.method.elementwise
         return not whole and all(source.divisible(key) for source in self.sources)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         job, entry = self.jobs[key], self.entries[key]
         stop = entry.numel if stop is None else stop
-        if key.endswith(POSITION_IDS) and entry.dtype == torch.int64:
+        if self._repairs(key):
             return self._position_ids(job, key)
         if job.ratios is None:
             kept = job.source.read(job.key, start, stop)
@@ -225,7 +240,10 @@ class MergedCheckpoint:
 
     def _position_ids(self, job: Job, key: str) -> Tensor:
         """0, 1, 2, ... as integers: merges by other tools left fractions or half floats here."""
-        given, right = job.source.read(job.key), torch.arange(self.entries[key].numel)
+        right = torch.arange(self.entries[key].numel)
+        if job.key not in job.source.entries:
+            return right
+        given = job.source.read(job.key)
         broken = given.dtype != torch.int64 or not torch.equal(given, right)
         if broken:
             self.report.remarks.append(

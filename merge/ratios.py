@@ -48,7 +48,7 @@ class RatioTable:
                 read = weights.parse(text, layout, default=rest, own_presets=own_presets)
             except BlockError as error:
                 raise BlockError(f"{lane.output}, {name}: {error}") from None
-            base = float(text) if _ONE_NUMBER.match(text) else dict(read.extra).get(BASE, rest)
+            base = dict(read.extra).get(BASE, _flat(text, rest))
             self.ratios[name] = (read, base, rest)
         self.elemental = elemental.parse(lane.elemental, layout)
         self.written_out = tuple(
@@ -77,6 +77,13 @@ class RatioTable:
         if part == TEXT:
             return extra.get(CLIP, base)
         return read.of(block, base)
+
+
+def _flat(text: str, otherwise: float) -> float:
+    """The number a text starts with when it is one for the whole model (``0.5``, ``0.5, VAE=1``), not a list."""
+    first, *rest = text.split(",")
+    alone = _ONE_NUMBER.match(first) and not any(_ONE_NUMBER.match(item) for item in rest)
+    return float(first) if alone else otherwise
 
 
 def _names_any(text: str, names: Container[str]) -> bool:

@@ -62,7 +62,7 @@ class Span:
         places, index, text = [], 0, self.text
         while index < len(text):
             before = text[:index].rstrip()
-            opens = not before or before[-1] in ",=+"
+            opens = before in ("", "pin") or before[-1] in ",=+"
             if text[index] == '"' and opens:
                 index = self._closing(index, '"')
             elif text[index] == "[" and before.endswith("="):
