@@ -16,9 +16,10 @@ from .checkpoint import Checkpoint, Entry, FileCheckpoint, TensorCheckpoint
 from .compare import Comparison, compare
 from .compare_plot import draw
 from .errors import MergeError
-from .files import Merged, match_name, merge_files, opened, recipe_of, replay
+from .files import Merged, merge_files, opened, recipe_of, replay
 from .memory import to_tensors
 from .methods import METHODS
+from .naming import match_name
 from .recipe import Recipe, parse, to_text
 from .recipe_scan import quoted
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Entry
+from .ema import EmaSwapped
 from .errors import MergeError
+from .finite import all_finite
 from .methods import METHODS, seed_for
 from .parts import (
     EMA,
@@ -18,7 +19,6 @@ from .parts import (
     QUANTISED,
     UNET,
     VAE_PART,
-    ema_key,
     output_dtype,
     part_of,
 )
@@ -273,41 +273,3 @@ class MergedCheckpoint:
 
     def _with_a(self, out: Tensor, bad: Tensor, a: Tensor) -> Tensor:
         return torch.where(bad, a.to(torch.float32), out.to(torch.float32)).to(out.dtype)
-
-
-class EmaSwapped:
-    """A checkpoint whose U-Net is read from its moving average; what has none is read as it is."""
-
-    def __init__(self, inner: Checkpoint):
-        self.inner, self.name, self.entries = inner, inner.name, inner.entries
-
-    def _key(self, key: str) -> str:
-        average = ema_key(key)
-        same = average in self.entries and self.entries[average].shape == self.entries[key].shape
-        return average if part_of(key) == UNET and same else key
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
-        return self.inner.read(self._key(key), start, stop)
-
-    def divisible(self, key: str) -> bool:
-        return self.inner.divisible(self._key(key))
-
-
-_EXPONENTS = {
-    torch.float16: (torch.int16, 0x7C00),
-    torch.bfloat16: (torch.int16, 0x7F80),
-    torch.float32: (torch.int32, 0x7F800000),
-    torch.float8_e4m3fn: (torch.int8, 0x7F),
-    torch.float8_e5m2: (torch.int8, 0x7C),
-}
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite, judged by exponent bits: half the cost of torch's own test."""
-    if tensor.numel() == 0 or not tensor.is_floating_point():
-        return True
-    if tensor.dtype not in _EXPONENTS:
-        return bool(tensor.isfinite().all())
-    integer, mask = _EXPONENTS[tensor.dtype]
-    bits = tensor.contiguous().view(integer).numpy()
-    return int(np.bitwise_and(bits, np.array(mask, dtype=bits.dtype)).max()) != mask
