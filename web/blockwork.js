@@ -17,11 +17,13 @@ const STYLE = new URL("./deck/deck.css", import.meta.url).href;
 function widgetOf(type, make) {
   return (/** @type {any} */ node, /** @type {string} */ name, /** @type {any} */ inputData) => {
     let text = String(inputData?.[1]?.default ?? "");
+    const gesture = new Gesture();
     const deck = make({
       write(/** @type {string} */ next, /** @type {boolean} */ final) {
+        gesture.begin();
         widget.value = next;
         node.graph?.setDirtyCanvas(true, false);
-        if (final) remember();
+        if (final) gesture.end();
       },
       undo: () => app.extensionManager.command.execute("Comfy.Undo"),
       forward: forwardWheel,
@@ -40,6 +42,18 @@ function widgetOf(type, make) {
       margin: 4,
       hideOnZoom: false,
     });
+    const removed = widget.onRemove;
+    widget.onRemove = function () {
+      gesture.end();
+      deck.element.dataset.retired = `${node.id}/${name}`;
+      removed?.call(this);
+    };
+    const added = node.onAdded;
+    node.onAdded = function (/** @type {any[]} */ ...given) {
+      added?.apply(this, given);
+      delete deck.element.dataset.retired;
+      mount(deck.element, () => `${node.id}/${name}`);
+    };
     deck.show(text);
     followLink(node, name, deck.element);
     followLayout(node, (id) => deck.relayout(id));
@@ -84,9 +98,33 @@ function followLayout(node, changed) {
   };
 }
 
-/** Give the front-end's undo its step; wheel, popup and typed changes end without the mouseup it listens to. */
-function remember() {
-  app.extensionManager.workflow.activeWorkflow?.changeTracker?.captureCanvasState?.();
+/** Makes a drag, a turn of the wheel or a typed text one step of the front-end's undo. */
+class Gesture {
+  open = false;
+
+  begin() {
+    if (!this.open) app.canvas.emitBeforeChange();
+    this.open = true;
+  }
+
+  end() {
+    if (this.open) app.canvas.emitAfterChange();
+    this.open = false;
+  }
+}
+
+/**
+ * Front-end 1.58 keeps showing the elements of the graph before when undo or a reload brings back nodes of the
+ * same ids in Nodes 2.0. Where that happens, put the living deck in the place of the retired one.
+ * @param {HTMLElement} element @param {() => string} key @param {number} [frames] how long to look
+ */
+function mount(element, key, frames = 30) {
+  requestAnimationFrame(() => {
+    const stale = document.querySelector(`.bw-deck[data-retired="${CSS.escape(key())}"]`);
+    if (element.isConnected || "retired" in element.dataset) return;
+    if (stale) stale.replaceWith(element);
+    else if (frames) mount(element, key, frames - 1);
+  });
 }
 
 /** Let the classic canvas zoom under the pointer; Nodes 2.0 does so itself. @param {WheelEvent} event */

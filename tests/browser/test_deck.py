@@ -111,18 +111,20 @@ def test_wheel_turns_a_focused_bar_and_else_zooms(deck: Deck):
 def test_undo_of_drag_keys_and_presets(deck: Deck):
     deck.drag("IN02", 0.1, 0.4)
     dragged = deck.text
+    deck.page.wait_for_timeout(150)
     deck.keys("IN02", "ArrowUp")
     keyed = deck.text
+    deck.page.wait_for_timeout(150)
     deck.press("Mirror")
     assert len({ZEROS, dragged, keyed, deck.text}) == 4
     for expected in (keyed, dragged, ZEROS):
         deck.canvas.undo()
-        assert deck.becomes(expected)
+        assert deck.after(expected) == expected
     deck.canvas.undo("Control+y")
-    assert deck.becomes(dragged)
+    assert deck.after(dragged) == dragged
     deck.page.wait_for_timeout(350)
     deck.press("Undo")
-    assert deck.becomes(ZEROS)
+    assert deck.after(ZEROS) == ZEROS
 
 
 def test_solo_and_back(deck: Deck):

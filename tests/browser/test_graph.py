@@ -83,9 +83,10 @@ def test_link_makes_the_deck_inert_and_reaches_the_prompt(canvas: Canvas):
     saved = canvas.save()
     canvas.clear()
     canvas.load(saved)
-    again = Deck(canvas, node=deck.node)
+    again = Deck(canvas, node=deck.node, hidden=True)
     assert again.root.evaluate("(e) => e.inert"), "inert after a reload too"
     canvas.disconnect(deck.node, "weights")
+    again = Deck(canvas, node=deck.node)
     assert not again.root.evaluate("(e) => e.inert")
     again.drag("IN03", 0.1, 0.5)
     assert again.values()[3] == pytest.approx(0.5, abs=0.02) and again.sent == again.text

@@ -206,10 +206,14 @@ class Canvas:
         self.settle(8)
 
     def remember(self) -> None:
-        """Make the present graph a step that undo comes back to."""
+        """Make the present graph a step that undo comes back to.
+
+        The front-end folds what changes within 50 ms into the step before; people are slower, so this waits.
+        """
         self.page.evaluate(
             "() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
         )
+        self.page.wait_for_timeout(150)
 
     def undo(self, keys: str = "Control+z") -> None:
         """Press the undo (or redo) keys, at a human's pace: the front-end drops keys while it restores a step."""

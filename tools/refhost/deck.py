@@ -1,5 +1,6 @@
 """A user's hands on one deck: bars, buttons, the sheet, the text."""
 
+import time
 from typing import Any
 
 from playwright.sync_api import ElementHandle
@@ -8,6 +9,7 @@ from refhost.canvas import Canvas
 
 BLOCKS = [f"IN{n:02}" for n in range(12)] + ["M00"] + [f"OUT{n:02}" for n in range(12)]
 XL_BLOCKS = [f"IN{n:02}" for n in range(9)] + ["M00"] + [f"OUT{n:02}" for n in range(9)]
+ELEMENT = "app.graph.getNodeById(id)?.widgets.find((w) => w.name === name)?.element"
 
 
 class Deck:
@@ -23,14 +25,14 @@ class Deck:
             "(id) => app.graph.getNodeById(id).widgets.find((w) => w.type.startsWith('BLOCKWORK_')).name",
             self.node,
         )
+        self.page.wait_for_function(
+            f"([id, name]) => {ELEMENT}?.checkVisibility()", arg=[self.node, self.name]
+        )
 
     @property
     def root(self) -> ElementHandle:
         """The deck's element, in whichever renderer shows it."""
-        handle = self.page.evaluate_handle(
-            "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).element",
-            [self.node, self.name],
-        )
+        handle = self.page.evaluate_handle(f"([id, name]) => {ELEMENT}", [self.node, self.name])
         element = handle.as_element()
         assert element
         return element
@@ -54,15 +56,16 @@ class Deck:
         """What the API prompt holds for the input."""
         return self.canvas.prompt()[self.node]["inputs"].get(self.name)
 
-    def becomes(self, text: str) -> bool:
-        """Wait for the text to become ``text`` (undo answers late), and be shown."""
-        self.page.wait_for_function(
-            "([id, name, text]) => app.graph.getNodeById(id)?.widgets.find((w) => w.name === name)?.value === text",
-            arg=[self.node, self.name, text],
-            timeout=5000,
-        )
-        self.canvas.settle()
-        return self.shown == text
+    def after(self, text: str, patience: float = 8.0) -> str:
+        """The text, once it is ``text`` and shown (undo answers late), or what it is when patience ends."""
+        deadline = time.monotonic() + patience
+        while True:
+            self.page.wait_for_timeout(50)
+            attached = self.page.evaluate("(id) => Boolean(app.graph.getNodeById(id))", self.node)
+            if attached and self.root.is_visible() and self.text == self.shown == text:
+                return text
+            if time.monotonic() > deadline:
+                return self.text if attached else "the node is gone"
 
     def find(self, selector: str) -> ElementHandle:
         found = self.root.query_selector(selector)
@@ -84,12 +87,13 @@ class Deck:
 
     def press(self, label: str) -> None:
         """Press the button with this label."""
-        for button in self.root.query_selector_all("button"):
-            if button.inner_text() == label:
-                button.click()
-                self.canvas.settle()
-                return
-        raise AssertionError(f"no button {label!r}")
+        found = [button for button in self.root.query_selector_all("button") if button.inner_text() == label]
+        box = found[0].bounding_box() if found else None
+        if box is None:
+            raise AssertionError(f"no button {label!r}")
+        # By place: a press on Undo takes its own button away, which a click on the element would report.
+        self.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self.canvas.settle()
 
     def drag(self, key: str, start: float, end: float, track: int = 0, modifier: str = "") -> None:
         """Drag on a bar from one share of its width to another."""
