@@ -29,7 +29,13 @@ class Canvas:
     """One page of the front-end: ``canvas.add("BlockworkX")``, ``canvas.prompt()``, ``canvas.errors``."""
 
     def __init__(
-        self, browser: Browser, url: str, *, nodes2: bool = False, size: tuple[int, int] = (1500, 1000)
+        self,
+        browser: Browser,
+        url: str,
+        *,
+        nodes2: bool = False,
+        size: tuple[int, int] = (1500, 1000),
+        blocked: str = "",
     ):
         self.url = url
         self.nodes2 = nodes2
@@ -40,6 +46,8 @@ class Canvas:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(15_000)
         self.page.route(lambda address: urlsplit(address).netloc != urlsplit(url).netloc, _refuse)
+        if blocked:
+            self.page.route(blocked, _refuse)
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
 
@@ -160,6 +168,14 @@ class Canvas:
         self.page.wait_for_function("(count) => app.graph.nodes.length === count", arg=count)
         self.settle()
 
+    def overlaps(self) -> list[str]:
+        """Pairs of nodes that cover each other, by their type."""
+        return self.page.evaluate(
+            """() => { const boxes = app.graph.nodes.map((node) => [node.type, ...node.boundingRect ?? node.getBounding()]);
+                 return boxes.flatMap(([a, x, y, w, h], i) => boxes.slice(i + 1).filter(([, u, v, p, q]) =>
+                   x < u + p && u < x + w && y < v + q && v < y + h).map(([b]) => a + ' over ' + b)); }"""
+        )
+
     def clone(self, node: str, at: tuple[int, int]) -> str:
         """Clone a node as the node menu does; the new id."""
         made = self.page.evaluate(
@@ -266,6 +282,10 @@ class Canvas:
         return self.page.evaluate(
             "() => Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith('Blockwork'))"
         )
+
+    def forgive(self, address: str) -> None:
+        """Forget logged errors about an address that a test knows to be missing."""
+        self.errors = [error for error in self.errors if f"({address})" not in error]
 
     def shot(self, file: Path, clip: dict[str, float] | None = None) -> Path:
         """A picture of the page."""

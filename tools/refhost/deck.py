@@ -16,7 +16,13 @@ class Deck:
     """The deck on a node: ``Deck(canvas, "BlockworkBlockWeights")`` adds the node."""
 
     def __init__(
-        self, canvas: Canvas, node_type: str = "", *, at: tuple[int, int] = (40, 60), node: str = ""
+        self,
+        canvas: Canvas,
+        node_type: str = "",
+        *,
+        at: tuple[int, int] = (40, 60),
+        node: str = "",
+        hidden: bool = False,
     ):
         self.canvas = canvas
         self.page = canvas.page
@@ -25,9 +31,9 @@ class Deck:
             "(id) => app.graph.getNodeById(id).widgets.find((w) => w.type.startsWith('BLOCKWORK_')).name",
             self.node,
         )
-        self.page.wait_for_function(
-            f"([id, name]) => {ELEMENT}?.checkVisibility()", arg=[self.node, self.name]
-        )
+        if not hidden:
+            shown = f"([id, name]) => {ELEMENT}?.checkVisibility()"
+            self.page.wait_for_function(shown, arg=[self.node, self.name])
 
     @property
     def root(self) -> ElementHandle:

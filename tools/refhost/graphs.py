@@ -97,7 +97,7 @@ def draw(name: str, prompt: Prompt, schemas: Schemas) -> dict[str, Any]:
     for box in boxes.values():
         box.sources = [v[0] for v in prompt[box.key]["inputs"].values() if _is_link(v) and v[0] in boxes]
     _arrange(boxes)
-    ids = _ids(prompt)
+    ids = ids_of(prompt)
     links: list[list[Any]] = []
     nodes = []
     ordered = sorted(boxes.values(), key=lambda box: (box.column, box.row))
@@ -126,7 +126,7 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
-def _ids(prompt: Prompt) -> dict[str, int]:
+def ids_of(prompt: Prompt) -> dict[str, int]:
     """Whole-number ids: the prompt's own where they are, else by position."""
     if all(key.isdigit() for key in prompt):
         return {key: int(key) for key in prompt}
@@ -145,8 +145,7 @@ def _box(key: str, node: Mapping[str, Any], schemas: Schemas) -> Box:
     width = WIDE if any(item.widget in DECKS for item in widgets) else WIDTH
     height = SLOT * max(len(inputs) - len(widgets), len(schemas[kind]["output"]), 1)
     for item in widgets:
-        tall = DECKS.get(item.widget or "", TEXT if item.options.get("multiline") else WIDGET)
-        height += tall if not _is_link(node["inputs"].get(item.name)) or item.widget not in DECKS else SLOT
+        height += DECKS.get(item.widget or "", TEXT if item.options.get("multiline") else WIDGET)
     if kind in PREVIEWS or any(item.options.get("image_upload") for item in widgets):
         height += PREVIEW
     if any(item.options.get("multiline") for item in widgets):

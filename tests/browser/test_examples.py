@@ -1,0 +1,79 @@
+"""The drawn example workflows mean the prompts they were drawn from; a machine without our script still queues."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from refhost import layout
+from refhost.canvas import Canvas
+from refhost.client import Client
+from refhost.deck import Deck
+from refhost.graphs import ids_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+EXAMPLES = layout.ROOT / "example_workflows"
+NAMES = sorted(path.stem for path in (EXAMPLES / "api").glob("*.json"))
+
+
+@pytest.mark.parametrize("page", [("1.47.12", False), ("1.58.1", True)], indirect=True, ids=str)
+def test_drawn_workflows_give_back_their_prompts(canvas: Canvas):
+    """... and none of their nodes covers another."""
+    schemas = Client(canvas.url).get("/object_info")
+    for name in NAMES:
+        canvas.load(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
+        assert canvas.overlaps() == [], name
+        given = json.loads((EXAMPLES / "api" / f"{name}.json").read_text(encoding="utf-8"))
+        ids = {key: str(number) for key, number in ids_of(given).items()}
+        sent = canvas.prompt()
+        assert set(sent) == set(ids.values()), name
+        for key, node in given.items():
+            inputs = dict(sent[ids[key]]["inputs"])
+            assert sent[ids[key]]["class_type"] == node["class_type"]
+            for label, value in node["inputs"].items():
+                wanted = [ids[value[0]], value[1]] if isinstance(value, list) else value
+                assert _same(inputs.pop(label, None), wanted), f"{name}: node {key}, {label}"
+            for label, value in inputs.items():
+                assert _is_default(schemas[node["class_type"]], label, value), (name, key, label, value)
+    canvas.forgive("/api/view")  # pictures that the examples load are the user's own
+
+
+def _same(sent: Any, wanted: Any) -> bool:
+    return sent == wanted or (isinstance(wanted, float) and abs(sent - wanted) < 1e-9)
+
+
+def _is_default(schema: dict[str, Any], name: str, value: Any) -> bool:
+    """What the front-end adds where the prompt leaves an optional input out must be the schema's default."""
+    spec = {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}.get(name)
+    if spec is None:
+        return True  # a widget of the front-end's own, as on PreviewAny
+    options = spec[1] if len(spec) > 1 else {}
+    choices = spec[0] if isinstance(spec[0], list) else options.get("options", [None])
+    return value == options.get("default", choices[0] if choices else "")
+
+
+@pytest.fixture
+def bare(chrome: "Browser", page: Canvas) -> Iterator[Canvas]:
+    """A page of the same server to which our script never arrives."""
+    other = Canvas(chrome, page.url, nodes2=page.nodes2, blocked="**/extensions/blockwork/**").open()
+    yield other
+    other.close()
+
+
+@pytest.mark.parametrize("page", [("1.47.12", False), ("1.47.12", True)], indirect=True, ids=str)
+def test_a_machine_without_our_script_still_queues(canvas: Canvas, bare: Canvas):
+    deck = Deck(canvas, "DeckTestWeights")
+    deck.text = "GRAD_V"
+    shown = canvas.add("DeckTestShow", (560, 60))
+    canvas.connect(deck.node, 0, shown, "text")
+    saved = canvas.save()
+    prompt = canvas.prompt()
+    bare.load(saved)
+    entry = bare.queue()
+    assert entry["status"]["status_str"] == "success"
+    assert Client(bare.url).texts(entry) == {shown: [",".join(["0"] * 25)]}, "the node's default serves"
+    assert Client(bare.url).texts(Client(bare.url).run(prompt)) == {shown: ["GRAD_V"]}, (
+        "the API form keeps it"
+    )
