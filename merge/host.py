@@ -12,6 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..blocks.names import BASE, Layout, layout_of
 from ..blocks.weights import parse
+from .host_incremental import incremental
 from .host_patch import KeyPatches, MergePatch
 from .methods import add_difference, each, scale
 from .plan import MergeError, Plan, Rule, plan_unet, plan_whole
@@ -126,7 +127,7 @@ def _merge_unets(
     sources = _sources(models, UNET)
     plan = plan_unet(title, _tensors(sources), rule(layout_of(sources[0])), key_map)
     _compare_prediction(plan, models)
-    merged = models[0].clone()
+    merged = incremental(models[0])
     _patch(merged, sources, plan, method, keep_non_finite=non_finite == "keep A")
     return merged, plan
 
