@@ -195,5 +195,7 @@ def incremental(model: ModelPatcher) -> ModelPatcher:
     """
     clone = model.clone()
     if type(clone) is ModelPatcher:
-        clone.__class__ = IncrementalPatcher  # clone() makes the class it is called on: there is no other door
+        clone.__class__ = (
+            IncrementalPatcher  # clone() makes the class it is called on: there is no other door
+        )
     return clone
