@@ -100,6 +100,28 @@ def test_a_recipe_run_live_is_the_saved_file_loaded(comfy_folders):
     assert parse(host_recipe.read_recipe("mixes/out.safetensors")) == again.recipe
 
 
+def test_the_live_clip_and_vae_nodes_equal_the_checkpoint_path(comfy_folders):
+    """CLIP-only and VAE-only merging against one recipe line for the whole checkpoint, each in the dtype it is loaded in."""
+    folder = layout.TESTS_BASE / "models" / "checkpoints"
+    (_, clip_a, vae_a), (_, clip_b, vae_b) = (
+        comfy.sd.load_checkpoint_guess_config(str(folder / f"sd15_{name}.safetensors"))[:3] for name in "ab"
+    )
+    ratio = 0.3
+    live_clip, _ = host.merge_clips(clip_a, clip_b, ratio)
+    live_vae, _ = host.merge_vaes(vae_a, vae_b, ratio)
+    share = f"m_a=[{1 - ratio!r}, VAE={1 - ratio!r}], m_b=[{ratio}, VAE={ratio}]"
+    _, clip, vae, _ = host_recipe.live(f"o = sd15_a + sd15_b, {share}, method=each, dtype=fp32")
+    for ours, theirs in ((live_clip.patcher, clip.patcher), (live_vae.patcher, vae.patcher)):
+        compared = 0
+        for key, weight in state(theirs).items():
+            if key.endswith(("text_projection.weight", "logit_scale", "position_ids")):
+                continue
+            merged = loaded(ours, key)
+            assert merged.dtype == weight.dtype and torch.equal(merged, weight), key
+            compared += 1
+        assert compared > 100
+
+
 def test_a_live_recipe_holds_one_model_and_changes_no_source(comfy_folders):
     path = layout.TESTS_BASE / "models" / "checkpoints" / "sd15_a.safetensors"
     stamp = path.stat().st_mtime_ns
