@@ -11,6 +11,7 @@ import folder_paths
 import torch
 from PIL import Image
 
+from ..blocks.host import fingerprint as preset_stamps
 from ..blocks.host import own_presets
 from .checkpoint import Checkpoint, Entry, FileCheckpoint, TensorCheckpoint
 from .compare import Comparison, compare
@@ -161,7 +162,7 @@ def fingerprint(recipe: str | None) -> str:
 
 
 def stamps(names: Sequence[str]) -> str:
-    """Place, size and time of the named model files, for ComfyUI's cache; nothing for names that are unknown."""
+    """Place, size and time of the named model files and of the user's presets, for ComfyUI's cache."""
     found = []
     for name in names:
         try:
@@ -169,7 +170,7 @@ def stamps(names: Sequence[str]) -> str:
             found.append(f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}")
         except (MergeError, OSError):
             continue  # the run itself will say so
-    return ";".join(found)
+    return f"{';'.join(found)} {preset_stamps()}"
 
 
 def listed_name(path: Path) -> str:

@@ -10,6 +10,8 @@ from ..merge.recipe import CHOICES, to_text
 
 CATEGORY = "blockwork/merge"
 NONE = host_recipe.BY_HAND
+FROM_TWO = sorted(name for name, method in METHODS.items() if method.least > 1 or method.most is None)
+WITH_C = sorted(name for name, method in METHODS.items() if method.least > 2)
 
 
 def checkpoint_input(name: str, tooltip: str, optional: bool = False):
@@ -69,7 +71,7 @@ class MergeToFile(io.ComfyNode):
                 io.String.Input("name", default="merges/my_merge", tooltip="Name of the new file below output/checkpoints; .safetensors is added."),
                 checkpoint_input("model_a", "The model that is kept where a weight is 0."),
                 checkpoint_input("model_b", "The model that is taken where a weight is 1."),
-                io.Combo.Input("method", options=list(METHODS), default="weighted_sum", tooltip="How tensors are combined. Methods of three models need model_c."),
+                io.Combo.Input("method", options=FROM_TWO, default="weighted_sum", tooltip=f"How tensors are combined. These need model_c: {', '.join(WITH_C)}."),
                 checkpoint_input("model_c", "The third model, for add difference and other methods of three.", optional=True),
                 io.String.Input("weights_2", default="", optional=True, tooltip="The second number of methods that have one: beta, or the share of A (m_a) for each. Same forms as weights."),
                 io.String.Input("elemental", default="", multiline=True, optional=True, tooltip="Ratios of single elements, later ones winning: OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2"),
