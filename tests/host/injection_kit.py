@@ -63,7 +63,13 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def tiny_model(kind: str = "sd1", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A ModelPatcher around a tiny U-Net of the kind, on the CPU."""
-    config_class, unet = KINDS[kind]
+    return random_model(*KINDS[kind], dtype, seed)
+
+
+def random_model(
+    config_class: Any, unet: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Any:
+    """A ModelPatcher around a U-Net of this configuration, on the CPU."""
     config = config_class(dict(unet))
     config.set_inference_dtype(dtype, None)
     model = config.get_model({}, device=CPU)

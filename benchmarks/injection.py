@@ -1,0 +1,128 @@
+"""Sampling with a prompt injected into all 16 blocks of SD1, against none, and against a patch per block.
+
+    .venv/bin/python benchmarks/injection.py [ROUNDS]
+
+The U-Net has SD1's 16 cross-attention layers at 320 channels throughout and random weights: small, so that what
+injection adds weighs more than it does in the real model. Prints `name: ours, peer, ratio` in CPU seconds, and
+what the bookkeeping of one pass costs on its own.
+"""
+
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+from refhost.measure import interleave, ratio_line
+from refhost.pack import load_pack, use_comfyui
+
+load_pack()
+use_comfyui()
+
+import comfy.supported_models
+import torch
+from blockwork.injection import host
+from blockwork.injection.passes import Chunk
+from blockwork.tests.host.injection_kit import SD1, Recorder, carry, cfg_guider, prompt, random_model, sample
+
+STEPS = 2
+SIDE = 24
+
+
+class PatchPerBlock:
+    """The usual way: one attn2 patch per block, each of which looks at every layer, the time and the sides."""
+
+    def __init__(self, block: tuple[str, int], tokens: torch.Tensor, start: float, end: float):
+        self.block, self.tokens, self.start, self.end = block, tokens, start, end
+
+    def __call__(self, n, k, v, options):
+        sigma = options["sigmas"].detach().cpu()[0].item()
+        if options["block"] != self.block or not self.end <= sigma <= self.start:
+            return n, k, v
+        out = k.clone()
+        tokens = self.tokens.to(k.device, dtype=k.dtype)
+        rows = k.shape[0] // len(options["cond_or_uncond"])
+        for chunk, side in enumerate(options["cond_or_uncond"]):
+            if side == 0:
+                out[chunk * rows : (chunk + 1) * rows] = tokens
+        return n, out, out
+
+
+def patched(model, tokens):
+    model = model.clone()
+    for block in host.blocks_of(model).attending:
+        model.set_model_attn2_patch(PatchPerBlock((block.side, block.number), tokens, 1e9, 0.0))
+    return model
+
+
+def bookkeeping(model, conditioning) -> float:
+    """Seconds that the two wrappers and 16 patches add to one pass, the U-Net itself left out."""
+    carried = conditioning[0][1]["model_conds"][host.KEY]
+    chunks = host.Chunks([Chunk((), 1, 77), Chunk(carried.cond, 1, 77)])
+    x, context = torch.zeros(2, 4, SIDE, SIDE), torch.zeros(2, 77, 768)
+    layers = host.blocks_of(model).sub_blocks
+
+    class Executor:
+        class_obj = model.model
+
+        def __call__(self, x, t, c_concat, c_crossattn, control, options, **kwargs):
+            for side, number, inner in layers:
+                extra = {**options, "block": (side, number), "block_index": inner}
+                host.attn2_patch(x, c_crossattn, c_crossattn, extra)
+
+    times = []
+    for _ in range(200):
+        start = time.process_time()
+        host.apply_model(
+            Executor(),
+            x,
+            torch.ones(2),
+            None,
+            context,
+            None,
+            {"cond_or_uncond": [1, 0]},
+            **{host.KEY: chunks},
+        )
+        times.append(time.process_time() - start)
+    return median(times)
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    config = {**SD1, "model_channels": 320, "channel_mult": [1, 1, 1, 1]}
+    model = random_model(comfy.supported_models.SD15, config)
+    positive, negative, other = prompt(1), prompt(2), prompt(3)
+    injected, prepared = carry(model, positive, other), host.prepare(model)
+    per_block = patched(model, other[0][0])
+
+    for batch in (1, 4):
+        noise = torch.randn(batch, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        contenders = {
+            "ours": lambda noise=noise: sample(cfg_guider(prepared, injected, negative), noise, STEPS),
+            "none": lambda noise=noise: sample(cfg_guider(model, positive, negative), noise, STEPS),
+            "patches": lambda noise=noise: sample(cfg_guider(per_block, positive, negative), noise, STEPS),
+        }
+        passes = {}
+        for name, (one, conditioning) in {"ours": (prepared, injected), "none": (model, positive)}.items():
+            record = Recorder()
+            sample(cfg_guider(record.watch(one), conditioning, negative), noise, STEPS)
+            passes[name] = record.passes
+        assert torch.equal(contenders["ours"](), contenders["patches"]()), "not the same work"
+        timings = interleave(contenders, rounds)
+        print(f"batch {batch}: passes {passes['ours']} with injection, {passes['none']} without")
+        print(
+            ratio_line(
+                f"batch {batch}: injection in 16 blocks against none", timings["ours"], timings["none"]
+            )
+        )
+        print(
+            ratio_line(f"batch {batch}: against a patch per block", timings["ours"], timings["patches"]),
+            flush=True,
+        )
+    print(f"bookkeeping of one pass: {bookkeeping(prepared, injected) * 1e6:.0f} us CPU")
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
