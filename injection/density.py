@@ -52,8 +52,7 @@ def read_density(layers: list[Tensor], vocabulary: Tensor, bandwidth: float = 0.
     band = log_density(own, width, bandwidth, left_out=True)
     low, high = torch.quantile(band, torch.tensor([0.05, 0.95], dtype=band.dtype)).tolist()
     values = [
-        log_density(squared_distances(tokens, vocabulary), width, bandwidth).tolist()
-        for tokens in layers
+        log_density(squared_distances(tokens, vocabulary), width, bandwidth).tolist() for tokens in layers
     ]
     return Reading(values, low, high, bandwidth)
 

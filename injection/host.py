@@ -195,7 +195,8 @@ def apply_model(
             levels = run.levels.setdefault(id(sampling), {})
             steps = options.get("sample_sigmas")
             clock = Clock(sampling.percent_to_sigma, steps, lambda: float(t[0]), levels)
-            found = recipes(carried.chunks, clock, lambda tensor: run.to(tensor, x.device))
+            window = options.get("context_window")
+            found = recipes(carried.chunks, clock, lambda tensor: _frames(run.to(tensor, x.device), window))
             if found:
                 temporal = "num_video_frames" in kwargs  # layers over time see rows of another kind
                 options[PASS_KEY] = Pass(carried.chunks, c_crossattn, source, found, temporal)
@@ -221,6 +222,13 @@ def attn2_patch(n: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> tuple
         return n, k, v
     side, number = extra["block"]
     return n, *current.contexts((side, number, extra.get("block_index", 0)), k, v)
+
+
+def _frames(prompts: Tensor, window: Any) -> Tensor:
+    """Of prompts per frame, those of the frames in a context window; any others as they are."""
+    if window is None or window.dim != 0 or prompts.shape[0] != window.total_frames:
+        return prompts
+    return window.get_tensor(prompts, prompts.device)
 
 
 def _rows_agree(chunks: Sequence[Chunk], x: Tensor, context: Tensor, options: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from blockwork.tests.host.injection_kit import (
     tiny_model,
     worst,
 )
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
@@ -369,6 +370,22 @@ def test_rearranged_batches_are_left_alone(model, prompts, caplog):
     assert all(torch.equal(a, b) for a, b in zip(got.predictions[0], base.predictions[0], strict=True))
     warnings = [record for record in caplog.records if "rearranged" in record.message]
     assert len(warnings) == 1
+
+
+def test_context_windows_over_frames(model):
+    """Long batches run window by window: every frame keeps its own injected prompt."""
+    frames, window = 6, 4
+    windowed = ContextWindowsManualNode.execute(
+        model, window, 2, "standard_static", 1, False, "pyramid", 0, False
+    ).result[0]
+    positive, negative, other = prompt(1, batch=frames), prompt(2), prompt(3, batch=frames)
+
+    def sampled(one, conditioning):
+        return sample(cfg_guider(one, conditioning, negative), latent(frames), steps=2)
+
+    got = sampled(host.prepare(windowed), carry(model, positive, other))
+    assert torch.equal(got, sampled(windowed, other))
+    assert worst(got, sampled(windowed, positive)) > 0.01
 
 
 def test_nothing_is_mutated_or_doubled(model, prompts):
