@@ -1,6 +1,7 @@
 """The example workflows through the queue of a real ComfyUI, on a checkpoint without text_projection."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from refhost import layout
 from refhost.client import PromptFailed, executed_nodes
 
+EXAMPLES = layout.ROOT / "example_workflows" / "api"
 MODELS = layout.TESTS_BASE / "models"
 
 
@@ -33,11 +35,15 @@ def models(server):
     Image.new("RGB", (64, 64), (200, 80, 40)).save(layout.TESTS_BASE / "input" / "example.png")
 
 
+def example(name):
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def pictures(client, entry):
     return [np.asarray(Image.open(io.BytesIO(data)), dtype=np.float32) for data in client.images(entry)]
 
 
-def test_deprojected_conditioning_samples_and_is_cached(client, example):
+def test_deprojected_conditioning_samples_and_is_cached(client):
     prompt = example("deprojector_conditioning")
     first = client.run(prompt)
     (picture,) = pictures(client, first)
@@ -45,7 +51,7 @@ def test_deprojected_conditioning_samples_and_is_cached(client, example):
     assert executed_nodes(client.run(prompt)) == set()
 
 
-def test_deterministic_and_clip_skip_changes_nothing(client, example):
+def test_deterministic_and_clip_skip_changes_nothing(client):
     prompt = example("deprojector_conditioning")
     (expected,) = pictures(client, client.run(prompt))
     prompt["6"]["inputs"]["rows"] = 76
@@ -61,7 +67,7 @@ def test_deterministic_and_clip_skip_changes_nothing(client, example):
     assert not np.array_equal(plain, expected)
 
 
-def test_side_by_side(client, example):
+def test_side_by_side(client):
     entry = client.run(example("deprojector_layers_side_by_side"))
     results = pictures(client, entry)
     assert len(results) == 7
@@ -70,12 +76,12 @@ def test_side_by_side(client, example):
         assert not any(np.array_equal(picture, other) for other in results[:number])
 
 
-def test_arithmetic(client, example):
+def test_arithmetic(client):
     results = pictures(client, client.run(example("deprojector_arithmetic")))
     assert len(results) == 2 and not np.array_equal(*results)
 
 
-def test_ensemble_report_and_file(client, example):
+def test_ensemble_report_and_file(client):
     saved = MODELS / "deprojector"
     before = set(saved.glob("ensemble_*.safetensors"))
     try:
@@ -122,18 +128,16 @@ def _vision(name, width, layers=1):
     save_file({key: tensor.half() for key, tensor in tensors.items()}, path)
 
 
-def test_image(client, example):
+def test_image(client):
     _vision("clip_vit_l14.safetensors", 768, layers=24)
     (picture,) = pictures(client, client.run(example("deprojector_image")))
     assert picture.std() > 1
 
 
-def test_sdxl_is_refused_by_name(client, example, sdxl_checkpoints):
+def test_sdxl_is_refused_by_name(client, sdxl_checkpoints):
     prompt = example("deprojector_conditioning")
     prompt["1"]["inputs"]["ckpt_name"] = "sdxl_a.safetensors"
-    with pytest.raises(
-        PromptFailed, match=r"conditioning is of SDXL \(width 2048, pooled 1280\).*SD1 checkpoint"
-    ):
+    with pytest.raises(PromptFailed, match=r"conditioning is of SDXL \(width 2048, pooled 1280\).*SD1 checkpoint"):
         client.run(prompt)
     prompt["3"] = {
         "class_type": "BlockworkEncodeAndMerge",
