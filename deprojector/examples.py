@@ -1,0 +1,186 @@
+"""Training pairs: the embedding of a text, or of two merged ones, and the hidden states it should become.
+
+Four in ten captions stay as they are, three in ten are split at a random word (input: the two halves' embeddings
+merged; target: the whole), three in ten are combined with the next one (input: both merged; target: "a b").
+Everything is encoded once and kept in one safetensors file.
+"""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .algebra import merged
+from .errors import DeprojectorError
+
+NORMAL, SPLIT = 0.4, 0.3  # the rest is combined
+
+
+class Encoded(NamedTuple):
+    """Texts through a text encoder: hidden states ``b rows d``, the end row of each, and whether it was cut."""
+
+    states: Tensor
+    end: Tensor
+    cut: list[bool]
+
+    @property
+    def pooled(self) -> Tensor:
+        """The end rows, ``b d``: what CLIP pools."""
+        return self.states[torch.arange(len(self.states)), self.end]
+
+
+Encoder = Callable[[Sequence[str]], Encoded]
+
+
+class Pair(NamedTuple):
+    """One example: the texts whose embeddings are merged, and the text whose hidden states are wanted."""
+
+    parts: tuple[str, ...]
+    target: str
+
+
+@dataclass
+class Examples:
+    """Examples in memory: merged embeddings ``n d``, hidden states ``n rows d`` (half precision), end rows ``n``."""
+
+    embeds: Tensor
+    states: Tensor
+    end: Tensor
+    null: Tensor  # d, the empty text's embedding
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def batch(self, chosen: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings, hidden states and end rows of the chosen examples, in float32 on the device."""
+        return (
+            self.embeds[chosen].to(device, torch.float32),
+            self.states[chosen].to(device, torch.float32),
+            self.end[chosen].to(device),
+        )
+
+
+def pairs(captions: Sequence[str], seed: int, augment: bool = True) -> list[Pair]:
+    """The examples that captions give, the empty text first; the same for the same seed."""
+    chance = random.Random(seed)
+    result = [Pair(("",), "")]
+    waiting = iter(captions)
+    for caption in waiting:
+        draw = chance.random()
+        words = caption.split(" ")
+        if not augment or draw < NORMAL:
+            result.append(Pair((caption,), caption))
+            continue
+        other = next(waiting, None) if draw >= NORMAL + SPLIT else None
+        if other is not None:
+            result.append(Pair((caption, other), f"{caption} {other}"))
+        elif len(words) > 1:
+            cut = chance.randint(1, len(words) - 1)
+            result.append(Pair((" ".join(words[:cut]), " ".join(words[cut:])), caption))
+        else:
+            result.append(Pair((caption,), caption))
+    return result
+
+
+def encode(
+    wanted: Sequence[Pair],
+    encoder: Encoder,
+    batch: int = 32,
+    on_text: Callable[[int, int], None] | None = None,
+) -> Examples:
+    """Encode all texts that the pairs need, each once.
+
+    A combination that does not fit into the encoder's rows is given up for its first text alone.
+    """
+    null = encoder([""]).pooled[0].float()
+    pooled: dict[str, Tensor] = {}
+    embeds, states, ends = [], [], []
+    for number, group in enumerate(_groups(wanted, batch)):
+        group = _fitting(group, encoder)
+        targets = [pair.target for pair in group]
+        encoded = encoder(targets)
+        parts = [part for pair in group if len(pair.parts) > 1 for part in pair.parts]
+        pooled = dict(zip(targets, encoded.pooled.float(), strict=True))
+        for start in range(0, len(parts), batch):
+            some = parts[start : start + batch]
+            pooled |= zip(some, encoder(some).pooled.float(), strict=True)
+        for pair in group:
+            alone = len(pair.parts) == 1
+            embeds.append(pooled[pair.target] if alone else merged([pooled[p] for p in pair.parts], null))
+        states.append(encoded.states.half())
+        ends.append(encoded.end)
+        if on_text:
+            on_text(min((number + 1) * batch, len(wanted)), len(wanted))
+    return Examples(torch.stack(embeds), torch.cat(states), torch.cat(ends), null)
+
+
+def _groups(wanted: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
+    for start in range(0, len(wanted), size):
+        yield wanted[start : start + size]
+
+
+def _fitting(group: Sequence[Pair], encoder: Encoder) -> list[Pair]:
+    joint = [pair for pair in group if len(pair.parts) > 1]
+    cut = dict(zip(joint, encoder([pair.target for pair in joint]).cut, strict=True)) if joint else {}
+    return [Pair(pair.parts[:1], pair.parts[0]) if cut.get(pair) else pair for pair in group]
+
+
+def cached(
+    path: Path,
+    wanted: Sequence[Pair],
+    encoder: Encoder,
+    identity: str,
+    on_text: Callable[[int, int], None] | None = None,
+) -> Examples:
+    """The examples from ``path`` if they are these very pairs by the same encoder (``identity``), else encoded and stored there."""
+    stamp = hashlib.sha256(json.dumps([identity, wanted]).encode()).hexdigest()
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("stamp") == stamp:
+                return Examples(*(file.get_tensor(name) for name in ("embeds", "states", "end", "null")))
+    examples = encode(wanted, encoder, on_text=on_text)
+    store(examples, path, stamp)
+    return examples
+
+
+def store(examples: Examples, path: Path, stamp: str = "") -> None:
+    """Write the examples in one go; an interrupted write leaves nothing behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(
+            {name: getattr(examples, name).contiguous() for name in ("embeds", "states", "end", "null")},
+            scratch,
+            {"stamp": stamp},
+        )
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Examples:
+    """Examples stored before, whatever they were made from."""
+    if not path.is_file():
+        raise DeprojectorError(f"there are no examples at {path.name}.")
+    with safe_open(path, framework="pt") as file:
+        return Examples(*(file.get_tensor(name) for name in ("embeds", "states", "end", "null")))
+
+
+def read_captions(path: Path) -> list[str]:
+    """The lines of a caption file that hold text, without repeats; DeprojectorError when there are too few."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    captions = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if len(captions) < 20:
+        raise DeprojectorError(
+            f"{path.name} holds {len(captions)} captions; training needs at least 20, one per line."
+        )
+    return captions
