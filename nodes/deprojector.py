@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io, ui
 
-from ..deprojector import host, host_report
+from ..deprojector import host, host_report, host_training
 from ..deprojector.algebra import MERGES, NORMS
+from ..deprojector.start import PRESETS
+from ..deprojector.training import SCHEDULES, Recipe
 
 CATEGORY = "blockwork/deprojector"
 Deprojector = io.Custom("BLOCKWORK_DEPROJECTOR")
@@ -311,6 +313,52 @@ class SaveDeprojector(io.ComfyNode):
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
 
 
+class TrainDeprojector(io.ComfyNode):
+    """A new deprojector from a CLIP and captions."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkTrainDeprojector",
+            display_name="Train Deprojector",
+            category=CATEGORY,
+            description="Trains a deprojector for the connected CLIP on a caption file. Hidden states are computed once and kept; a stopped run goes on where it was. Meant for a GPU.",
+            search_aliases=["train deprojector", "scheduled sampling", "teacher forcing", "text inversion network"],
+            inputs=[
+                _clip("The SD1 CLIP that the deprojector is to undo, with its LoRAs."),
+                io.String.Input("captions", default="captions.txt", tooltip="Text file in ComfyUI's input folder, one caption per line. The original used 13,000 per part."),
+                io.String.Input("run", default="first", tooltip="Name of the run: a folder below output/deprojector_training with hidden states and checkpoint."),
+                io.Combo.Input("family", options=list(PRESETS), default="LSTM 3, wide 1.5x, 1 layer", tooltip="What is trained. The author's best before VRNN was the wide LSTM with 1.5 times the width."),
+                io.Combo.Input("schedule", options=list(SCHEDULES), default="scheduled", tooltip="What the model sees of the past: true rows (teacher), its own (self-fed), or true ones first and ever more of its own (scheduled)."),
+                io.Int.Input("steps", default=2000, min=1, max=1000000, tooltip="Training steps."),
+                io.Int.Input("batch", default=100, min=1, max=4096, tooltip="Examples per step."),
+                io.Float.Input("learning_rate", default=1e-3, min=1e-6, max=1.0, step=1e-6, round=False, tooltip="Adam's rate; it rises at first and then falls along a cosine."),
+                io.Int.Input("test_captions", default=100, min=1, max=10000, optional=True, tooltip="Captions at the end of the file that are held out."),
+                io.Int.Input("evaluate_every", default=100, min=1, max=100000, optional=True, advanced=True, tooltip="Steps between evaluations; a checkpoint is written at each."),
+                io.Int.Input("patience", default=10, min=0, max=1000, optional=True, advanced=True, tooltip="Evaluations without a smaller free-running error before stopping; 0 never stops early."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, optional=True, tooltip="Seed of the weights, the order and the coins."),
+                Deprojector.Input("projection_from", optional=True, tooltip="A deprojector whose inverse projection is taken over, so that images can be used; SD1 checkpoints have none."),
+            ],
+            outputs=[
+                Deprojector.Output("deprojector", display_name="deprojector", tooltip="The model at its best evaluation."),
+                io.Image.Output("plot", display_name="plot", tooltip="Training loss and both held-out errors."),
+                io.String.Output("figures", display_name="figures", tooltip="Errors from true rows and free-running."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, clip, captions, run, family, schedule, steps, batch, learning_rate,
+        test_captions=100, evaluate_every=100, patience=10, seed=0, projection_from=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        recipe = Recipe(
+            steps, batch, learning_rate, schedule, evaluate_every=evaluate_every, patience=patience, seed=seed
+        )
+        return io.NodeOutput(
+            *host_training.train(clip, captions, run, family, recipe, test_captions, projection_from)
+        )
+
+
 NODES = [
     LoadDeprojector,
     DeprojectConditioning,
@@ -321,4 +369,5 @@ NODES = [
     JoinDeprojectors,
     DeprojectorReport,
     SaveDeprojector,
+    TrainDeprojector,
 ]
