@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..blocks.names import MIDDLE
 from .compare import Comparison
 
-ROW, LABEL, BAR, GAP, TOP = 26, 74, 250, 40, 84
+ROW, LABEL, BAR, GAP, TOP, NUMBER = 26, 74, 250, 40, 84, 64
 INK, PAPER, FRAME = (32, 32, 36), (250, 250, 248), (200, 200, 196)
 NEAR, FAR = (70, 130, 180), (200, 70, 50)
 MEASURES = {"distance": "relative distance |B - A| / |A|", "cosine": "cosine similarity"}
@@ -45,7 +45,8 @@ def draw(comparison: Comparison, measure: str = "distance") -> Image.Image:
         pen.text((x, y + 3), name, INK, font)
         pen.rectangle((x + LABEL, y + 3, x + LABEL + BAR, y + ROW - 4), outline=FRAME)
         pen.rectangle((x + LABEL, y + 3, x + LABEL + round(BAR * share), y + ROW - 4), fill=colour)
-        pen.text((x + LABEL + 6, y + 4), text, INK, font)
+        inside = BAR * share > NUMBER  # the number stands on the bar, not beside it
+        pen.text((x + LABEL + 6, y + 4), text, PAPER if inside else INK, font)
     return picture
 
 

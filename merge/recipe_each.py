@@ -37,7 +37,11 @@ def is_command(line: Span) -> bool:
 def _mentions_each(items: list[Span]) -> bool:
     """An output named O alone could be anyone's: some item must be mbw_each's own."""
     names = [item.cut("=")[0].text for item in items if item.text]
-    return len(names) > 1 and all(name.lower() in _NAMES or _looks_like_block(name) for name in names)
+    return (
+        names != ["O"]
+        and names != ["o"]
+        and all(name.lower() in _NAMES or _looks_like_block(name) for name in names)
+    )
 
 
 def _looks_like_block(name: str) -> bool:

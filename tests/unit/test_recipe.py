@@ -93,6 +93,13 @@ def test_mbw_each_later_items_win_and_presets_go_to_b():
     assert m_a == {**{block: 1 - share for block, share in grad.items()}, "BASE": 0.75}
 
 
+def test_mbw_each_lines_of_one_item():
+    lane = parse("IN_A_00=0.75").lanes[0]
+    assert (
+        lane.method == "each" and lane.output == "each1" and weights(dict(lane.ratios)["m_a"])["IN00"] == 0.75
+    )
+
+
 def test_our_superset():
     text = '''
 __A__ = "my model, v2.safetensors"
