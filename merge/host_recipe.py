@@ -147,7 +147,7 @@ def ratio_texts(method: str, weights: str, second: str) -> dict[str, str]:
     """The two weight texts of a node by the names the method has for them; for each they are m_b and m_a."""
     names = METHODS[method].ratios
     if names == ("m_a", "m_b"):
-        return {"m_a": second or "0.5", "m_b": weights}
+        return {**({"m_a": second} if second.strip() else {}), "m_b": weights}
     if len(names) == 1:
         return {names[0]: weights}
     return {names[0]: weights, names[1]: second or "0"}

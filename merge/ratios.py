@@ -55,7 +55,7 @@ class RatioTable:
             (name, self.ratios[name][0].text() if _names_any(text, own_presets or {}) else text)
             for name, text in lane.ratios
         )  # a user's own preset means nothing elsewhere: a recipe that is kept holds its numbers
-        self.first = method.ratios[0]
+        self.first, self.complement = next(iter(self.ratios)), method.complement
 
     def of(self, key: str, part: str) -> dict[str, float] | None:
         """Ratios of a key by name, or None when the key map never merges it."""
@@ -67,6 +67,8 @@ class RatioTable:
             return None
         found = {name: self._one(name, part, block or VAE) for name in self.ratios}
         found[self.first] = self.elemental.ratio(key, block or VAE, found[self.first])
+        if self.complement and self.complement[0] not in found:
+            found[self.complement[0]] = 1 - found[self.complement[1]]
         return found
 
     def _one(self, name: str, part: str, block: str) -> float:

@@ -223,6 +223,8 @@ def _numbers(fields: dict, method_name: str, line: Span) -> dict:
     ratios: list[tuple[str, str]] = []
     for name in method.ratios:
         text = numbers.pop(name, None)
+        if text is None and method.complement and name == method.complement[0]:
+            continue
         if text is None:
             raise RecipeError(f"{method_name} needs {name}=..., a number, a preset or a weight list", line)
         if not text:

@@ -73,7 +73,7 @@ class MergeToFile(io.ComfyNode):
                 checkpoint_input("model_b", "The model that is taken where a weight is 1."),
                 io.Combo.Input("method", options=FROM_TWO, default="weighted_sum", tooltip=f"How tensors are combined. These need model_c: {', '.join(WITH_C)}."),
                 checkpoint_input("model_c", "The third model, for add difference and other methods of three.", optional=True),
-                io.String.Input("weights_2", default="", optional=True, tooltip="The second number of methods that have one: beta, or the share of A (m_a) for each. Same forms as weights."),
+                io.String.Input("weights_2", default="", optional=True, tooltip="The second number of methods that have one: beta, or the share of A (m_a) for each, where empty means one minus weights. Same forms as weights."),
                 io.String.Input("elemental", default="", multiline=True, optional=True, tooltip="Ratios of single elements, later ones winning: OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2"),
                 io.String.Input("options", default="", optional=True, tooltip="Numbers of the method by name, such as density=0.3 for ties or gamma=2 for extract."),
                 io.Int.Input("seed", default=0, min=0, max=2**53, optional=True, tooltip="Seed of the methods that draw at random (dare, della)."),

@@ -38,6 +38,7 @@ def weighted_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     "m_a m_b",
     models=2,
     passes=(({"m_a": 1.0, "m_b": 0.0}, 0), ({"m_a": 0.0, "m_b": 1.0}, 1)),
+    complement=("m_a", "m_b"),
     source="bbc-mc, mbw_each; arithmetic of ComfyUI's ModelMergeBlocks",
 )
 def each(a: Tensor, b: Tensor, m_a: float, m_b: float) -> Tensor:

@@ -23,7 +23,7 @@ class Method:
     ``ratios`` vary from block to block; ``options`` are numbers of the whole merge with their defaults.
     ``most`` is None when the method takes any number of models from ``least`` on.
     ``passes`` lists ratios at which the result is one model's tensor, bit for bit.
-    An ``elementwise`` method may be computed in pieces; others see whole tensors.
+    ``complement`` (x, y) lets x be left out: it is 1 - y then. An ``elementwise`` method may be computed in pieces; others see whole tensors.
     ``survey`` measures every key beforehand; ``conclude`` turns the measures into options.
     """
 
@@ -36,6 +36,7 @@ class Method:
     source: str
     options: Mapping[str, float] = field(default_factory=dict)
     passes: tuple[tuple[Mapping[str, float], int], ...] = ()
+    complement: tuple[str, str] | None = None
     elementwise: bool = True
     seeded: bool = False
     survey: Callable[[Tensor, Tensor], Tensor] | None = None

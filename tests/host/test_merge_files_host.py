@@ -23,6 +23,11 @@ def loaded(model, key: str) -> torch.Tensor:
     return model.patch_weight_to_device(key, device_to=torch.device("cpu"), return_weight=True)
 
 
+def data_of(path: Path) -> bytes:
+    raw = path.read_bytes()
+    return raw[8 + int.from_bytes(raw[:8], "little") :]
+
+
 def as_file(model, path: Path) -> None:
     save_file(
         {f"model.{key}": value.contiguous() for key, value in model.model_state_dict(UNET).items()}, path
@@ -39,6 +44,8 @@ def test_the_live_merge_node_equals_the_file(build, tmp_path: Path, dtype: torch
     m_a, m_b = (", ".join(map(repr, numbers)) for numbers in ([1 - w for w in WEIGHTS], WEIGHTS))
     recipe = f"o = a + b, m_a=[{m_a}], m_b=[{m_b}], method=each"
     saved = load_file(merge_files(recipe, tmp_path / "o", folders=[tmp_path]).path)
+    short = merge_files(f"o = a + b, m_b=[{m_b}], method=each", tmp_path / "short", folders=[tmp_path])
+    assert data_of(short.path) == data_of(tmp_path / "o.safetensors")
     assert len(WEIGHTS) == len(SD1.blocks)
     for key in saved:
         assert torch.equal(loaded(live, key.removeprefix("model.")), saved[key]), key
