@@ -164,8 +164,11 @@ def calc_cond_batch(
         own, context = model_conds.get(KEY, CONDInjections(())), model_conds.get("c_crossattn")
         model_conds[KEY] = own.with_tokens(None if context is None else context.cond.shape[1])
         if for_controlnets and context is not None:
-            chosen = context.cond if own.controlnet is None else own.controlnet.to(context.cond.device)
-            model_conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(chosen)
+            if own.controlnet is not None:
+                chosen = own.controlnet.to(context.cond.device)
+                model_conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(chosen)
+            else:  # what a ControlNet takes anyway where nothing is said
+                model_conds.setdefault("crossattn_controlnet", context)
         return {**entry, "model_conds": model_conds}
 
     conds = [None if cond is None else [level(entry) for entry in cond] for cond in conds]
@@ -186,26 +189,39 @@ def apply_model(
     carried = kwargs.pop(KEY, None)
     options = dict(transformer_options or {})
     if carried is not None and c_crossattn is not None and any(c.injections for c in carried.chunks):
-        run = options.get(KEY) or Run()
-        if _rows_agree(carried.chunks, x, c_crossattn, options):
-            source = comfy.model_management.cast_to_device(c_crossattn, x.device, c_crossattn.dtype)
-            dtype = executor.class_obj.get_dtype_inference()
-            c_crossattn = comfy.model_management.cast_to_device(source, x.device, dtype)
-            sampling = executor.class_obj.model_sampling
-            levels = run.levels.setdefault(id(sampling), {})
-            steps = options.get("sample_sigmas")
-            clock = Clock(sampling.percent_to_sigma, steps, lambda: float(t[0]), levels)
-            window = options.get("context_window")
-            found = recipes(carried.chunks, clock, lambda tensor: _frames(run.to(tensor, x.device), window))
-            if found:
-                temporal = "num_video_frames" in kwargs  # layers over time see rows of another kind
-                options[PASS_KEY] = Pass(carried.chunks, c_crossattn, source, found, temporal)
-        else:
-            run.warn(
-                "block prompts are off in passes whose batch another node has rearranged (tiled diffusion, "
-                "for one): which rows belong to which prompt is not known there."
-            )
+        temporal = "num_video_frames" in kwargs  # such a U-Net has layers that see rows over time
+        c_crossattn, options[PASS_KEY] = _begin_pass(
+            executor.class_obj, carried.chunks, x, t, c_crossattn, options, temporal
+        )
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def _begin_pass(
+    model: Any,
+    chunks: Sequence[Chunk],
+    x: Tensor,
+    t: Tensor,
+    context: Tensor,
+    options: dict[str, Any],
+    temporal: bool,
+) -> tuple[Tensor, Pass | None]:
+    """The context as the blocks will see it, and the contexts to inject; None where nothing acts."""
+    run = options.get(KEY) or Run()
+    if not _rows_agree(chunks, x, context, options):
+        run.warn(
+            "block prompts are off in passes whose batch another node has rearranged (tiled diffusion, "
+            "for one): which rows belong to which prompt is not known there."
+        )
+        return context, None
+    window, sampling = options.get("context_window"), model.model_sampling
+    levels = run.levels.setdefault(id(sampling), {})
+    clock = Clock(sampling.percent_to_sigma, options.get("sample_sigmas"), lambda: float(t[0]), levels)
+    found = recipes(chunks, clock, lambda tensor: _frames(run.to(tensor, x.device), window))
+    if not found:
+        return context, None
+    source = comfy.model_management.cast_to_device(context, x.device, context.dtype)
+    context = comfy.model_management.cast_to_device(source, x.device, model.get_dtype_inference())
+    return context, Pass(chunks, context, source, found, temporal)
 
 
 def attn2_patch(n: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

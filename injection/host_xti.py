@@ -102,11 +102,11 @@ def encode(model: ModelPatcher, clip: Any, text: str, concepts: Sequence[XTI]) -
     for conditioning, sub_block in zip(encoded, blocks.sub_blocks, strict=True):
         same.setdefault(id(conditioning), []).append(sub_block)
     base = encoded[0]
-    label = " ".join(f"<{one.name}>" for one in concepts)
-    injections = [
-        injection(_spec(same[id(one)], blocks), stretches(one, blocks), label=label)
-        for one in {id(one): one for one in encoded if one is not base}.values()
-    ]
+    names = " ".join(f"<{one.name}>" for one in concepts)
+    injections = []
+    for one in {id(one): one for one in encoded if one is not base}.values():
+        spec = _spec(same[id(one)], blocks)
+        injections.append(injection(spec, stretches(one, blocks), label=f"{names} of {spec.text}"))
     return Change(tuple(injections)), base
 
 

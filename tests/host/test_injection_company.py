@@ -252,6 +252,11 @@ def test_controlnet_with_the_injected_prompt(model, prompts):
     got = run(host.prepare(model), one, two)
     assert got.passes == 1
     assert torch.equal(stub.contexts[0], torch.cat([negative[0][0], other[0][0]]))
+    own = prompt(6)[0][0]  # what core's CLIPTextEncodeControlnet puts on the other side stays
+    kept = StubControl()
+    one, two = placed(one, control=kept), placed(negative, control=kept, cross_attn_controlnet=own)
+    run(host.prepare(model), one, two)
+    assert torch.equal(kept.contexts[0], torch.cat([own, other[0][0]]))
 
 
 def image_prompt(q, k, v, options):
