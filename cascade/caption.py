@@ -1,4 +1,7 @@
-"""Cleans a caption the way IF's training captions were: no links, markup, file names or shop-talk."""
+"""Cleans a caption the way IF's training captions were: no links, markup, file names or shop-talk.
+
+The rules are those of diffusers' IF pipelines (Apache 2.0), less ``ftfy``'s mending of broken encodings.
+"""
 
 import html
 import re
