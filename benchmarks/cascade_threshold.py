@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from refhost.pack import load_pack
 
 load_pack()
-from blockwork.cascade.threshold import dynamic_threshold  # noqa: E402  (needs the pack)
-from diffusers import DDPMScheduler  # noqa: E402
+from blockwork.cascade.threshold import dynamic_threshold
+from diffusers import DDPMScheduler
 
 SHAPES = [(1, 3, 64, 64), (1, 3, 256, 256), (1, 3, 1024, 1024), (4, 16, 128, 128)]
 ROUNDS = 9

@@ -126,6 +126,19 @@ def test_low_precision_weights(weights, text, dtype):
     assert (outs[0] - outs[1]).norm() / outs[0].norm() < (0.5 if coarse else 0.05)
 
 
+def test_weights_left_outside_the_gpu(weights, text):
+    """Core's low-VRAM mode: every layer fetches its weights when it runs."""
+    model = comfy.sd.load_diffusion_model_state_dict(keys.to_original(weights["II"]))
+    x, t = torch.randn(1, 3, 16, 16), torch.tensor([1.0])
+    conds = dict(text=host_model.PromptBatch([(host_model.Prompt(text), 1)]), aug_steps=torch.tensor([250]))
+    conds["low_res"] = torch.randn(1, 3, 16, 16)
+    expected = model.model.apply_model(x, t, **conds)
+    model.load(CPU, lowvram_model_memory=1)
+    assert model.model.model_lowvram
+    conds["text"] = host_model.PromptBatch([(host_model.Prompt(text), 1)])
+    assert torch.equal(model.model.apply_model(x, t, **conds), expected)
+
+
 def test_half_precision_arithmetic(weights, text):
     model = comfy.sd.load_diffusion_model_state_dict(
         keys.to_original(weights["I"]), {"dtype": torch.bfloat16}
