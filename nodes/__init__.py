@@ -2,13 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blocks, cascade, deprojector, injection, merge, merge_files, recipes
+from . import blocks, cascade, deprojector, injection, merge, merge_files, recipes, sweep
 
 ROOMS = (
     blocks,
     merge,
     merge_files,
     recipes,
+    sweep,
     injection,
     deprojector,
     cascade,

@@ -1,0 +1,124 @@
+"""Block sweeps: one picture per block of a model, laid out in the shape of the U."""
+
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from ..blocks.keymap import KEY_MAPS
+from ..merge import host_sweep
+from ..merge.sweep import parse_sweep
+from ..merge.sweep_graph import DEFAULTS, check, sweep_graph
+from ..merge.sweep_picture import by_cell, draw_plot, draw_sweep, measure, report
+
+CATEGORY = "blockwork/merge"
+SOCKETS = (
+    "model", "positive", "negative", "latent_image", "vae", "model_b", "clip_vision", "sampler", "sigmas"
+)  # fmt: skip
+
+
+def _outputs() -> list[Any]:
+    return [
+        io.Image.Output("picture", display_name="picture", tooltip="All pictures in the shape of the U, with the unmodified ones beside."),
+        io.Image.Output("plot", display_name="plot", tooltip="How far each block moved the pictures."),
+        io.String.Output("report", display_name="report", tooltip="The same as a table, the farthest first."),
+    ]  # fmt: skip
+
+
+def _cell_size():
+    return io.Int.Input("cell_size", default=128, min=16, max=2048, optional=True, tooltip="Longer side of each picture in the overview, in pixels.")  # fmt: skip
+
+
+def _clip_vision():
+    return io.ClipVision.Input("clip_vision", optional=True, tooltip="Connect a CLIP vision model to measure also how far the content moved, by image embeddings.")  # fmt: skip
+
+
+class BlockSweep(io.ComfyNode):
+    """Expands into one merge per cell and one sampler and decoder per picture, each with its own cache entry."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkBlockSweep",
+            display_name="Block Sweep",
+            category=CATEGORY,
+            description="Scales one block after another (or takes it from a second model), samples each with the same seeds, and lays the pictures out in the shape of the U: which block does what, seen at a glance. No file is written; a stopped sweep goes on where it stopped.",
+            search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger"],
+            enable_expand=True,
+            hidden=[io.Hidden.dynprompt],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to study."),
+                io.Conditioning.Input("positive", tooltip="The prompt, the same in every cell."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, the same in every cell."),
+                io.Latent.Input("latent_image", tooltip="The latent to sample, as for a KSampler."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                io.String.Input("seeds", default="1, 2, 3, 4", tooltip="Seeds of every cell: 1, 2, 3, 4 or 1-4."),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps per picture."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance."),
+                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler_ancestral", tooltip="The sampler."),
+                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal", tooltip="The scheduler."),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the noise, as for a KSampler."),
+                io.String.Input("ratios", default="0.75", tooltip="What each block is multiplied by; with model_b connected, the share of B in it. Several ratios make several rows: 0, 0.25, 0.5."),
+                io.String.Input("blocks", default="ALL", tooltip="Blocks to go over: ALL, or names and ranges such as IN04, M00, OUT03-OUT05. One block with many ratios is a ratio sweep."),
+                _cell_size(),
+                io.Model.Input("model_b", optional=True, tooltip="Connect to swap blocks instead of scaling them: each cell takes one block from this model, by the share in ratios."),
+                _clip_vision(),
+                io.Sampler.Input("sampler", optional=True, tooltip="Connect with sigmas to sample as SamplerCustom does; steps, sampler_name, scheduler and denoise are then not used."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="The noise levels for the connected sampler."),
+                io.Combo.Input("key_map", options=list(KEY_MAPS), default="mbw", optional=True, advanced=True, tooltip="Where layers outside the numbered blocks belong, as in the merge nodes."),
+                io.String.Input("share_a", default="", optional=True, advanced=True, tooltip="With model_b: the share of A in the swept block (M_A). Empty keeps one minus the share of B."),
+            ],
+            outputs=_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, seeds, ratios, blocks, **settings) -> io.NodeOutput:
+        sweep = parse_sweep(host_sweep.layout_of_model(model), blocks, ratios, seeds)
+        links = host_sweep.own_links(cls.hidden.dynprompt)
+        widgets = {name: value for name, value in settings.items() if name not in SOCKETS}
+        inputs = DEFAULTS | widgets | {name: link for name, link in links.items() if name in SOCKETS}
+        check(inputs)
+        graph, outputs = sweep_graph(sweep, inputs, host_sweep.new_prefix())
+        return io.NodeOutput(*outputs, expand=graph)
+
+
+class SweepGrid(io.ComfyNode):
+    """Puts the pictures of a sweep together, wherever they were sampled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkSweepGrid",
+            display_name="Block Sweep Picture",
+            category=CATEGORY,
+            description="Lays the pictures of a block sweep out in the shape of the U and measures how far each block moved them. Block Sweep does this by itself; use it for pictures that were sampled elsewhere.",
+            search_aliases=["block study", "MBW grid", "image grid", "sweep assemble", "XYZ plot blocks"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures as a list: those of the unmodified model first, one per seed, then for every block those of every ratio."),
+                io.String.Input("layout", default="sd1", tooltip="The blocks of the model: sd1 (25, also SD2) or sdxl (19)."),
+                io.String.Input("blocks", default="ALL", tooltip="The blocks of the sweep, in the order of the pictures."),
+                io.String.Input("ratios", default="0.75", tooltip="The ratios of the sweep."),
+                io.String.Input("seeds", default="1, 2, 3, 4", tooltip="The seeds of the sweep."),
+                io.String.Input("title", default="", optional=True, tooltip="Written above the pictures."),
+                _cell_size(),
+                _clip_vision(),
+            ],
+            outputs=_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, images, layout, blocks, ratios, seeds, title=("",), cell_size=(128,), clip_vision=(None,)
+    ) -> io.NodeOutput:
+        sweep = parse_sweep(layout[0], blocks[0], ratios[0], seeds[0])
+        pictures = by_cell(sweep, images)
+        embeddings = host_sweep.embed(clip_vision[0], pictures) if clip_vision[0] is not None else None
+        moves = measure(sweep, pictures, embeddings)
+        picture, plot = draw_sweep(sweep, pictures, moves, cell_size[0], title[0]), draw_plot(moves, title[0])
+        texts = report(sweep, moves, title[0])
+        return io.NodeOutput(torch.from_numpy(picture)[None], torch.from_numpy(plot)[None], texts)
+
+
+NODES = [BlockSweep, SweepGrid]

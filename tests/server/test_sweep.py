@@ -1,0 +1,211 @@
+"""Block sweeps through the queue of a real ComfyUI: one prompt, its cache, interruption, and many machines."""
+
+import asyncio
+import io
+import json
+import threading
+import time
+
+import aiohttp
+import export_sweep
+import numpy as np
+import pytest
+from blockwork.merge.sweep_graph import export
+from PIL import Image
+from refhost.client import Client, PromptFailed
+from refhost.server import Server
+
+SWEEP, REPORT = "5", "8"
+CELLS = ("unmodified", "IN04_0.75", "M00_0.75", "OUT04_0.75")
+
+
+class Listener:
+    """Collects the ids of the nodes a server says it executes, as the front-end does."""
+
+    def __init__(self, client: Client):
+        self.executing: list[str] = []
+        self._url = f"{client.url}/ws?clientId={client.client_id}"
+        self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._listen()))
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._ready.wait(20)
+        return self
+
+    def __exit__(self, *_):
+        time.sleep(0.3)  # the last messages
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(20)
+        self._loop.close()
+
+    async def _listen(self):
+        self._task = asyncio.current_task()
+        try:
+            async with aiohttp.ClientSession() as session, session.ws_connect(self._url) as socket:
+                self._ready.set()
+                async for message in socket:
+                    data = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
+                    if data.get("type") == "executing" and data["data"].get("node"):
+                        self.executing.append(data["data"]["node"])
+        except asyncio.CancelledError:
+            pass
+
+    def sampled(self) -> list[str]:
+        """The pictures that were sampled, as cell_seed, in order; ids are 5.0.0.IN04_0.75_1_sample."""
+        return [n.split(".", 3)[3].removesuffix("_sample") for n in self.executing if n.endswith("_sample")]
+
+
+@pytest.fixture
+def small(example):
+    """An example with three blocks and two seeds: ``small(name, **inputs of the sweep)``."""
+
+    def make(name="block_sweep", **inputs):
+        prompt = example(name)
+        prompt[SWEEP]["inputs"] |= {
+            "blocks": "IN04, M00, OUT04",
+            "seeds": "1, 2",
+            "cell_size": 64,
+            "steps": 1,
+        }
+        prompt[SWEEP]["inputs"] |= inputs
+        return prompt
+
+    return make
+
+
+def picture(client, entry, number=0):
+    return np.asarray(Image.open(io.BytesIO(client.images(entry)[number])))
+
+
+def test_one_prompt_samples_every_cell_once_and_again_none(client, small):
+    with Listener(client) as listener:
+        entry = client.run(small())
+    assert listener.sampled() == [f"{cell}_{seed}" for cell in CELLS for seed in (1, 2)]
+    assert picture(client, entry).shape[1] == 3 * (2 * 67 + 28) + 14
+    report = client.texts(entry)[REPORT][0]
+    assert report.startswith("each block x 0.75, seeds 1, 2") and "OUT04 = 0.75" in report
+    with Listener(client) as listener:
+        again = client.run(small())
+    assert listener.executing == []
+    assert np.array_equal(picture(client, again), picture(client, entry))
+
+
+def test_what_is_added_is_all_that_is_sampled(client, small):
+    client.run(small())
+    with Listener(client) as listener:
+        client.run(small(blocks="IN04, M00, OUT04, OUT11", seeds="1, 2, 3", cell_size=32))
+    expected = {f"{cell}_3" for cell in CELLS} | {f"OUT11_0.75_{seed}" for seed in (1, 2, 3)}
+    assert sorted(listener.sampled()) == sorted(expected)
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(client, small):
+    prompt = small(seeds="11, 12")
+    with Listener(client) as listener:
+        prompt_id = client.queue(prompt)
+        while len(listener.sampled()) < 4:
+            time.sleep(0.01)
+        client.post("/interrupt", {})
+        with pytest.raises(PromptFailed):
+            client.wait(prompt_id)
+    before = listener.sampled()
+    assert len(before) < 8, "the sweep ended before it could be interrupted"
+    with Listener(client) as listener:
+        entry = client.run(prompt)
+    after = listener.sampled()
+    everything = [f"{cell}_{seed}" for cell in CELLS for seed in (11, 12)]
+    assert after in (
+        everything[len(before) - 1 :],
+        everything[len(before) :],
+    )  # the one it was stopped in, again
+    whole = client.run(small(seeds="12, 11"))  # all pictures from the cache, in another order
+    assert np.isfinite(picture(client, whole)).all() and picture(client, entry).std() > 0
+
+
+def test_blocks_from_a_second_model(client, small):
+    entry = client.run(small("block_sweep_swap"))
+    assert client.texts(entry)[REPORT][0].startswith("each block 1 of B")
+    both = small("block_sweep_swap", blocks="ALL", ratios="0", seeds="1")
+    lines = client.texts(client.run(both))[REPORT][0].splitlines()[2:]
+    assert len(lines) == 25
+    assert all(
+        float(line.split()[-1]) == 0 for line in lines
+    )  # nothing of B: the unmodified picture, 25 times
+    free = small("block_sweep_swap", ratios="0.5", share_a="0.75")
+    assert "IN04 = 0.5" in client.texts(client.run(free))[REPORT][0]
+
+
+def test_one_block_at_many_ratios(client, small):
+    entry = client.run(small("block_sweep_ratios", blocks="OUT04", ratios="0, 0.75, 1"))
+    table = client.texts(entry)[REPORT][0].splitlines()
+    assert table[-1].split()[:3] == ["OUT04", "=", "1"] and float(table[-1].split()[-1]) == 0
+    assert picture(client, entry).shape[1] == 2 * 67 + 28 + 14
+
+
+def test_a_sweep_samples_as_a_ksampler_and_as_samplercustom_do(client, small):
+    """The unmodified cell is the user's own KSampler's picture; a SAMPLER with SIGMAS gives the same again."""
+    prompt = small(cell_size=64, sampler_name="euler", blocks="IN04", seeds="7")
+    sampling = {
+        name: prompt[SWEEP]["inputs"][name] for name in ("model", "positive", "negative", "latent_image")
+    }
+    numbers = {"seed": 7, "steps": 1, "cfg": 1.0, "scheduler": "normal", "denoise": 1.0}
+    settings = {**sampling, **numbers, "sampler_name": "euler"}
+    prompt["20"] = {"class_type": "KSampler", "inputs": settings}
+    prompt["21"] = {"class_type": "VAEDecode", "inputs": {"samples": ["20", 0], "vae": ["1", 2]}}
+    prompt["90"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["21", 0], "filename_prefix": "sweep_alone"},
+    }
+    entry = client.run(prompt)
+    grid, alone = picture(client, entry, 0), picture(client, entry, 2)
+    assert alone.shape == (64, 64, 3)
+    assert _contains(grid, alone)
+
+    prompt["22"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+    sigmas = {"model": ["1", 0], "scheduler": "normal", "steps": 1, "denoise": 1.0}
+    prompt["23"] = {"class_type": "BasicScheduler", "inputs": sigmas}
+    prompt[SWEEP]["inputs"] |= {"sampler": ["22", 0], "sigmas": ["23", 0], "steps": 17}
+    assert np.array_equal(picture(client, client.run(prompt)), grid)
+
+
+def _contains(grid: np.ndarray, part: np.ndarray) -> bool:
+    """Whether ``part`` stands somewhere in ``grid``, pixel by pixel."""
+    height, width = part.shape[:2]
+    starts = np.argwhere((grid == part[0, 0]).all(axis=-1))
+    return any(np.array_equal(grid[y : y + height, x : x + width], part) for y, x in starts)
+
+
+def test_exported_prompts_on_two_servers_make_the_same_picture(client, server, small, tmp_path):
+    prompt = small()
+    expected = client.run(prompt)
+    prompts = export(prompt, "sd1")
+    assert list(prompts) == [*CELLS, "assemble"]
+    shared = (
+        "--output-directory",
+        str(server.base / "output"),
+        "--input-directory",
+        str(server.base / "input"),
+    )
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "checkpoints").symlink_to(server.base / "models" / "checkpoints")
+    with Server(tmp_path, arguments=("--cpu", *shared)) as second:
+        entry, ran = export_sweep.run(prompts, [client, Client(second.url)])
+    assert set(ran.values()) == {0, 1}, "one server did all the work"
+    for number in (0, 1):
+        assert np.array_equal(picture(client, entry, number), picture(client, expected, number))
+    assert client.texts(entry)[REPORT] == client.texts(expected)[REPORT]
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"seeds": "one"}, "'one' among the seeds is no whole number"),
+        ({"blocks": "IN12"}, "'IN12' is no block of sd1"),
+        ({"ratios": "0.5, 0.5"}, "stands twice"),
+        ({"share_a": "0.5"}, "connect model_b"),
+    ],
+)
+def test_bad_sweeps_stop_before_anything_is_sampled(client, small, inputs, message):
+    with Listener(client) as listener, pytest.raises(PromptFailed, match=message):
+        client.run(small(**inputs))
+    assert listener.sampled() == []
