@@ -36,9 +36,11 @@ class Canvas:
         nodes2: bool = False,
         size: tuple[int, int] = (1500, 1000),
         blocked: str = "",
+        settings: dict[str, Any] | None = None,
     ):
         self.url = url
         self.nodes2 = nodes2
+        self.settings = {**SETTINGS, **(settings or {})}
         self.errors: list[str] = []
         self.version = ""
         context = browser.new_context(viewport={"width": size[0], "height": size[1]})
@@ -53,7 +55,7 @@ class Canvas:
 
     def open(self) -> "Canvas":
         """Load the front-end and wait until a graph can be edited."""
-        for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": self.nodes2}.items():
+        for name, value in {**self.settings, "Comfy.VueNodes.Enabled": self.nodes2}.items():
             _post(f"{self.url}/settings/{name}", value)
         self.page.goto(self.url, wait_until="domcontentloaded")
         self.page.wait_for_function(READY, timeout=90_000)
