@@ -254,6 +254,21 @@ class Canvas:
             self.settle(8)
         return self.page.evaluate("() => app.canvas.ds.scale")
 
+    def look_at(self, node: str) -> None:
+        """Bring a node into the middle of the view at full size."""
+        self.page.evaluate(
+            """(id) => { const [x, y, w, h] = app.graph.getNodeById(id).boundingRect; const view = app.canvas.canvas.getBoundingClientRect();
+                 app.canvas.ds.scale = 1; app.canvas.ds.offset = [view.width / 2 - x - w / 2, view.height / 2 - y - h / 2 + 20];
+                 app.canvas.setDirty(true, true); }""",
+            node,
+        )
+        self.settle(10)
+
+    def fit(self) -> None:
+        """Show the whole graph."""
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        self.settle(30)
+
     def palette(self, name: str) -> None:
         """Choose a colour palette."""
         self.page.evaluate(

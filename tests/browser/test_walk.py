@@ -1,0 +1,65 @@
+"""From the template browser to a merged picture, as someone who has never seen the pack would go."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from refhost import layout
+from refhost.canvas import Canvas
+from refhost.client import Client
+from refhost.deck import Deck
+from refhost.server import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="module")
+def stocked() -> Iterator[Server]:
+    """A server with two small checkpoints of the names that the example asks for."""
+    script = layout.ROOT / "tools" / "make_checkpoints.py"
+    subprocess.run([layout.venv_bin("python"), script, layout.TESTS_BASE, "sd15_a", "sd15_b"], check=True)
+    with Server(layout.TESTS_BASE) as running:
+        yield running
+
+
+def test_from_the_template_browser_to_a_merged_picture(chrome: "Browser", stocked: Server, pictures: Path):
+    canvas = Canvas(chrome, stocked.url, nodes2=True).open()
+    canvas.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    canvas.page.get_by_text("blockwork", exact=True).first.click()
+    card = canvas.page.get_by_test_id("template-workflow-merge_by_block")
+    card.wait_for()
+    canvas.page.wait_for_timeout(500)
+    canvas.shot(pictures / "walk-1-templates.png")
+    card.click()
+    canvas.wait_for_nodes(13)
+    canvas.page.wait_for_timeout(800)
+    canvas.shot(pictures / "walk-2-workflow.png")
+    types = {node["type"]: str(node["id"]) for node in canvas.save()["nodes"]}
+    deck = Deck(canvas, node=types["BlockworkBlockWeights"])
+    canvas.look_at(deck.node)
+    deck.find(".bw-picker").click()
+    canvas.page.keyboard.type("cosine")
+    canvas.page.keyboard.press("Enter")
+    deck.drag("M00", 0.2, 0.8)
+    canvas.shot(pictures / "walk-3-weights.png")
+    for node, name, value in (
+        (types["EmptyLatentImage"], "width", 64),
+        (types["EmptyLatentImage"], "height", 64),
+        (types["KSampler"], "steps", 2),
+    ):
+        canvas.set_value(node, name, value)  # a test has no time for a large picture
+    entry = canvas.queue(timeout=300)
+    assert entry["status"]["status_str"] == "success"
+    assert entry["prompt"][2][deck.node]["inputs"]["weights"] == deck.shown
+    pngs = [data for data in Client(stocked.url).images(entry) if data.startswith(b"\x89PNG")]
+    assert len(pngs) == 2, "the merged picture and the drawn weights"
+    canvas.fit()
+    canvas.page.wait_for_timeout(1500)
+    canvas.shot(pictures / "walk-4-picture.png")
+    canvas.forgive("/api/view")
+    missing = [error for error in canvas.errors if "workflow_templates" not in error]
+    canvas.close()
+    assert missing == []
