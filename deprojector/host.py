@@ -1,8 +1,6 @@
 """Deprojectors in ComfyUI: files below ``models/deprojector``, memory management, CLIP, conditioning."""
 
 import copy
-import dataclasses
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,9 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from . import after_end, algebra, ensemble, loading
+from . import after_end, ensemble, loading
 from .errors import DeprojectorError
-
-log = logging.getLogger("blockwork")
+from .host_texts import Embedding
 
 FOLDER = "deprojector"
 SUFFIXES = {".safetensors", ".bin", ".pt"}
@@ -31,14 +28,6 @@ STRANGERS = {
     (4096, 768): "Flux",
     (4096, 2048): "Stable Diffusion 3",
 }
-ENCODERS = {
-    frozenset({"l", "g"}): "an SDXL CLIP",
-    frozenset({"g"}): "the SDXL refiner's CLIP",
-    frozenset({"h"}): "a Stable Diffusion 2 CLIP",
-    frozenset({"l", "t5xxl"}): "a Flux CLIP",
-    frozenset({"l", "g", "t5xxl"}): "a Stable Diffusion 3 CLIP",
-}
-IMAGE_ENCODERS = {1024: "ViT-H/14", 1280: "ViT-bigG/14", 1152: "SigLIP"}
 
 
 @dataclass(frozen=True)
@@ -53,14 +42,6 @@ class LoadedDeprojector:
     def module(self) -> Any:
         """The module; only run it through ``run``."""
         return self.patcher.model
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """A text or image embedding on a wire: ``1 d`` in the space of CLIP's pooled state, with the empty text's."""
-
-    vector: Tensor
-    null: Tensor
 
 
 @dataclass(frozen=True)
@@ -258,112 +239,6 @@ def pooled_of_entry(cond: Tensor, options: dict[str, Any]) -> Tensor:
             "states of Stable Diffusion 1 (768, 768): use the CLIP of an SD1 checkpoint."
         )
     return pooled
-
-
-def text_encoder(clip: Any) -> Any:
-    """The CLIP to encode with: a clone without clip skip; DeprojectorError unless it is SD1's CLIP-L alone."""
-    parts = frozenset(clip.tokenize(""))
-    if parts != {"l"}:
-        name = ENCODERS.get(parts, f"a text encoder with the parts {', '.join(sorted(parts))}")
-        raise DeprojectorError(
-            f"this is {name}; deprojectors need the CLIP of a Stable Diffusion 1 checkpoint."
-        )
-    own = clip.clone()
-    own.layer_idx = None
-    return own
-
-
-def encode(clip: Any, text: str) -> tuple[Tensor, Tensor]:
-    """A text's hidden states ``1 77 768`` and pooled embedding ``1 768``; never through ``text_projection``.
-
-    What does not fit into the first 75 tokens does not reach the embedding, which is logged.
-    """
-    tokens = clip.tokenize(text)
-    if len(tokens["l"]) > 1:
-        log.warning("deprojector: only the first 75 tokens of %r reach the embedding", text[:60])
-    cond, pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")
-    return cond[:, :77].float(), pooled.float()
-
-
-def constant_rows(clip: Any) -> tuple[Tensor, Tensor]:
-    """The start row and the empty text's embedding (``768`` each) of a CLIP."""
-    states, pooled = encode(text_encoder(clip), "")
-    return states[0, 0], pooled[0]
-
-
-def chosen_rows(source: str, clip: Any) -> tuple[Tensor, Tensor] | None:
-    """The constant rows of a source: None for the deprojector's own ``file``, else those of the ``clip``."""
-    if source == "file":
-        return None
-    if clip is None:
-        raise DeprojectorError(
-            "constant_rows is clip, but no CLIP is connected: connect one, or choose file."
-        )
-    return constant_rows(clip)
-
-
-def merge_texts(clip: Any, text: str, separator: str, merge: str, norm: str) -> Embedding:
-    """The texts of ``cat:1.2, maid:-0.3`` encoded one by one and merged."""
-    own = text_encoder(clip)
-    chunks = algebra.parse(text, "\n" if separator == "line" else ",")
-    null = encode(own, "")[1][0]
-    vectors = [encode(own, chunk.text)[1][0] for chunk in chunks]
-    merged = algebra.merged(vectors, null, [chunk.weight for chunk in chunks], merge, norm)
-    return Embedding(merged[None], null[None])
-
-
-def image_embedding(loaded: LoadedDeprojector, clip: Any, image: Any, base: Any, norm_of: str) -> Embedding:
-    """A CLIP image embedding brought to the pooled space of the text encoder; one per image of the batch.
-
-    ``norm_of`` ``text`` gives the difference from the empty text the length that a short text's has.
-    """
-    null, like = (encode(text_encoder(clip), text)[1] for text in ("", "a photo of a cat"))
-    inverse = loaded.module.projection_inverse.detach().to(null)
-    vectors = algebra.image_embedding(
-        _image_embeds(image),
-        inverse,
-        null,
-        None if base is None else _image_embeds(base).mean(0, keepdim=True),
-    )
-    if norm_of == "text":
-        length = torch.norm(like - null)
-        vectors = torch.cat([null + algebra.match_norm(v - null, length) for v in vectors.split(1)])
-    return Embedding(vectors, null)
-
-
-def _image_embeds(output: Any) -> Tensor:
-    embeds = output["image_embeds"].float()
-    if embeds.shape[-1] != 768:
-        width = embeds.shape[-1]
-        name = f"{IMAGE_ENCODERS[width]} " if width in IMAGE_ENCODERS else ""
-        raise DeprojectorError(
-            f"this image was encoded by {name}({width} numbers); SD1's text space needs CLIP ViT-L/14 (768): "
-            "load clip-vit-large-patch14 with CLIP Vision Loader."
-        )
-    return embeds
-
-
-def mix(first: Embedding, second: Embedding, method: str, amount: float) -> Embedding:
-    """``first`` and ``second`` by ``lerp``, ``slerp`` (around the empty text) or ``add`` (``amount`` of the second)."""
-    a, b = _broadcast(first.vector, second.vector)
-    null = first.null
-    if method == "add":
-        return dataclasses.replace(first, vector=a + amount * (b - null))
-    if method == "slerp":
-        pairs = zip(a, b, strict=True)
-        return dataclasses.replace(
-            first, vector=torch.stack([algebra.slerp(x, y, amount, null[0]) for x, y in pairs])
-        )
-    return dataclasses.replace(first, vector=algebra.lerp(a, b, amount))
-
-
-def _broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    if len(a) != len(b) and 1 not in (len(a), len(b)):
-        raise DeprojectorError(
-            f"the batches do not fit: {len(a)} and {len(b)} embeddings (one of them must be 1)."
-        )
-    count = max(len(a), len(b))
-    return a.expand(count, -1), b.expand(count, -1)
 
 
 def embedding_conditioning(

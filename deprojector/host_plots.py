@@ -11,7 +11,7 @@ from torch import Tensor
 
 SIZE = (960, 540)
 MARGIN = (78, 48, 24, 60)  # left, top, right, bottom
-COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14))
+COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 170, 190))
 GREY, LIGHT, BLACK = (110, 110, 110), (226, 226, 226), (20, 20, 20)
 
 Points = Sequence[tuple[float, float]]
@@ -25,7 +25,7 @@ def line_plot(
 ) -> Tensor:
     """An image ``1 h w 3`` in 0..1 of one line per series; points that are not finite break the line.
 
-    ``span`` fixes the range of the vertical axis.
+    ``span`` fixes the range of the vertical axis; points outside are drawn at its edge.
     """
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)
@@ -37,7 +37,7 @@ def line_plot(
     def place(x: float, y: float) -> tuple[float, float]:
         return (
             left + (x - across[0]) / (across[1] - across[0]) * (right - left),
-            bottom - (y - up[0]) / (up[1] - up[0]) * (bottom - top),
+            bottom - (min(max(y, up[0]), up[1]) - up[0]) / (up[1] - up[0]) * (bottom - top),
         )
 
     small, large = ImageFont.load_default(14), ImageFont.load_default(18)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import host
+from . import host, host_texts
 from .host_plots import line_plot
 
 
@@ -15,15 +15,15 @@ def report(loaded: host.LoadedDeprojector, clip: Any, text: str, rows: Any = Non
 
     Free-running, from true rows where the model allows it, and for comparison the empty text's rows.
     """
-    encoder = host.text_encoder(clip)
-    true, pooled = host.encode(encoder, text)
+    encoder = host_texts.text_encoder(clip)
+    true, pooled = host_texts.encode(encoder, text)
     free = host.run(loaded, pooled, host.Shaping(), rows)
     end = _end_row(encoder, text)
     lines = {"free-running": _cosines(free, true)}
     forced = _teacher_forced(loaded, pooled, true, rows)
     if forced is not None:
         lines["from true rows"] = _cosines(forced, true)
-    lines["empty text's rows"] = _cosines(host.encode(encoder, "")[0], true)
+    lines["empty text's rows"] = _cosines(host_texts.encode(encoder, "")[0], true)
     series = {name: list(enumerate(values.tolist())) for name, values in lines.items()}
     plot = line_plot(
         series, f"{loaded.name}: {text[:60]!r}", ("row", "cosine to the true hidden state"), (-1, 1)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import examples, host, start, training
+from . import examples, host, host_texts, start, training
 from .errors import DeprojectorError
 from .host_plots import line_plot
 
@@ -63,7 +63,7 @@ def load_clip(path: Path) -> tuple[Any, Tensor | None]:
 
 def text_encoder(clip: Any) -> tuple[examples.Encoder, dict[str, Tensor], int]:
     """The training room's view of an SD1 CLIP: a function over texts, its weights in float32, and its heads."""
-    own = host.text_encoder(clip)
+    own = host_texts.text_encoder(clip)
     own.load_model()
     transformer = own.cond_stage_model.clip_l.transformer
     last = len(transformer.text_model.encoder.layers) - 1

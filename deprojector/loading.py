@@ -20,8 +20,8 @@ from .config import (
     VicinityConfig,
     VrnnConfig,
     VtConfig,
-    read,
 )
+from .config_file import read
 from .errors import DeprojectorError
 from .lstm import LstmDeprojector
 from .mvt import MvtDeprojector

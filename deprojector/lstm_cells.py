@@ -46,7 +46,7 @@ class Gates:
 
     def __call__(self, base: Tensor, x: Tensor, state: State) -> State:
         hidden, context = state
-        gates = self.product(base, torch.cat([x, hidden], dim=-1))
+        gates = self.product.added_to(base, torch.cat([x, hidden], dim=-1))
         sigmoids, candidate = gates.split((3 * self.hidden, self.hidden), dim=-1)
         enter, keep, leave = sigmoids.sigmoid().chunk(3, dim=-1)
         context = torch.addcmul(keep * context, enter, candidate.tanh())
@@ -56,24 +56,17 @@ class Gates:
 class Product(Linear):
     """``base + layer(x)`` for the one large product of a step: ``u b o, u b i -> u b o``.
 
-    On a CPU the BLAS spends more on a small batch than its arithmetic takes; the layout that suits it depends on
-    the batch (measured with benchmarks/deprojector.py: up to 1.7 times faster at batch 1, 1.1 times at 8).
+    For a handful of rows a CPU's BLAS is a tenth faster in pieces (benchmarks/deprojector.py).
     """
 
-    PIECE = 1024
+    PIECE = 1024  # outputs
+    BATCHES = range(3, 17)
 
-    def __init__(self, weights: Sequence[Tensor]):
-        super().__init__(weights)
-        self._inputs_first: Tensor | None = None
-
-    def __call__(self, base: Tensor, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if self.units > 1 or x.device.type != "cpu" or torch.is_grad_enabled() or x.shape[1] > 16:
-            return self.added_to(base, x)
-        if x.shape[1] <= 2:
-            if self._inputs_first is None:
-                self._inputs_first = self.weight.t().contiguous()
-            return torch.addmm(base[0], x[0], self._inputs_first)[None]
-        result = torch.empty_like(base[0], memory_format=torch.contiguous_format)
+    def added_to(self, base: Tensor, x: Tensor) -> Tensor:
+        whole = self.units > 1 or x.device.type != "cpu" or torch.is_grad_enabled()
+        if whole or x.shape[1] not in self.BATCHES:
+            return super().added_to(base, x)
+        result = base.new_empty(base[0].shape)
         for start in range(0, len(self.weight), self.PIECE):
             piece = slice(start, start + self.PIECE)
             torch.addmm(base[0][:, piece], x[0], self.weight[piece].t(), out=result[:, piece])

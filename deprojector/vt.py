@@ -80,7 +80,7 @@ class VtDeprojector(Deprojector):
             position=positions(self.position_embedding),
             norm=Norm(self.norm),
             attention=CausalAttention(self.self_attn, config.num_attention_heads),
-            first={name: Linear.of(getattr(self, name)) for name in self._first_layers()},
+            first=self._first_weights(),
             linear2=Linear.of(self.linear2),
             mlps=[
                 (
@@ -93,6 +93,17 @@ class VtDeprojector(Deprojector):
             final=Linear.of(self.final_linear) if config.use_final_vicinity else None,
             final_norm=Norm(self.final_norm),
         )
+
+    def _first_weights(self) -> dict[str, Linear]:
+        layers = {name: getattr(self, name) for name in self._first_layers()}
+        if self.config.use_mlp_first_layer or self.config.use_individual_first_layer:
+            return {name: Linear.of(layer) for name, layer in layers.items()}
+        # the embedding's columns apart: their share is the same for every row
+        dim = self.config.dim
+        return {
+            "embed": Linear.of(layers["linear1"], inputs=slice(None, dim)),
+            "rows": Linear.of(layers["linear1"], inputs=slice(dim, None), bias=False),
+        }
 
     def recursion(self, embeds: Tensor) -> "VtRecursion":
         return VtRecursion(self, embeds)
@@ -198,12 +209,12 @@ class CombinedVicinity:
     """One linear layer over embedding and window, activated; the embedding's share is computed once."""
 
     def __init__(self, config: VtConfig, w: Weights, embed: Tensor, zero: Tensor):
-        self.act, self.linear = w.act, w.first["linear1"]
-        self.embed = embed
+        self.act, self.linear = w.act, w.first["rows"]
+        self.share = w.first["embed"](embed)
         self.window = Window(config.vicinity, zero)
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self.act(self.linear(_joined(self.embed, self.window(states))))
+        return self.act(self.share + self.linear(torch.cat(self.window(states), dim=-1)))
 
 
 class IndividualVicinity:

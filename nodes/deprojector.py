@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..deprojector import host, host_report, host_training
+from ..deprojector import host, host_report, host_texts, host_training
 from ..deprojector.algebra import MERGES, NORMS
 from ..deprojector.start import PRESETS
 from ..deprojector.training import SCHEDULES, Recipe
@@ -46,7 +46,9 @@ def _settings(options: dict) -> tuple[host.Shaping, tuple | None]:
     names = {"noise": "noise_after_end", "null": "null_after_end", "mask": "mask_after_end"}
     plain = {name: name for name in ("rows", "exact_end", "end_row", "seed")}
     given = {field: options[name] for field, name in (names | plain).items() if name in options}
-    return host.Shaping(**given), host.chosen_rows(options.get("constant_rows", "file"), options.get("clip"))
+    return host.Shaping(**given), host_texts.chosen_rows(
+        options.get("constant_rows", "file"), options.get("clip")
+    )
 
 
 class LoadDeprojector(io.ComfyNode):
@@ -175,7 +177,7 @@ class EncodeAndMerge(io.ComfyNode):
     def execute(
         cls, clip, deprojector, text, separator="comma", merge="difference", norm="off", **options
     ) -> io.NodeOutput:
-        embedding = host.merge_texts(clip, text, separator, merge, norm)
+        embedding = host_texts.merge_texts(clip, text, separator, merge, norm)
         shaping, rows = _settings({**options, "clip": clip})
         return io.NodeOutput(host.embedding_conditioning(deprojector, embedding, shaping, rows), embedding)
 
@@ -203,7 +205,9 @@ class ImageToEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, deprojector, clip, base=None, norm="keep") -> io.NodeOutput:
-        return io.NodeOutput(host.image_embedding(deprojector, clip, image, base, norm))
+        return io.NodeOutput(
+            host_texts.image_embedding(deprojector.module.projection_inverse, clip, image, base, norm)
+        )
 
 
 class MixEmbeddings(io.ComfyNode):
@@ -228,7 +232,7 @@ class MixEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, first, second, method, amount) -> io.NodeOutput:
-        return io.NodeOutput(host.mix(first, second, method, amount))
+        return io.NodeOutput(host_texts.mix(first, second, method, amount))
 
 
 class DeprojectEmbedding(io.ComfyNode):
@@ -282,7 +286,7 @@ class DeprojectorReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, deprojector, clip, text, constant_rows="file") -> io.NodeOutput:
-        rows = host.chosen_rows(constant_rows, clip)
+        rows = host_texts.chosen_rows(constant_rows, clip)
         plot, figures = host_report.report(deprojector, clip, text, rows)
         return io.NodeOutput(plot, figures, ui=ui.PreviewImage(plot, cls=cls))
 

@@ -9,7 +9,7 @@ import folder_paths
 import pytest
 import torch
 import torch.nn.functional as F
-from blockwork.deprojector import host, host_report, loading
+from blockwork.deprojector import host, host_report, host_texts, loading
 from blockwork.deprojector.config import LstmConfig, TransformerConfig
 from blockwork.deprojector.errors import DeprojectorError
 from blockwork.nodes import deprojector as nodes
@@ -92,7 +92,7 @@ def test_everything_but_the_hidden_states_is_kept(clip, loaded):
 
 
 def test_pooled_is_the_end_row_and_never_the_projection(clip):
-    states, pooled = host.encode(host.text_encoder(clip), "a cat")
+    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "a cat")
     assert pooled.isfinite().all()
     assert torch.equal(states[0, 3], pooled[0])  # start, "a", "cat", end
     assert clip.cond_stage_model.clip_l.transformer.text_projection.weight.isnan().all()
@@ -168,8 +168,8 @@ def test_another_clip_is_refused(loaded):
 
 def test_weights_in_the_text(clip, loaded):
     _, embedding = node(nodes.EncodeAndMerge, clip, loaded, "cat:1.2, maid:-0.3")
-    encoder = host.text_encoder(clip)
-    cat, maid, null = (host.encode(encoder, text)[1] for text in ("cat", "maid", ""))
+    encoder = host_texts.text_encoder(clip)
+    cat, maid, null = (host_texts.encode(encoder, text)[1] for text in ("cat", "maid", ""))
     torch.testing.assert_close(embedding.vector, null + 1.2 * (cat - null) - 0.3 * (maid - null))
     conditioning, empty = node(nodes.EncodeAndMerge, clip, loaded, " , ")
     assert torch.equal(empty.vector, null)
@@ -193,7 +193,7 @@ def vision(width, seed=0):
 
 def test_images(clip, loaded):
     image, base = vision(768), vision(768, 1)
-    null = host.encode(host.text_encoder(clip), "")[1]
+    null = host_texts.encode(host_texts.text_encoder(clip), "")[1]
     (embedding,) = node(nodes.ImageToEmbedding, image, loaded, clip, base)
     change = image["image_embeds"] - base["image_embeds"].mean(0)
     torch.testing.assert_close(
@@ -224,10 +224,10 @@ def test_mixing(clip, loaded):
     torch.testing.assert_close(summed.vector, node(nodes.EncodeAndMerge, clip, loaded, "cat, dog")[1].vector)
     arc = node(nodes.MixEmbeddings, cat, dog, "slerp", 1.0)[0]
     torch.testing.assert_close(arc.vector, dog.vector)
-    many = host.Embedding(cat.vector.repeat(3, 1), cat.null)
+    many = host_texts.Embedding(cat.vector.repeat(3, 1), cat.null)
     assert node(nodes.MixEmbeddings, many, dog, "slerp", 0.3)[0].vector.shape == (3, 768)
     with pytest.raises(DeprojectorError, match="batches do not fit: 3 and 2"):
-        node(nodes.MixEmbeddings, many, host.Embedding(cat.vector.repeat(2, 1), cat.null), "add", 1.0)
+        node(nodes.MixEmbeddings, many, host_texts.Embedding(cat.vector.repeat(2, 1), cat.null), "add", 1.0)
 
 
 def test_rows_and_what_follows_the_end(clip, transformer):
@@ -252,7 +252,7 @@ def test_rows_and_what_follows_the_end(clip, transformer):
 
 def test_constant_rows_of_the_clip(clip, loaded, transformer):
     entry = encoded(clip, "a cat")
-    states, pooled = host.encode(host.text_encoder(clip), "")
+    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "")
     file = node(nodes.DeprojectConditioning, entry, transformer)[0][0][0]
     own = node(nodes.DeprojectConditioning, entry, transformer, constant_rows="clip", clip=clip)[0][0][0]
     assert torch.equal(own[0, 0], states[0, 0]) and not torch.equal(own[0, 1:], file[0, 1:])
@@ -287,7 +287,7 @@ def test_report(clip, loaded, transformer):
     assert plot.shape[0] == 1 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
     lines = figures.splitlines()
     assert [line.split(":")[0] for line in lines] == ["free-running", "from true rows", "empty text's rows"]
-    states, pooled = host.encode(host.text_encoder(clip), "a cat")
+    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "a cat")
     free = F.cosine_similarity(host.run(transformer, pooled, host.Shaping()), states, dim=-1)[0, 1:4].mean()
     assert f"rows 1-3) {free:.4f}" in lines[0]
     assert host_report.report(loaded, clip, "")[1].startswith("free-running: words and end (rows 1-1)")
@@ -327,7 +327,7 @@ def test_files(folder, loaded, clip):
     stamp = nodes.LoadDeprojector.fingerprint_inputs("published")
     (published / "config.json").write_text(json.dumps({**config, "vocab_size": 1}))
     assert nodes.LoadDeprojector.fingerprint_inputs("published") != stamp
-    with pytest.raises(DeprojectorError, match="there is no deprojector '../secret'"):
+    with pytest.raises(DeprojectorError, match=r"there is no deprojector '\.\./secret'"):
         node(nodes.LoadDeprojector, "../secret")
 
 

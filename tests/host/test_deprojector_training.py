@@ -6,7 +6,7 @@ import comfy.sd1_clip
 import folder_paths
 import pytest
 import torch
-from blockwork.deprojector import host, host_training, loading
+from blockwork.deprojector import host, host_texts, host_training, loading
 from blockwork.deprojector.config import LstmConfig
 from blockwork.deprojector.errors import DeprojectorError
 from blockwork.nodes.deprojector import TrainDeprojector
@@ -67,7 +67,7 @@ def test_the_encoder_is_the_one_of_comfyui(clip):
     assert encoded.cut == [False, False, True] and heads == 12
     assert encoded.end.tolist() == [3, 1, 76]
     for number, text in enumerate(texts):
-        states, pooled = host.encode(host.text_encoder(clip), text)
+        states, pooled = host_texts.encode(host_texts.text_encoder(clip), text)
         torch.testing.assert_close(encoded.states[number], states[0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(encoded.pooled[number], pooled[0], rtol=1e-5, atol=1e-5)
     assert not any("text_projection" in key for key in weights)
@@ -83,7 +83,7 @@ def test_training_in_the_graph(clip, folders):
     module = deprojector.module
     assert not any(parameter.requires_grad or parameter.is_inference() for parameter in module.parameters())
     assert torch.equal(module.projection.weight, source.module.deprojection)
-    states, pooled = host.encode(host.text_encoder(clip), "")
+    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "")
     assert torch.equal(module.sos_embed, states[0, 0])
     torch.testing.assert_close(module.null_embed, pooled[0])
     last = clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[1]

@@ -1,7 +1,7 @@
 """The example workflows through the queue of a real ComfyUI, on a checkpoint without text_projection."""
 
 import io
-import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from PIL import Image
 from refhost import layout
 from refhost.client import PromptFailed, executed_nodes
 
-EXAMPLES = layout.ROOT / "example_workflows" / "api"
 MODELS = layout.TESTS_BASE / "models"
+BEINGS = ("cat", "dog", "maid", "robot", "fox", "hat", "owl", "knight", "tree", "boat", "witch")
 
 
 def _deprojector(name, layers, seed):
@@ -35,15 +35,11 @@ def models(server):
     Image.new("RGB", (64, 64), (200, 80, 40)).save(layout.TESTS_BASE / "input" / "example.png")
 
 
-def example(name):
-    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def pictures(client, entry):
     return [np.asarray(Image.open(io.BytesIO(data)), dtype=np.float32) for data in client.images(entry)]
 
 
-def test_deprojected_conditioning_samples_and_is_cached(client):
+def test_deprojected_conditioning_samples_and_is_cached(client, example):
     prompt = example("deprojector_conditioning")
     first = client.run(prompt)
     (picture,) = pictures(client, first)
@@ -51,7 +47,7 @@ def test_deprojected_conditioning_samples_and_is_cached(client):
     assert executed_nodes(client.run(prompt)) == set()
 
 
-def test_deterministic_and_clip_skip_changes_nothing(client):
+def test_deterministic_and_clip_skip_changes_nothing(client, example):
     prompt = example("deprojector_conditioning")
     (expected,) = pictures(client, client.run(prompt))
     prompt["6"]["inputs"]["rows"] = 76
@@ -67,7 +63,7 @@ def test_deterministic_and_clip_skip_changes_nothing(client):
     assert not np.array_equal(plain, expected)
 
 
-def test_side_by_side(client):
+def test_side_by_side(client, example):
     entry = client.run(example("deprojector_layers_side_by_side"))
     results = pictures(client, entry)
     assert len(results) == 7
@@ -76,12 +72,12 @@ def test_side_by_side(client):
         assert not any(np.array_equal(picture, other) for other in results[:number])
 
 
-def test_arithmetic(client):
+def test_arithmetic(client, example):
     results = pictures(client, client.run(example("deprojector_arithmetic")))
     assert len(results) == 2 and not np.array_equal(*results)
 
 
-def test_ensemble_report_and_file(client):
+def test_ensemble_report_and_file(client, example):
     saved = MODELS / "deprojector"
     before = set(saved.glob("ensemble_*.safetensors"))
     try:
@@ -128,16 +124,40 @@ def _vision(name, width, layers=1):
     save_file({key: tensor.half() for key, tensor in tensors.items()}, path)
 
 
-def test_image(client):
+def test_image(client, example):
     _vision("clip_vit_l14.safetensors", 768, layers=24)
     (picture,) = pictures(client, client.run(example("deprojector_image")))
     assert picture.std() > 1
 
 
-def test_sdxl_is_refused_by_name(client, sdxl_checkpoints):
+def test_training(client, example):
+    """Two steps on a handful of captions; the second run finds the hidden states and the checkpoint."""
+    captions = [f"a {colour} {being}" for colour in ("red", "old") for being in BEINGS]
+    (layout.TESTS_BASE / "input" / "captions.txt").write_text("\n".join(captions))
+    run = layout.TESTS_BASE / "output" / "deprojector_training" / "server-test"
+    saved = MODELS / "deprojector" / "trained"
+    shutil.rmtree(run, ignore_errors=True)
+    prompt = example("deprojector_training")
+    small = {"run": "server-test", "family": "transformer", "steps": 2, "batch": 4}
+    prompt["2"]["inputs"] |= {**small, "test_captions": 2, "evaluate_every": 1}
+    try:
+        entry = client.run(prompt)
+        assert "2 steps" in client.texts(entry)["4"][0]
+        assert {picture.shape[2] for picture in pictures(client, entry)} == {3}
+        (written,) = saved.glob("first_*.safetensors")
+        assert loading.load(written).config.relative_to_null
+        assert (run / "checkpoint.safetensors").is_file()
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(saved, ignore_errors=True)
+
+
+def test_sdxl_is_refused_by_name(client, example, sdxl_checkpoints):
     prompt = example("deprojector_conditioning")
     prompt["1"]["inputs"]["ckpt_name"] = "sdxl_a.safetensors"
-    with pytest.raises(PromptFailed, match=r"conditioning is of SDXL \(width 2048, pooled 1280\).*SD1 checkpoint"):
+    with pytest.raises(
+        PromptFailed, match=r"conditioning is of SDXL \(width 2048, pooled 1280\).*SD1 checkpoint"
+    ):
         client.run(prompt)
     prompt["3"] = {
         "class_type": "BlockworkEncodeAndMerge",
