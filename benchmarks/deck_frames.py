@@ -11,11 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from playwright.sync_api import sync_playwright  # noqa: E402
-from refhost import layout  # noqa: E402
-from refhost.browser import ARGUMENTS, chromium  # noqa: E402
-from refhost.canvas import Canvas  # noqa: E402
-from refhost.server import Server  # noqa: E402
+from playwright.sync_api import sync_playwright
+from refhost import layout
+from refhost.browser import ARGUMENTS, chromium
+from refhost.canvas import Canvas
+from refhost.server import Server
 
 UNLIMITED = ("--disable-frame-rate-limit", "--disable-gpu-vsync")
 NODES, ROUNDS, FRAMES = 25, 5, 60

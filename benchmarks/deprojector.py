@@ -22,13 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import deprojector_reference as reference  # noqa: E402
-from refhost.pack import load_pack  # noqa: E402
+import deprojector_reference as reference
+from refhost.pack import load_pack
 
 load_pack()
 
-from blockwork.deprojector.config import LstmConfig, MvtConfig, TransformerConfig, VtConfig  # noqa: E402
-from blockwork.deprojector.loading import build  # noqa: E402
+from blockwork.deprojector.config import LstmConfig, MvtConfig, TransformerConfig, VtConfig
+from blockwork.deprojector.loading import build
 
 KEPT = dict(x_residual=False, h0_residual=True, x_out_residual=True)
 WIDE = dict(x_residual=False, h0_residual=True, states_proj=True)

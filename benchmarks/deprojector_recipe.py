@@ -24,13 +24,13 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from refhost.pack import load_pack  # noqa: E402
+from refhost.pack import load_pack
 
 load_pack()
 
-from blockwork.deprojector.examples import Encoded, encode, pairs  # noqa: E402
-from blockwork.deprojector.start import inverse_projection, preset, started  # noqa: E402
-from blockwork.deprojector.training import SCHEDULES, History, Recipe, Trainer  # noqa: E402
+from blockwork.deprojector.examples import Encoded, encode, pairs
+from blockwork.deprojector.start import inverse_projection, preset, started
+from blockwork.deprojector.training import SCHEDULES, History, Recipe, Trainer
 
 FAMILIES = ("transformer", "LSTM 3, initial, 1 layer")
 DIM, HEADS, LAYERS, ROWS = 96, 4, 3, 24

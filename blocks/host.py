@@ -1,12 +1,40 @@
-"""The user's own weight presets, from the folder ComfyUI keeps for its user."""
+"""Block weights as nodes read them: with the user's own presets, from the folder ComfyUI keeps for its user."""
 
 from pathlib import Path
 
 import folder_paths
 
 from . import presets
+from .names import BlockError, Layout
+from .weights import BlockWeights, named_presets, parse
 
 SUFFIXES = (".tsv", ".txt", ".csv")
+
+
+def read_weights(text: str, layout: "str | Layout", default: float = 0.0) -> BlockWeights:
+    """``parse``, a name of the user's own presets winning over a built-in one.
+
+    Preset files are read only when the text names a preset; a bad line in them is an error only for its own name.
+    """
+    wanted = named_presets(text)
+    if not wanted:
+        return parse(text, layout, default)
+    own, bad = _own_presets()
+    for name in wanted & set(bad):
+        raise bad[name]
+    return parse(text, layout, default, own)
+
+
+def fingerprint(*texts: str | None) -> dict[str, list[float]]:
+    """The values of the user's own presets that the texts name (None: a linked text, known only later)."""
+    wanted = set().union(*(named_presets(text) for text in texts if text))
+    own = own_presets() if wanted else {}
+    return {name: own[name] for name in sorted(wanted & set(own))}
+
+
+def own_presets() -> dict[str, list[float]]:
+    """The user's own presets by name; lines that cannot be read are left out."""
+    return _own_presets()[0]
 
 
 def preset_folder() -> Path:
@@ -14,19 +42,12 @@ def preset_folder() -> Path:
     return Path(folder_paths.get_user_directory()) / "blockwork" / "presets"
 
 
-def own_presets() -> dict[str, list[float]]:
-    """Every preset of the user's files, later files and lines winning; BlockError names a bad line."""
+def _own_presets() -> tuple[dict[str, list[float]], dict[str, BlockError]]:
+    """Every preset of the user's files, later files and lines winning, and the errors of bad lines by name."""
     found: dict[str, list[float]] = {}
-    for path in _files():
-        found |= presets.load_file(path)
-    return found
-
-
-def fingerprint() -> list[tuple[str, int, int]]:
-    """Name, time and size of each preset file: equal means nothing changed."""
-    return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in _files()]
-
-
-def _files() -> list[Path]:
+    bad: dict[str, BlockError] = {}
     folder = preset_folder()
-    return sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES) if folder.is_dir() else []
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if path.suffix in SUFFIXES:
+            found |= presets.load_file(path, bad)
+    return found, bad

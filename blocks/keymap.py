@@ -17,8 +17,6 @@ Text encoders are BASE (CLIP under ``comfy``). ``mbw`` is kohya's and bbc-mc's r
 hako-mikan's, ``mecha`` sd-mecha's ``*-supermerger_blocks`` configs, ``comfy`` that of ComfyUI's ModelMerge nodes.
 """
 
-from collections.abc import Iterable
-
 from .names import BASE, MIDDLE, VAE, BlockError, Layout, as_layout
 
 KEY_MAPS = ("mbw", "supermerger", "mecha", "comfy")
@@ -50,17 +48,6 @@ def block_of(key: str, layout: "str | Layout", key_map: str = "mbw") -> str | No
     if key.startswith(_EMA):
         return BASE if key_map in ("mbw", "supermerger") else None
     return None
-
-
-def table(keys: Iterable[str], layout: "str | Layout", key_map: str = "mbw") -> dict[str, list[str]]:
-    """The keys of each block, blocks in MBW order first, then BASE and the rest; unmerged keys left out."""
-    shape = as_layout(layout)
-    blocks: dict[str, list[str]] = {name: [] for name in shape.blocks}
-    for key in keys:
-        block = block_of(key, shape, key_map)
-        if block is not None:
-            blocks.setdefault(block, []).append(key)
-    return {name: members for name, members in blocks.items() if members}
 
 
 def _unet_block(inside: str, layout: Layout, key_map: str) -> str | None:

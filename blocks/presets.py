@@ -30,29 +30,38 @@ def names(layout: "str | Layout" = "sd1") -> list[str]:
     return list(_presets(as_layout(layout).name))
 
 
-def load_file(path: Path) -> dict[str, list[float]]:
+def load_file(path: Path, bad: dict[str, BlockError] | None = None) -> dict[str, list[float]]:
     """Presets of a user's file: lines ``name<TAB>v,...``, ``name:v,...`` or ``name,v,...``.
 
     A header line ``preset_name ...`` and blank or ``#`` lines are skipped; 25/26 numbers (SD1), 19/20/21
-    (SDXL), BASE first where there is one more. BlockError names file and line of the first bad one.
+    (SDXL), BASE first where there is one more. A bad line is a BlockError that names file and line: raised, or
+    put into ``bad`` under the line's name.
     """
     found: dict[str, list[float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1
+    ):
         text = line.strip()
         if not text or text.startswith(("#", "preset_name")):
             continue
         name, values = _split_line(text)
         try:
-            numbers = [float(value) for value in values.split(",") if value.strip()]
+            found[name] = _preset_values(values)
         except ValueError as error:
-            raise BlockError(f"{path.name}, line {number}: {error}") from None
-        if len(numbers) not in (19, 20, 21, 25, 26) or not all(map(math.isfinite, numbers)):
-            raise BlockError(
-                f"{path.name}, line {number}: {name!r} has {len(numbers)} numbers; expected 25 or 26 (SD1) "
-                "or 19, 20 or 21 (SDXL) finite ones"
-            )
-        found[name] = numbers
+            problem = BlockError(f"{path.name}, line {number}, preset {name!r}: {error}")
+            if bad is None:
+                raise problem from None
+            bad[name] = problem
     return found
+
+
+def _preset_values(text: str) -> list[float]:
+    numbers = [float(value) for value in text.split(",") if value.strip()]
+    if len(numbers) not in (19, 20, 21, 25, 26) or not all(map(math.isfinite, numbers)):
+        raise ValueError(
+            f"{len(numbers)} numbers; expected 25 or 26 (SD1) or 19, 20 or 21 (SDXL) finite ones"
+        )
+    return numbers
 
 
 def blend(first: Sequence[float], second: Sequence[float], amount: float) -> list[float]:

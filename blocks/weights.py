@@ -22,6 +22,8 @@ from .names import BASE, MIDDLE, VAE, BlockError, Layout, as_layout
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 _NAMED = re.compile(r"^\s*([^\d\s:,=+.-][^:,=\t]*?)\s*[:\t]\s*(?=\S)")
+_MIDDLES = ("MID", MIDDLE, "M_00", "M0")
+APART = (BASE, VAE, CLIP, TIME_EMBED, LABEL_EMB, OUT)
 _BLOCK = re.compile(r"(IN|OUT)_?(\d{1,2})$")
 
 
@@ -38,6 +40,13 @@ class BlockWeights:
         if block in self.layout.blocks:
             return self.values[self.layout.blocks.index(block)]
         return dict(self.extra).get(block, otherwise)
+
+    def checked(self) -> "BlockWeights":
+        """These weights, or a BlockError that names the first one that is not a finite number."""
+        for name, value in (*zip(self.layout.blocks, self.values, strict=True), *self.extra):
+            if not math.isfinite(value):
+                raise BlockError(f"the weight of {name} comes out as {value}; weights must be finite numbers")
+        return self
 
     def text(self) -> str:
         """The list form, which ``parse`` reads back equal; extra names beyond BASE and VAE follow as name=value."""
@@ -68,8 +77,11 @@ def parse(
     expected: a wrong count, NaN or infinity, a block the layout lacks, an unknown preset.
     """
     shape = as_layout(layout)
-    body = _NAMED.sub("", text, count=1).strip().rstrip(",")
-    items = [item.strip() for item in body.split(",")] if body else []
+    if (label := _NAMED.match(text)) and _is_block(label.group(1)):
+        raise BlockError(
+            f"{_quote(text)}: a block and its weight are written with =, as in {label.group(1)}=0.75"
+        )
+    items = _items(text)
     if not items:
         raise BlockError(f"no weights given; {_expected(shape)}")
     if any(item == "" for item in items):
@@ -84,6 +96,11 @@ def parse(
     for item in items:
         weights = _apply(weights, item, text, own_presets or {})
     return weights
+
+
+def named_presets(text: str) -> set[str]:
+    """The preset names in a weights text, whether there are such presets or not."""
+    return {item for item in _items(text) if item and "=" not in item and not _is_number(item)}
 
 
 def from_numbers(numbers: Sequence[float], layout: "str | Layout") -> BlockWeights:
@@ -118,6 +135,17 @@ def block_names(text: str, layout: Layout) -> list[str]:
     return list(layout.blocks[low : high + 1])
 
 
+def _items(text: str) -> list[str]:
+    body = _NAMED.sub("", text, count=1).strip().rstrip(",")
+    return [item.strip() for item in body.split(",")] if body else []
+
+
+def _is_block(name: str) -> bool:
+    """Whether a label is a block, a range of blocks or a name that stands apart, in any layout."""
+    ends = name.upper().split("-")
+    return all(_BLOCK.match(end.strip()) or end.strip() in (*APART, *_MIDDLES, "ALL") for end in ends)
+
+
 def _apply(
     weights: BlockWeights, item: str, text: str, own_presets: Mapping[str, Sequence[float]]
 ) -> BlockWeights:
@@ -141,15 +169,14 @@ def _apply(
 
 def _canonical(name: str, layout: Layout) -> str:
     upper = name.upper()
-    if upper in ("MID", "M00", "M_00", "M0"):
+    if upper in _MIDDLES:
         upper = MIDDLE
     elif match := _BLOCK.match(upper):
         upper = f"{match.group(1)}{int(match.group(2)):02}"
-    extras = (BASE, VAE, CLIP, TIME_EMBED, LABEL_EMB, OUT)
-    if upper in layout.blocks or upper in extras:
+    if upper in layout.blocks or upper in APART:
         return upper
     raise BlockError(
-        f"{name!r} is no block of {layout.name}; its blocks are {_spans(layout)}, and {', '.join(extras)} stand apart"
+        f"{name!r} is no block of {layout.name}; its blocks are {_spans(layout)}, and {', '.join(APART)} stand apart"
     )
 
 

@@ -1,24 +1,18 @@
-"""Finding NaN and infinity, cheaply enough to look at every tensor that is written."""
+"""Finding NaN and infinity, cheaply enough to look at every tensor that is merged or written."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_EXPONENTS = {
-    torch.float16: (torch.int16, 0x7C00),
-    torch.bfloat16: (torch.int16, 0x7F80),
-    torch.float32: (torch.int32, 0x7F800000),
-    torch.float8_e4m3fn: (torch.int8, 0x7F),
-    torch.float8_e5m2: (torch.int8, 0x7C),
-}
+# float8 has no reductions: an element is not finite where all bits of the mask are set.
+_FLOAT8_MASKS = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7C}
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite, judged by exponent bits: half the cost of torch's own test."""
+    """Whether no element is NaN or infinite: one read of the tensor, for its extremes carry both."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
-    if tensor.dtype not in _EXPONENTS:
-        return bool(tensor.isfinite().all())
-    integer, mask = _EXPONENTS[tensor.dtype]
-    bits = tensor.contiguous().view(integer).numpy()
-    return int(np.bitwise_and(bits, np.array(mask, dtype=bits.dtype)).max()) != mask
+    values = tensor.detach()
+    if values.dtype in _FLOAT8_MASKS:
+        mask = _FLOAT8_MASKS[values.dtype]
+        return not bool(((values.contiguous().view(torch.uint8) & mask) == mask).any())
+    return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())

@@ -1,30 +1,35 @@
 """Live merging: fits the plans and methods of this room to ComfyUI's MODEL, CLIP and VAE.
 
 The result of every function is a clone of A with patches; weights are merged when core loads the model, nothing
-is computed or copied before, and no input is changed.
+is computed or copied before, and no input is changed. Only VAEs, which ComfyUI saves and shares without looking at
+patches, are merged at once into a VAE of their own.
 """
 
-import copy
+import math
 from collections.abc import Callable, Sequence
 
+import comfy.model_management
+import comfy.sd
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..blocks.names import BASE, Layout, layout_of
-from ..blocks.weights import parse
+from ..blocks.host import read_weights
+from ..blocks.names import BASE, BlockError, Layout, layout_of
+from ..blocks.weights import BlockWeights
+from .errors import MergeError
+from .finite import all_finite
 from .host_incremental import incremental
 from .host_patch import KeyPatches, MergePatch
 from .methods import add_difference, each, scale
-from .plan import MergeError, Plan, Rule, plan_unet, plan_whole
+from .plan import Plan, Rule, plan_unet, plan_whole
 
 Source = dict[str, KeyPatches]
 
 UNET = "diffusion_model."
 NON_FINITE = ("error", "keep A")
 
-_FINITE = (
-    WeakIdKeyDictionary()
-)  # stored weight -> whether it is finite: a slider's next move scans nothing again
+# Storage of a stored weight -> place in it -> finite or not: a slider's next move scans nothing again.
+_FINITE = WeakIdKeyDictionary()
 
 SUM = "{0} A + {1} B"
 DIFFERENCE = "A + {0} (B - C)"
@@ -40,14 +45,14 @@ def merge_models(
     """
 
     def rule(layout: Layout) -> Rule:
-        m_b = parse(weights, layout)
-        m_a = parse(weights_a, layout, default=1.0) if weights_a.strip() else None
+        m_b = read_weights(weights, layout)
+        m_a = _read_weights_a(weights_a, layout) if weights_a.strip() else None
 
         def of_block(block: str) -> tuple[float, ...]:
             share = m_b.of(block, 0.0)
             return (1 - share if m_a is None else m_a.of(block, 1.0), share)
 
-        return Rule(of_block, (1.0, 0.0), SUM)
+        return Rule(of_block, (1.0, 0.0), SUM, _apart(m_b) | (_apart(m_a) if m_a else frozenset()))
 
     return _merge_unets("Merge of A and B", [model_a, model_b], each, rule, key_map, non_finite)
 
@@ -58,8 +63,8 @@ def add_model_difference(
     """``A + M (B - C)`` per block, which carries over what B learnt since C. Returns (MODEL, Plan)."""
 
     def rule(layout: Layout) -> Rule:
-        m = parse(weights, layout)
-        return Rule(lambda block: (m.of(block, 0.0),), (0.0,), DIFFERENCE)
+        m = read_weights(weights, layout)
+        return Rule(lambda block: (m.of(block, 0.0),), (0.0,), DIFFERENCE, _apart(m))
 
     models = [model_a, model_b, model_c]
     return _merge_unets("A plus the difference of B and C", models, add_difference, rule, key_map, non_finite)
@@ -69,8 +74,8 @@ def scale_blocks(model, weights: str, key_map: str = "mbw", non_finite: str = "e
     """``M A`` per block, blocks not named at 1: the one-block attenuation study needs no second model."""
 
     def rule(layout: Layout) -> Rule:
-        m = parse(weights, layout, default=1.0)
-        return Rule(lambda block: (m.of(block, 1.0),), (1.0,), SCALE)
+        m = read_weights(weights, layout, default=1.0)
+        return Rule(lambda block: (m.of(block, 1.0),), (1.0,), SCALE, _apart(m))
 
     return _merge_unets("Blocks of A scaled", [model], scale, rule, key_map, non_finite)
 
@@ -80,23 +85,44 @@ def merge_clips(clip_a, clip_b, ratio: float, clip_c=None):
     sources = _sources([clip_a.patcher, clip_b.patcher] + ([clip_c.patcher] if clip_c is not None else []))
     method, rule = _whole_rule(ratio, three=clip_c is not None)
     plan = plan_whole("Merge of text encoders", _tensors(sources), rule, BASE, _skip_in_clip(sources))
+    _check_finite(plan, sources)
     merged = clip_a.clone()
     _patch(merged.patcher, sources, plan, method)
     return merged, plan
 
 
 def merge_vaes(vae_a, vae_b, ratio: float, vae_c=None):
-    """The same for autoencoders. Returns (VAE, Plan)."""
-    sources = _sources([vae_a.patcher, vae_b.patcher] + ([vae_c.patcher] if vae_c is not None else []))
+    """The same for autoencoders, as a VAE of its own with the merged weights. Returns (VAE, Plan)."""
+    vaes = [vae_a, vae_b] + ([vae_c] if vae_c is not None else [])
+    sources = _sources([vae.patcher for vae in vaes])
     method, rule = _whole_rule(ratio, three=vae_c is not None)
     plan = plan_whole("Merge of VAEs", _tensors(sources), rule, "VAE", lambda key: None)
-    merged = copy.copy(vae_a)  # VAE has no clone(); what it loads is its patcher
-    merged.patcher = vae_a.patcher.clone()
-    _patch(merged.patcher, sources, plan, method)
-    return merged, plan
+    _check_finite(plan, sources)
+    state = vae_a.get_sd() | {key: patches[0][0] for key, patches in sources[0].items()}
+    for key, parameters in plan.merged.items():
+        tensors = [_on_cpu(source[key][0][0]) for source in sources]
+        state[key] = method(*tensors, *parameters)
+    return comfy.sd.VAE(sd=state, device=vae_a.device, dtype=vae_a.vae_dtype), plan
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return comfy.model_management.cast_to_device(tensor.detach(), torch.device("cpu"), tensor.dtype)
+
+
+def _read_weights_a(text: str, layout: Layout) -> BlockWeights:
+    try:
+        return read_weights(text, layout, default=1.0)
+    except BlockError as error:
+        raise BlockError(f"weights_a: {error}") from error
+
+
+def _apart(weights: BlockWeights) -> frozenset[str]:
+    return frozenset(name for name, _ in weights.extra)
 
 
 def _whole_rule(ratio: float, three: bool) -> tuple[Callable[..., torch.Tensor], Rule]:
+    if not math.isfinite(ratio):
+        raise MergeError(f"the ratio is {ratio}; it must be a finite number")
     if three:
         return add_difference, Rule(lambda _: (ratio,), (0.0,), DIFFERENCE)
     return each, Rule(lambda _: (1 - ratio, ratio), (1.0, 0.0), SUM)
@@ -127,52 +153,70 @@ def _merge_unets(
     sources = _sources(models, UNET)
     plan = plan_unet(title, _tensors(sources), rule(layout_of(sources[0])), key_map)
     _compare_prediction(plan, models)
+    _check_finite(plan, sources, keep="non_finite" if non_finite == "error" else None)
     merged = incremental(models[0])
-    _patch(merged, sources, plan, method, keep_non_finite=non_finite == "keep A")
+    _patch(merged, sources, plan, method)
     return merged, plan
 
 
 def _sources(patchers: Sequence, prefix: str | None = None) -> list[Source]:
     """The stored tensors of each model with the patches on them, by key; asked once, for it walks the whole model."""
-    return [patcher.get_key_patches(prefix) for patcher in patchers]
+    sources = []
+    for letter, patcher in zip("ABC", patchers, strict=False):
+        try:
+            sources.append(patcher.get_key_patches(prefix))
+        except AttributeError as error:  # core cannot list the scales of quantised layers either
+            raise MergeError(
+                f"model {letter} is quantised and its weights cannot be read one by one ({error}); "
+                "load its fp16 or bf16 file, or merge the files"
+            ) from error
+    return sources
 
 
 def _tensors(sources: Sequence[Source]) -> list[dict[str, torch.Tensor]]:
     return [{key: patches[0][0] for key, patches in source.items()} for source in sources]
 
 
-def _patch(merged, sources: Sequence[Source], plan: Plan, method, keep_non_finite: bool = False) -> None:
-    """Attach the plan to ``merged``: every tensor's patch in one call, because each call walks the whole model."""
+def _check_finite(plan: Plan, sources: Sequence[Source], keep: str | None = "") -> None:
+    """Raise at NaN or infinity in what is to be merged; with ``keep`` None leave such tensors to A and report them.
+
+    ``keep`` names the node's input that would do so, empty where there is none.
+    """
     for key in list(plan.merged):
         bad = next((n for n, source in enumerate(sources) if not _finite(source[key][0][0])), None)
         if bad is None:
             continue
-        if not keep_non_finite:
+        if keep is not None:
+            otherwise = f", or set {keep} to 'keep A' to leave such tensors as they are in A" if keep else ""
             raise MergeError(
-                f"{key} of model {'ABC'[bad]} holds NaN or infinity; repair that model, or set "
-                "non_finite to 'keep A' to leave such tensors as they are in A"
+                f"{key} of model {'ABC'[bad]} holds NaN or infinity; repair that model{otherwise}"
             )
         del plan.merged[key]
         plan.keep(f"kept from A, NaN or infinity in {'ABC'[bad]}", key)
-    patches = {
-        key: MergePatch(set(), (method, parameters, tuple(source[key] for source in sources[1:])))
-        for key, parameters in plan.merged.items()
-    }
+
+
+def _patch(merged, sources: Sequence[Source], plan: Plan, method) -> None:
+    """Attach the plan to ``merged``: every tensor's patch in one call, because each call walks the whole model."""
+    narrow = comfy.model_management.lora_compute_dtype(merged.load_device) != torch.float32
+
+    def patch(key: str, parameters: tuple[float, ...]) -> MergePatch:
+        own = sources[0][key] if narrow and sources[0][key][0][0].dtype == torch.float32 else None
+        others = tuple(source[key] for source in sources[1:])
+        return MergePatch(set(), (method, parameters, others, own))
+
+    patches = {key: patch(key, parameters) for key, parameters in plan.merged.items()}
     missed = set(patches) - set(merged.add_patches(patches))
     if missed:
         raise MergeError(f"ComfyUI took no patch for {len(missed)} tensors, first {min(missed)}")
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    """Whether every element is finite; min and max carry NaN through and cost one read of the tensor."""
-    known = _FINITE.get(tensor)
-    if known is None:
-        values = tensor.detach()
-        if values.dtype.itemsize == 1:  # float8 has no reductions
-            values = values.to(torch.float32)
-        bounds = torch.stack(torch.aminmax(values)) if values.numel() else values
-        known = _FINITE[tensor] = bool(torch.isfinite(bounds).all())
-    return known
+    """``all_finite``, remembered per stretch of storage: core puts the same storage into new Parameters."""
+    places = _FINITE.setdefault(tensor.untyped_storage(), {})
+    place = (tensor.storage_offset(), tensor.shape, tensor.stride())
+    if place not in places:
+        places[place] = all_finite(tensor)
+    return places[place]
 
 
 def _compare_prediction(plan: Plan, models: Sequence) -> None:

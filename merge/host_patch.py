@@ -13,24 +13,27 @@ import comfy.model_management
 import comfy.weight_adapter.base
 import torch
 
+from .plan import LATENT
+
 Method = Callable[..., torch.Tensor]
 KeyPatches = list  # as ModelPatcher.get_key_patches gives them: [(weight, convert), patch, ...]
+
+Merge = tuple[Method, tuple[float, ...], tuple[KeyPatches, ...], KeyPatches | None]
 
 CHUNK = 1 << 18  # elements: A's, B's and the result's stretch stay in a core's cache together
 
 
 class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
-    """``method(A, *others, *parameters)`` as a weight patch; ``weights`` is (method, parameters, others).
+    """``method(A, *others, *parameters)`` as a weight patch; ``weights`` is (method, parameters, others, own).
 
-    ``others`` are key patches of the other models, so that a merge of merges needs no copy of either. The
-    constructor's two arguments are what core's prefetching rebuilds adapters with.
+    ``others`` are key patches of the other models, so that a merge of merges needs no copy of either. ``own`` are
+    A's where A is stored in float32 but core hands patches a narrower copy, else None. The constructor's two
+    arguments are what core's prefetching rebuilds adapters with.
     """
 
     name = "blockwork_merge"
 
-    def __init__(
-        self, loaded_keys: set[str], weights: tuple[Method, tuple[float, ...], tuple[KeyPatches, ...]]
-    ):
+    def __init__(self, loaded_keys: set[str], weights: Merge):
         self.loaded_keys = loaded_keys
         self.weights: Any = weights
 
@@ -46,16 +49,18 @@ class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
         original_weight: Any = None,
     ) -> torch.Tensor:
         """The merged tensor, float32, or ``weight``'s own dtype where the caller computes in that."""
-        method, parameters, others = self.weights
-        merged = weight.to(torch.float32)
+        method, parameters, others, own = self.weights
+        if own is not None and weight.dtype != torch.float32 == intermediate_dtype:
+            merged = _effective(own, key, weight.device).to(torch.float32, copy=True)
+        else:
+            merged = weight.to(torch.float32)
         operands = [_effective(patches, key, weight.device) for patches in others]
-        width = min((operand.shape[1] for operand in operands if operand.shape != merged.shape), default=None)
-        if width is None:
+        if all(operand.shape == merged.shape for operand in operands):
             _merge_into(merged, operands, method, parameters)
-        else:  # the input convolution of an inpainting model: the channels the others lack stay A's
-            part = merged[:, :width]
-            whole = [operand[:, :width].to(torch.float32) for operand in operands]
-            part.copy_(method(part, *whole, *parameters))
+        else:  # the input convolution of an inpainting or edit model: its further channels stay A's
+            part = merged[:, :LATENT]
+            latent = [operand[:, :LATENT].to(torch.float32) for operand in operands]
+            part.copy_(method(part, *latent, *parameters))
         return merged.to(weight.dtype) if intermediate_dtype == weight.dtype else merged
 
 

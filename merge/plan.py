@@ -12,19 +12,15 @@ import torch
 
 from ..blocks.keymap import block_of
 from ..blocks.names import Layout, layout_of
+from .errors import MergeError
 
 Parameters = tuple[float, ...]
 Tensors = Mapping[str, torch.Tensor]
 
-INPUT_CONV = (
-    "input_blocks.0.0.weight"  # 4 latent channels, 9 with inpainting's mask and image, 8 with ip2p's image
-)
+INPUT_CONV = "input_blocks.0.0.weight"
+LATENT = 4  # input channels that all variants share: inpainting adds a mask and an image, ip2p an image
 MISMATCH_LIMIT = 8  # odd shapes beyond this many mean another architecture, not a variant
 LISTED = 12  # names printed per reason
-
-
-class MergeError(ValueError):
-    """Models or weights that cannot be merged as asked; the message says which, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,7 @@ class Rule:
     of_block: Callable[[str], Parameters]
     identity: Parameters
     formula: str  # with {0}, {1} for the parameters: "{0} A + {1} B"
+    apart: frozenset[str] = frozenset()  # names outside the layout that were weighted: BASE, TIME_EMBED, ...
 
     def text(self, parameters: Parameters) -> str:
         return self.formula.format(*(f"{value:.6g}" for value in parameters))
@@ -81,6 +78,7 @@ def plan_unet(title: str, models: Sequence[Tensors], rule: Rule, key_map: str = 
     have different blocks, a weighted block is missing, or A has fewer input channels than another.
     """
     layout = _common_layout(models)
+    _refuse_foreign(models)
     plan = Plan(title, rule, block_sizes={name: Counter() for name in layout.blocks})
     for key in models[0]:
         block = block_of(key, layout, key_map)
@@ -88,9 +86,13 @@ def plan_unet(title: str, models: Sequence[Tensors], rule: Rule, key_map: str = 
             plan.keep(f"kept from A, in no block under key_map {key_map}", key)
         else:
             _decide(plan, key, block, models)
-    _refuse_foreign(plan)
+    _refuse_nothing(plan)
     _note_extra_keys(plan, models)
     plan.block_sizes = {name: sizes for name, sizes in plan.block_sizes.items() if sizes}
+    for name in sorted(rule.apart - set(plan.block_sizes)):
+        plan.warnings.append(
+            f"{name} was given a weight, but under key_map {key_map} no tensor of this U-Net is in it"
+        )
     return plan
 
 
@@ -110,7 +112,7 @@ def plan_whole(
             plan.keep(f"kept from A, {reason}", key)
         else:
             _decide(plan, key, part, models)
-    _refuse_foreign(plan)
+    _refuse_nothing(plan)
     _note_extra_keys(plan, models)
     return plan
 
@@ -134,10 +136,9 @@ def _decide(plan: Plan, key: str, block: str, models: Sequence[Tensors]) -> None
             shapes = f"{tuple(a.shape)} in A, {tuple(tensors[key].shape)} in {_letter(number)}"
             plan.keep(f"kept from A, shaped differently in {_letter(number)}", f"{key} ({shapes})")
             return
-    narrow = [tensors[key].shape[1] for tensors in models[1:] if tensors[key].shape != a.shape]
-    if narrow:
+    if any(tensors[key].shape != a.shape for tensors in models[1:]):
         plan.warnings.append(
-            f"A has {a.shape[1]} input channels; the first {min(narrow)} are merged, the others are A's ({key})"
+            f"A has {a.shape[1]} input channels; the first {LATENT} are merged, the others are A's ({key})"
         )
     plan.merged[key] = parameters
     plan.block_sizes.setdefault(block, Counter())[parameters] += 1
@@ -173,15 +174,24 @@ def _describe(layout: Layout) -> str:
     return f"{layout.name} ({layout.inputs} input blocks, {middle}, {layout.outputs} output blocks)"
 
 
-def _refuse_foreign(plan: Plan) -> None:
-    """Raise where what does not fit is more than a variant: many odd shapes, or nothing left to merge."""
-    for reason, keys in plan.kept.items():
-        why = reason.removeprefix("kept from A, ")
-        if "shaped differently" in reason and len(keys) > MISMATCH_LIMIT:
+def _refuse_foreign(models: Sequence[Tensors]) -> None:
+    """Raise where shapes differ in more than a variant's few tensors, whatever the ratios."""
+    for number, tensors in enumerate(models[1:], start=1):
+        odd = [
+            key for key, a in models[0].items() if key in tensors and not _fits(key, a, tensors[key], number)
+        ]
+        if len(odd) > MISMATCH_LIMIT:
             raise MergeError(
-                f"{len(keys)} tensors are {why}, first {keys[0]}: these are different architectures"
+                f"{len(odd)} tensors are shaped differently in {_letter(number)}, first {odd[0]}: "
+                "these are different architectures"
             )
-        if "missing in" in reason and not plan.merged:
+
+
+def _refuse_nothing(plan: Plan) -> None:
+    """Raise where tensors were to be merged and none could be."""
+    for reason, keys in plan.kept.items():
+        if not plan.merged and ("missing in" in reason or "shaped differently" in reason):
+            why = reason.removeprefix("kept from A, ")
             raise MergeError(f"all {len(keys)} tensors to merge are {why}, first {keys[0]}")
 
 

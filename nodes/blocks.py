@@ -6,11 +6,10 @@ from comfy_api.latest import io
 from ..blocks import host, presets
 from ..blocks.names import LAYOUTS
 from ..blocks.picture import draw_weights
-from ..blocks.weights import BlockWeights, number_text, parse
+from ..blocks.weights import BlockWeights
 
 NO_PRESET = "none"
 EVERY_PRESET = list(dict.fromkeys(name for layout in LAYOUTS for name in presets.names(layout)))
-GRAD_V = ", ".join(number_text(value) for value in presets.preset("GRAD_V"))
 
 
 class BlockWeightsNode(io.ComfyNode):
@@ -34,7 +33,7 @@ class BlockWeightsNode(io.ComfyNode):
                 io.Float.Input("offset", default=0.0, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="Add this to every weight, after scaling."),
                 io.String.Input(
                     "weights",
-                    default=GRAD_V,
+                    default="GRAD_V",
                     optional=True,
                     tooltip="25 numbers for sd1 or 19 for sdxl (one more with BASE first), one number for all, the name of a preset of the field's or of your own, or pairs such as GRAD_V, IN00=0.75.",
                     extra_dict={"widgetType": "BLOCKWORK_WEIGHTS"},
@@ -47,8 +46,8 @@ class BlockWeightsNode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, **_):
-        return host.fingerprint()
+    def fingerprint_inputs(cls, weights=None, **_):
+        return host.fingerprint(weights)
 
     @classmethod
     def execute(
@@ -60,16 +59,23 @@ class BlockWeightsNode(io.ComfyNode):
         invert=False,
         scale=1.0,
         offset=0.0,
-        weights=GRAD_V,
+        weights="GRAD_V",
     ) -> io.NodeOutput:
-        given = parse(weights, layout, own_presets=host.own_presets())
-        values = list(given.values)
+        given = host.read_weights(weights, layout)
+        values, apart = list(given.values), dict(given.extra)
         if blend_with != NO_PRESET:
             values = presets.blend(values, presets.preset(blend_with, layout), blend)
         values = presets.mirror(values) if mirror else values
-        values = presets.invert(values) if invert else values
-        shaped = BlockWeights(given.layout, tuple(presets.scale(values, scale, offset)), given.extra)
+        shaped = BlockWeights(
+            given.layout,
+            tuple(_reshape(values, invert, scale, offset)),
+            tuple(zip(apart, _reshape(list(apart.values()), invert, scale, offset), strict=True)),
+        ).checked()
         return io.NodeOutput(shaped.text(), torch.from_numpy(draw_weights(shaped))[None])
+
+
+def _reshape(values: list[float], invert: bool, scale: float, offset: float) -> list[float]:
+    return presets.scale(presets.invert(values) if invert else values, scale, offset)
 
 
 NODES = [BlockWeightsNode]

@@ -2,15 +2,12 @@
 
 from comfy_api.latest import io
 
+from ..blocks.host import fingerprint
 from ..blocks.keymap import KEY_MAPS
-from ..blocks.presets import preset
-from ..blocks.weights import number_text
 from ..merge import host
 
 CATEGORY = "blockwork/merge"
-FLAT_HALF = ", ".join(["0.5"] * 25)
-ONES = ", ".join(["1"] * 25)
-GRAD_V = ", ".join(number_text(value) for value in preset("GRAD_V"))
+GRAD_V, ONE = "GRAD_V", "1"  # texts that fit every layout
 
 
 def _weights(name: str, default: str, tooltip: str):
@@ -94,6 +91,10 @@ class MergeModels(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
+        return fingerprint(weights, weights_a)
+
+    @classmethod
     def execute(
         cls, model_a, model_b, weights_a="", key_map="mbw", non_finite="error", weights=GRAD_V
     ) -> io.NodeOutput:
@@ -120,7 +121,7 @@ class AddDifference(io.ComfyNode):
                 _non_finite(),
                 _weights(
                     "weights",
-                    ONES,
+                    ONE,
                     "How much of B - C is added per block: 25 numbers for SD1 and SD2, 19 for SDXL, a preset name, or IN00=0.75 pairs.",
                 ),
             ],
@@ -135,8 +136,12 @@ class AddDifference(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
+        return fingerprint(weights, weights_a)
+
+    @classmethod
     def execute(
-        cls, model_a, model_b, model_c, key_map="mbw", non_finite="error", weights=ONES
+        cls, model_a, model_b, model_c, key_map="mbw", non_finite="error", weights=ONE
     ) -> io.NodeOutput:
         model, plan = host.add_model_difference(model_a, model_b, model_c, weights, key_map, non_finite)
         return io.NodeOutput(model, plan.report())
@@ -159,7 +164,7 @@ class ScaleBlocks(io.ComfyNode):
                 _non_finite(),
                 _weights(
                     "weights",
-                    ONES,
+                    ONE,
                     "Factor per block, 1 for no change: 25 numbers for SD1 and SD2, 19 for SDXL, or only the blocks that change, as in IN04=0.75.",
                 ),
             ],
@@ -174,7 +179,11 @@ class ScaleBlocks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, key_map="mbw", non_finite="error", weights=ONES) -> io.NodeOutput:
+    def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
+        return fingerprint(weights, weights_a)
+
+    @classmethod
+    def execute(cls, model, key_map="mbw", non_finite="error", weights=ONE) -> io.NodeOutput:
         scaled, plan = host.scale_blocks(model, weights, key_map, non_finite)
         return io.NodeOutput(scaled, plan.report())
 

@@ -5,6 +5,8 @@ structure), queues the merge through the API and leaves pictures and the merge r
 """
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,18 +18,27 @@ from refhost.server import Server
 
 OUTPUT = layout.ROOT / "demo_output"
 MODELS = {"sd15_a.safetensors": "sd15_full_a.safetensors", "sd15_b.safetensors": "sd15_full_b.safetensors"}
+CHECKPOINT_BYTES = 5 * 10**9
 SIZE, STEPS = 128, 6
 # fp16 storage, fp32 arithmetic: a CPU would otherwise keep every weight twice as large in memory.
 ARGUMENTS = ("--cpu", "--fp16-unet")
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ComfyUI is stopped as well
     try:
         install.ensure()
         make_checkpoints()
         pictures = merge()
     except (layout.HostError, PromptFailed, PromptRefused) as error:
         print(f"demo failed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"demo failed: {error!r}\nComfyUI went away while working; its log is {layout.DEMO_BASE / 'comfyui.log'}. "
+            "When the log just ends, the machine ran out of memory: 8 GB have to be free.",
+            file=sys.stderr,
+        )
         return 1
     print("Done. Look at:")
     for path in pictures:
@@ -40,6 +51,11 @@ def make_checkpoints() -> None:
     folder = layout.DEMO_BASE / "models" / "checkpoints"
     if all((folder / f"{name}.safetensors").is_file() for name in names):
         return
+    free = shutil.disk_usage(layout.ROOT).free
+    if free < CHECKPOINT_BYTES:
+        raise layout.HostError(
+            f"{free / 1e9:.1f} GB free, {CHECKPOINT_BYTES / 1e9:.0f} GB needed for two checkpoints."
+        )
     print("making two full-size SD1.5 checkpoints with random weights (2 x 2.1 GB)", flush=True)
     script = layout.ROOT / "tools" / "make_checkpoints.py"
     command = [str(layout.venv_bin("python")), str(script), str(layout.DEMO_BASE), *names]

@@ -203,7 +203,7 @@ def test_an_exception_in_the_middle_leaves_the_model_as_it_was(
 
 
 def test_partly_offloaded_models_take_cores_path_and_give_the_same(pair, twins):
-    inputs = torch.randn(1, 4, 8, 8), torch.tensor([500.0]), torch.randn(1, 7, 768)
+    inputs = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 7, 768)
 
     def picture(model):
         with torch.no_grad():

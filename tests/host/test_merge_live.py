@@ -11,7 +11,7 @@ from blockwork.blocks import presets
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1, SDXL, BlockError
 from blockwork.merge import host
-from blockwork.merge.plan import MergeError
+from blockwork.merge.errors import MergeError
 
 UNET = "diffusion_model."
 

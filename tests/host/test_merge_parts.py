@@ -7,8 +7,8 @@ import comfy.taesd.taesd
 import pytest
 import torch
 from blockwork.merge import host
+from blockwork.merge.errors import MergeError
 from blockwork.merge.methods import each, weighted_sum
-from blockwork.merge.plan import MergeError
 
 CPU = torch.device("cpu")
 TINY_CLIP = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}

