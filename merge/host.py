@@ -212,7 +212,7 @@ def _patch(merged, sources: Sequence[Source], plan: Plan, method) -> None:
 
 def _finite(tensor: torch.Tensor) -> bool:
     """``all_finite``, remembered per stretch of storage: core puts the same storage into new Parameters."""
-    places = _FINITE.setdefault(tensor.untyped_storage(), {})
+    places: dict[tuple, bool] = _FINITE.setdefault(tensor.untyped_storage(), {})  # pyright: ignore[reportAssignmentType]
     place = (tensor.storage_offset(), tensor.shape, tensor.stride())
     if place not in places:
         places[place] = all_finite(tensor)
