@@ -26,6 +26,7 @@ from .ratios import RatioTable, common_layout, merges
 from .recipe import Lane
 from .report import Report
 
+INPUT_CONV = "input_blocks.0.0.weight"  # 4 latent channels; 9 for inpainting, 8 for instruct-pix2pix
 EMBEDDING = ".position_embedding.weight"
 Tick = Callable[[int], None]
 
@@ -135,7 +136,7 @@ class MergedCheckpoint:
 
     def _common_channels(self, key: str, shapes: Sequence[tuple[int, ...]]) -> int | None:
         first = shapes[0]
-        if len(first) < 2 or any(s[:1] + s[2:] != first[:1] + first[2:] for s in shapes):
+        if not key.endswith(INPUT_CONV) or any(s[:1] + s[2:] != first[:1] + first[2:] for s in shapes):
             return None
         if any(shape[1] > first[1] for shape in shapes):
             raise MergeError(

@@ -66,7 +66,8 @@ class RatioTable:
         if block is None and part != VAE_PART:
             return None
         found = {name: self._one(name, part, block or VAE) for name in self.ratios}
-        found[self.first] = self.elemental.ratio(key, block or VAE, found[self.first])
+        if part != VAE_PART:  # `::0.5` means every element of what is merged
+            found[self.first] = self.elemental.ratio(key, block or BASE, found[self.first])
         if self.complement and self.complement[0] not in found:
             found[self.complement[0]] = 1 - found[self.complement[1]]
         return found

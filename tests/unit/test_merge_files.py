@@ -13,7 +13,7 @@ from blockwork.merge.files import merge_files
 from blockwork.merge.methods import METHODS
 from blockwork.merge.recipe import parse
 from blockwork.merge.recipe_scan import RecipeError
-from blockwork.tests.unit.merge_kit import IDS, UNET, digest, merge, same, three_files, unet
+from blockwork.tests.unit.merge_kit import IDS, UNET, digest, merge, same, tensors, three_files, unet
 from refhost import layout
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -185,6 +185,8 @@ def test_methods_of_many_models_and_surveys(folder: Path):
 
 
 def test_elemental_ratios_apply(folder: Path):
+    vae = "first_stage_model.decoder.conv_in.weight"
+    assert torch.equal(merge(folder, 'o = a + b, 0.5, elemental="::1"')[vae], tensors(1)[vae])
     found = merge(folder, 'o = a + b, 0.5, elemental="OUT03-OUT05:in_layers:0.25, OUT04:bias:1"')
     a, b = (load_file(folder / f"{name}.safetensors") for name in "ab")
     for number, name, alpha in (

@@ -100,6 +100,13 @@ def test_missing_extra_and_differently_shaped_keys_are_told(folder: Path):
     assert f"the shapes differ: 1 ({text})" in merged.report
     assert "left out, only b has them: 1" in merged.report
     assert "model.diffusion_model.extra.weight" in merge(folder, "o = a + b, 0.5, extra_keys=copy")
+    attention = (
+        UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
+    )  # SD1 against SD2: other widths
+    for width in (32, 96):
+        save_file({**b, attention: torch.ones(48, width).half()}, folder / "sd2.safetensors")
+        with pytest.raises(MergeError, match="models are of different kinds"):
+            merge_files("o = a + sd2, 0.5", folder / "o2", folders=[folder])
     b[UNET + "middle_block.1.proj_in.weight"] = torch.ones(7, 7)
     save_file(b, folder / "b.safetensors")
     with pytest.raises(MergeError, match="models are of different kinds"):
