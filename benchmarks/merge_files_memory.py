@@ -1,6 +1,6 @@
 """Peak memory of file merges over the number of models: 2 to 7 files, beside the naive algorithm.
 
-Each run is a process of its own on synthetic SD1-keyed files of 0.5 GB (fp16, largest tensor 16 M elements).
+Each run is a process of its own on synthetic SD1-keyed files of 0.24 GB (fp16, largest tensor 8 M elements).
 Prints peak resident MiB above the bare import, and the growth per added model beside the largest tensor.
 
     benchmarks/merge_files_memory.py [FOLDER FOR THE FILES]
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST = 1 << 24  # elements
+LARGEST = 1 << 23  # elements
 START = f"""
 import sys; sys.path.insert(0, {str(ROOT / "tools")!r})
 from refhost.pack import load_pack
