@@ -44,6 +44,14 @@ class Entry:
         return self.numel * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A tensor's bytes in an open file."""
+
+    descriptor: int
+    offset: int
+
+
 class Checkpoint(Protocol):
     """A table of tensors that can be read in pieces: a file, or a merge that does not exist yet."""
 
@@ -59,6 +67,10 @@ class Checkpoint(Protocol):
 
     def divisible(self, key: str) -> bool:
         """Whether pieces of this tensor can be computed apart."""
+        ...
+
+    def stored(self, key: str) -> "Stored | None":
+        """Where the very bytes of this tensor stand in a file; None when it is computed, cast or looked at."""
         ...
 
 
@@ -122,6 +134,9 @@ class FileCheckpoint:
 
     def divisible(self, key: str) -> bool:
         return True
+
+    def stored(self, key: str) -> Stored | None:
+        return Stored(self._file.fileno(), self._start + self._offsets[key][0])
 
     def offset(self, key: str) -> int:
         """Where the tensor begins in the file, for reading in the file's own order."""
@@ -189,3 +204,6 @@ class TensorCheckpoint:
 
     def divisible(self, key: str) -> bool:
         return False  # reading a piece costs as much as reading it whole
+
+    def stored(self, key: str) -> Stored | None:
+        return None

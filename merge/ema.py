@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, Stored
 from .parts import UNET, ema_key, part_of
 
 
@@ -22,3 +22,6 @@ class EmaSwapped:
 
     def divisible(self, key: str) -> bool:
         return self.inner.divisible(self._key(key))
+
+    def stored(self, key: str) -> Stored | None:
+        return self.inner.stored(self._key(key))

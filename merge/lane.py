@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint, Entry
+from .checkpoint import Checkpoint, Entry, Stored
 from .ema import EmaSwapped
 from .errors import MergeError
 from .finite import all_finite
@@ -215,6 +215,14 @@ class MergedCheckpoint:
         whole = job.channels is not None or not self.method.elementwise
         return not whole and all(source.divisible(key) for source in self.sources)
 
+    def stored(self, key: str) -> Stored | None:
+        """A's own bytes where nothing is done to them; what comes from another model is read and looked at."""
+        job = self.jobs[key]
+        if job.ratios is not None or job.source is not self.sources[0] or self._repairs(key):
+            return None
+        same = job.source.entries[job.key].dtype == self.entries[key].dtype
+        return job.source.stored(job.key) if same else None
+
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         job, entry = self.jobs[key], self.entries[key]
         stop = entry.numel if stop is None else stop
@@ -222,6 +230,8 @@ class MergedCheckpoint:
             return self._position_ids(job, key)
         if job.ratios is None:
             kept = job.source.read(job.key, start, stop)
+            if job.source is self.sources[0] and kept.dtype == entry.dtype:
+                return kept  # A's own bits, whatever they are
             return self._checked(kept.to(entry.dtype), [kept], [job.source], key)
         tensors = [source.read(key, *(() if job.channels else (start, stop))) for source in self.sources]
         if not self.divisible(key):

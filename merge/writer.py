@@ -1,5 +1,6 @@
 """Writing a checkpoint that is computed while it is written: no tensor is held, no half file is left."""
 
+import errno
 import json
 import os
 import secrets
@@ -95,7 +96,14 @@ def write(
         def put(piece: Piece, data: Tensor) -> None:
             target.put(_raw(data), room + piece.offset)
 
-        work(checkpoint, pieces, put, threads or default_threads(), tick)
+        def copy(piece: Piece) -> bool:
+            found, entry = checkpoint.stored(piece.key), checkpoint.entries[piece.key]
+            first, last = (place * entry.dtype.itemsize for place in (piece.start, piece.stop))
+            return found is not None and target.copy(
+                found.descriptor, found.offset + first, room + piece.offset, last - first
+            )
+
+        work(checkpoint, pieces, put, threads or default_threads(), tick, copy)
         header = layout.header(checkpoint, final.result(), room)
         if len(header) != room:
             raise AssertionError("the header changed its length while the tensors were written")
@@ -113,8 +121,12 @@ def work(
     put: Callable[[Piece, Tensor], None],
     threads: int,
     tick: Tick,
+    copy: Callable[[Piece], bool] = lambda piece: False,
 ) -> None:
-    """Read, compute and put away pieces in several threads: while one waits for the disk another computes."""
+    """Read, compute and put away pieces in several threads: while one waits for the disk another computes.
+
+    A piece that ``copy`` takes care of is not read.
+    """
     lock, stop = threading.Lock(), threading.Event()
 
     def worker() -> None:
@@ -123,10 +135,10 @@ def work(
                 piece = next(pieces, None)
             if piece is None:
                 return
-            data = checkpoint.read(piece.key, piece.start, piece.stop)
-            put(piece, data)
+            if not copy(piece):
+                put(piece, checkpoint.read(piece.key, piece.start, piece.stop))
             with lock:
-                done.append(data.numel() * data.element_size())
+                done.append((piece.stop - piece.start) * checkpoint.entries[piece.key].dtype.itemsize)
 
     done: list[int] = []
     with ThreadPoolExecutor(threads) as pool:
@@ -171,6 +183,21 @@ class _Target:
                 done += self._write(view[done:], offset + done)
         except OSError as error:
             raise self._failed(error) from error
+
+    def copy(self, source: int, start: int, offset: int, count: int) -> bool:
+        """Copy bytes from another file inside the system; False where it cannot, and they have to be read."""
+        done = 0
+        while hasattr(os, "copy_file_range") and done < count:
+            try:
+                moved = os.copy_file_range(source, self.descriptor, count - done, start + done, offset + done)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
+                    raise self._failed(error) from error
+                return False
+            if moved == 0:
+                return False
+            done += moved
+        return done == count
 
     def _write(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):

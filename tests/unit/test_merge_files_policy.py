@@ -137,6 +137,10 @@ def test_nan_is_an_error_or_a_stays(folder: Path):
             found[good], METHODS["weighted_sum"].blend([a[key], b[key]], {"alpha": alpha})[good]
         )
         assert "A's value kept: 2 elements" in merged.report
+    save_file({**a, "first_stage_model.odd": torch.tensor([float("nan")])}, folder / "odd.safetensors")
+    assert merge(folder, "o = odd + b, 0")["first_stage_model.odd"].isnan().all()  # kept as it is, not judged
+    with pytest.raises(MergeError, match=r"odd: first_stage_model\.odd holds NaN"):
+        merge_files("o = a + odd, 0.5, extra_keys=copy", folder / "o3", folders=[folder])
     assert same(merge(folder, "o = a + b, 0"), a)  # B is not even read where it has no share
 
 
