@@ -9,6 +9,7 @@ Prints wall seconds of each run as `name: seconds`.
 
 import argparse
 import copy
+import io
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+from PIL import Image
 from refhost import layout
 from refhost.client import Client
 from refhost.server import Server
@@ -77,7 +79,10 @@ def main() -> int:
         client = Client(server.url)
         for name, one in (("injected", prompt), ("weight zero", off), ("without nodes", plain)):
             start = time.perf_counter()
-            (pictures[name],) = client.images(client.run(one, timeout=3000))
+            (png,) = client.images(client.run(one, timeout=3000))
+            pictures[name] = (
+                Image.open(io.BytesIO(png)).convert("RGB").tobytes()
+            )  # the file also holds the prompt
             print(f"{name}: {time.perf_counter() - start:.1f}", flush=True)
     same = pictures["weight zero"] == pictures["without nodes"]
     changed = pictures["injected"] != pictures["without nodes"]
