@@ -1,8 +1,9 @@
 """Re-merging two full-size SD1.5 models after one slider moved, against a full merge and against core's nodes.
 
-    .venv/bin/python benchmarks/incremental.py [ROUNDS]
+    .venv/bin/python benchmarks/incremental.py [ROUNDS [FILE_A FILE_B]]
 
-Needs the checkpoints of `make demo` and about 14 GB of memory: on a CPU ComfyUI keeps the U-Nets in float32.
+Needs the checkpoints of `make demo` and about 14 GB of memory: on a CPU ComfyUI keeps the U-Nets in float32. Other
+SD1 checkpoints can be named instead.
 For blocks of different sizes, in CPU seconds of node and load together: `name: ours, core, ratio`, then the bound
 1.5 x (changed bytes / all bytes) x (our full merge) + 0.2 s and whether the re-merge keeps it.
 """
@@ -34,8 +35,7 @@ BLOCKS = ("IN04", "IN00", "OUT05", "M00")  # a middling one, the smallest, a lar
 FULL = dict(zip(SD1.blocks, (0.1 + 0.8 * value for value in preset("GRAD_V")), strict=True))
 
 
-def load(name: str):
-    path = layout.DEMO_BASE / "models" / "checkpoints" / name
+def load(path: Path):
     if not path.is_file():
         raise SystemExit(f"{path} is missing: run `make demo` once")
     return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
@@ -55,7 +55,11 @@ def text(weights: dict[str, float]) -> str:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    a, b = load("sd15_full_a.safetensors"), load("sd15_full_b.safetensors")
+    folder = layout.DEMO_BASE / "models" / "checkpoints"
+    a, b = (
+        load(folder / name)
+        for name in sys.argv[2:4] or ("sd15_full_a.safetensors", "sd15_full_b.safetensors")
+    )
     sizes: dict[str, int] = {}
     for key, tensor in a.model_state_dict("diffusion_model.").items():
         block = block_of(key, SD1) or ""

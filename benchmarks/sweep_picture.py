@@ -55,7 +55,7 @@ def save(image: Image.Image, path: Path) -> None:
 
 def main() -> None:
     target = Path(sys.argv[1])
-    steps, pixels, servers = (int(text) for text in [*sys.argv[2:], "2", "64", "0"][:3])
+    steps, pixels, servers = (int(text) for text in [*sys.argv[2:], *("2", "64", "0")[len(sys.argv) - 2 :]])
     script = layout.ROOT / "tools" / "make_checkpoints.py"
     subprocess.run([layout.venv_bin("python"), script, BASE, "sd15_a"], check=True)
     prompt = sweep_prompt(steps, pixels)

@@ -44,6 +44,6 @@ def embed(clip_vision: Any, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     for cell in pictures:
         comfy.model_management.throw_exception_if_processing_interrupted()
         output = clip_vision.encode_image(torch.from_numpy(cell.astype(np.float32) / 255))
-        embeddings.append(output["image_embeds"].float().cpu().numpy())
+        embeddings.append(output["image_embeds"].detach().float().cpu().numpy())
         progress.update(1)
     return embeddings

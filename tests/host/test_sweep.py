@@ -102,7 +102,7 @@ def test_the_grid_measures_content_with_a_clip_vision_model(clip_vision):
     images = [*base.split(1), *base.split(1), *other.split(1)]  # IN04 moves nothing, M00 everything
     picture, plot, report = grid(images, clip_vision=[clip_vision], cell_size=[32], title=["a title"])
     rows = {line.split()[0]: line.split()[3:] for line in report.splitlines()[2:]}
-    assert rows["IN04"] == ["0.00", "0.0000"] or rows["IN04"] == ["0.00", "-0.0000"]
+    assert [abs(float(value)) for value in rows["IN04"]] == [0, 0]
     assert float(rows["M00"][0]) > 50 and float(rows["M00"][1]) > 0
     stored = (other.clamp(0, 1) * 255).to(torch.uint8).float() / 255
     kept = (base.clamp(0, 1) * 255).to(torch.uint8).float() / 255
@@ -140,7 +140,7 @@ def test_the_sweep_links_to_what_it_is_linked_to():
     with pytest.raises(RuntimeError, match="only runs as a node of a ComfyUI prompt"):
         host_sweep.own_links(prompt)
     hidden = nodes.BlockSweep.INPUT_TYPES()["hidden"]
-    assert set(hidden.values()) == {"DYNPROMPT"}
+    assert [value[0] for value in hidden.values()] == ["DYNPROMPT"]
 
 
 def test_models_without_blocks_are_refused(build):
