@@ -16,7 +16,7 @@ from ..blocks.picture import GRID, HIGH, INK, LOW, PAPER, u_positions
 from .sweep import Cell, Sweep
 
 GAP, MARGIN, LABEL = 3, 14, 22  # pixels
-UNIT_RMS, UNIT_COSINE = "RMS of pixels, in 8-bit steps", "1 - cosine of image embeddings"
+UNIT_RMS, UNIT_COSINE = "pixel RMS, 8-bit steps", "embeddings, 1 - cosine"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ def _plot(moves: Sequence[Moves], size: tuple[int, int], title: str = "") -> np.
     row = max(6.0, (size[1] - top - LABEL) / len(moves))
     labels = 100
     for number, move in enumerate(moves):
-        draw.text((8, top + number * row), move.cell.label, fill=INK, font=_font(min(14, row * 0.8)))
+        middle = (8, top + (number + 0.5) * row)
+        draw.text(middle, move.cell.label, fill=INK, font=_font(min(14, row * 0.8)), anchor="lm")
     width = (size[0] - labels) // len(panels)
     for number, (unit, colour, values) in enumerate(panels):
         _panel(draw, (labels + number * width, top), width - 16, row, unit, colour, values)
@@ -206,7 +207,7 @@ def _panel(
 ) -> None:
     left, top = corner
     far = max(map(max, values)) or 1.0
-    draw.text((left, top - LABEL + 2), f"{unit}; right edge {far:.3g}", fill=INK, font=_font(12))
+    draw.text((left, top - LABEL + 2), f"{unit}, 0 to {far:.3g}", fill=INK, font=_font(12))
     for number, cell in enumerate(values):
         y = top + number * row
         draw.rectangle((left, y + 2, left + width, y + row - 2), fill=GRID)
