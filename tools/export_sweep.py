@@ -20,8 +20,8 @@ from refhost.pack import load_pack
 
 load_pack()
 
-from blockwork.blocks.names import BlockError  # noqa: E402  (the line above makes it importable)
-from blockwork.merge.sweep_graph import export  # noqa: E402
+from blockwork.blocks.names import BlockError  # noqa: E402  # pyright: ignore[reportMissingImports]
+from blockwork.merge.sweep_graph import export  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 
 def write(prompts: dict[str, Prompt], folder: Path) -> list[Path]:
