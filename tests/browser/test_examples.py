@@ -54,6 +54,22 @@ def _is_default(schema: dict[str, Any], name: str, value: Any) -> bool:
     return value == options.get("default", choices[0] if choices else "")
 
 
+@pytest.mark.parametrize("page", [("1.47.12", False), ("1.58.1", True)], indirect=True, ids=str)
+def test_blueprint_unfolds_to_its_chain(canvas: Canvas):
+    listed = Client(canvas.url).get("/global_subgraphs")
+    [entry] = [entry for entry in listed.values() if entry["name"] == "merge_two_checkpoints_by_block"]
+    assert entry["source"] == "custom_node"
+    canvas.load(json.loads((layout.ROOT / "subgraphs" / f"{entry['name']}.json").read_text(encoding="utf-8")))
+    [node] = canvas.save()["nodes"]
+    assert [slot["name"] for slot in node["inputs"]] == ["clip_a", "clip_b", "model_a", "model_b"]
+    assert [slot["name"] for slot in node["outputs"]] == ["picture", "clip", "model", "report"]
+    report = canvas.add("PreviewAny", (900, 60))
+    canvas.connect(str(node["id"]), 3, report, "source")
+    sent = {part["class_type"]: part["inputs"] for part in canvas.prompt().values()}
+    assert sent["BlockworkBlockWeights"]["weights"] == "GRAD_V"
+    assert sent["BlockworkMergeModels"]["weights"][1] == 0, "the deck's text feeds the merge"
+
+
 @pytest.fixture
 def bare(chrome: "Browser", page: Canvas) -> Iterator[Canvas]:
     """A page of the same server to which our script never arrives."""
