@@ -32,7 +32,7 @@ def _contents(workflow: dict[str, Any]) -> list[tuple[Any, ...]]:
     return sorted(
         (
             node["type"],
-            str(node.get("widgets_values")),
+            str(node.get("widgets_values") or []),
             str([slot["name"] for slot in node.get("inputs", [])]),
             str([slot["name"] for slot in node.get("outputs", [])]),
         )
