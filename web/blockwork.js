@@ -40,7 +40,7 @@ function widgetOf(type, make) {
       },
       getMinHeight: () => deck.minHeight,
       margin: 4,
-      hideOnZoom: false,
+      hideOnZoom: true,
     });
     const removed = widget.onRemove;
     widget.onRemove = function () {
