@@ -111,7 +111,7 @@ def test_an_image_comes_to_the_pooled_space():
     shifted = image_embedding(forth @ text, inverse, null, forth @ other)
     torch.testing.assert_close(shifted, inverse @ (forth @ text - forth @ other) + null)
     torch.testing.assert_close(shifted, text - other + null)
-    with pytest.raises(DeprojectorError, match="has 1024 numbers.*needs 16.*ViT-L/14"):
+    with pytest.raises(DeprojectorError, match=r"has 1024 numbers.*needs 16.*ViT-L/14"):
         image_embedding(torch.zeros(1024), inverse, null)
 
 
