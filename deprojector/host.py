@@ -141,9 +141,7 @@ def run(
 
     ``constant_rows`` replaces the file's start and empty-text rows by another encoder's.
     """
-    size = comfy.model_management.module_size(loaded.module)
-    # the recursion lays the weights out a second time
-    comfy.model_management.load_models_gpu([loaded.patcher], memory_required=size)
+    _onto_device(loaded)
     module = loaded.module.rebased(*constant_rows) if constant_rows else loaded.module
     rows = min(shaping.rows, _rows_of(module))
     bar = comfy.utils.ProgressBar(rows - 1)
@@ -157,6 +155,16 @@ def run(
         states = module.deproject(embeds, fuse=loaded.fuse, rows=rows, on_row=on_row)
         states = shaped(states, embeds, shaping, _null_row(loaded.module, constant_rows))
     return states.to(comfy.model_management.intermediate_device(), torch.float32)
+
+
+def _onto_device(loaded: LoadedDeprojector) -> None:
+    """The whole module on its load device: a part of it is of no use, every row needs all of it."""
+    size = comfy.model_management.module_size(loaded.module)
+    # as much again for the weights as the recursion lays them out
+    comfy.model_management.load_models_gpu([loaded.patcher], memory_required=size, force_full_load=True)
+    device = loaded.patcher.load_device
+    if any(tensor.device.type != device.type for tensor in loaded.module.state_dict().values()):
+        loaded.module.to(device)  # core moves layers one by one under low VRAM and leaves the buffers behind
 
 
 def shaped(states: Tensor, embeds: Tensor, shaping: Shaping, null: Tensor | None) -> Tensor:

@@ -359,3 +359,14 @@ def test_joining(clip, loaded, transformer):
     torch.testing.assert_close(states[:, :10], first[:, :10], rtol=1e-4, atol=1e-4)
     with pytest.raises(DeprojectorError, match="only be concatenated"):
         node(nodes.JoinDeprojectors, concat, other, "merge")
+
+
+def test_what_low_vram_leaves_behind_is_fetched(clip, monkeypatch):
+    """Core may move layers and leave the buffers of the top module; ``meta`` stands for the other device."""
+    loaded = host.managed(made(LstmConfig(use_model2=True)), "split")
+    monkeypatch.setattr(
+        comfy.model_management, "load_models_gpu", lambda *_, **__: loaded.module.models.to("meta")
+    )
+    monkeypatch.setattr(loaded.patcher, "load_device", torch.device("meta"))
+    host._onto_device(loaded)
+    assert {tensor.device.type for tensor in loaded.module.state_dict().values()} == {"meta"}
