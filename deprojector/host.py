@@ -105,7 +105,7 @@ def load(name: str, dtype: str = "float32", fuse: float = 0.0) -> LoadedDeprojec
 def managed(module: Any, name: str, fuse: float = 0.0) -> LoadedDeprojector:
     """The module under ComfyUI's memory management."""
     patcher = comfy.model_patcher.ModelPatcher(
-        module,
+        module.to(comfy.model_management.text_encoder_offload_device()),
         load_device=comfy.model_management.text_encoder_device(),
         offload_device=comfy.model_management.text_encoder_offload_device(),
     )
