@@ -128,7 +128,7 @@ def draw_plot(moves: Sequence[Moves], title: str = "") -> np.ndarray:
 def _apart(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
     """1 - cosine similarity, row by row."""
     lengths = np.linalg.norm(vectors, axis=-1) * np.linalg.norm(others, axis=-1)
-    return 1 - (vectors * others).sum(axis=-1) / lengths
+    return np.maximum(1 - (vectors * others).sum(axis=-1) / lengths, 0)  # rounding may dip below
 
 
 def _places(sweep: Sweep) -> dict[str | None, tuple[int, int]]:
