@@ -188,6 +188,7 @@ def test_core_rebuilds_the_patch_when_it_prefetches(build):
     ]
     assert counter[0] >= b.model_state_dict()[key].numel() * 4
     weight = a.model_state_dict()[key]
+    assert torch.equal(comfy.lora.calculate_weight(again, weight.clone(), key), merged_weight(model, key))
     for dtype in (torch.float16, torch.float32):
         out = comfy.lora.calculate_weight(again, weight.to(dtype, copy=True), key, intermediate_dtype=dtype)
         assert out.dtype == dtype
@@ -208,6 +209,8 @@ def test_inpainting_model_keeps_its_extra_channels(build):
         host.merge_models(b, a, "0.25")
     ip2p = build("SD15", 4, in_channels=8)
     assert torch.equal(merged_weight(host.merge_models(ip2p, b, "1")[0], key)[:, :4], y)
+    both = merged_weight(host.merge_models(a, ip2p, "1")[0], key)
+    assert torch.equal(both[:, 4:], x[:, 4:]), "a mask and an image are different channels"
 
 
 def test_nan_is_an_error_or_kept_and_reported(build):
@@ -238,8 +241,11 @@ def test_different_architectures_are_refused(build):
     sd15, sdxl = build("SD15", 1), build("SDXL", 2)
     with pytest.raises(MergeError, match=r"A is sd1 .*B is sdxl"):
         host.merge_models(sd15, sdxl, "0.5")
+    for weights in ("0.5", "IN01=0.5", "ALL_A"):  # whatever is asked of them
+        with pytest.raises(MergeError, match="different architectures"):
+            host.merge_models(sd15, build("SD15", 2, context_dim=1024), weights)
     with pytest.raises(MergeError, match="different architectures"):
-        host.merge_models(sd15, build("SD15", 2, context_dim=1024), "0.5")
+        host.merge_models(sd15, build("SD15", 2, model_channels=64), "IN03=0.5")
     shallow = build("SDXL", 3, transformer_depth_middle=-2)
     with pytest.raises(MergeError, match="no middle"):
         host.merge_models(sdxl, shallow, "0.5")
@@ -260,6 +266,39 @@ def test_different_architectures_are_refused(build):
 def test_bad_weights_say_what_was_expected(build, text, message):
     with pytest.raises(BlockError, match=message):
         host.merge_models(build("SD15", 1), build("SD15", 2), text)
+
+
+def test_float32_weights_are_merged_in_float32_where_core_hands_out_half(build, monkeypatch):
+    import comfy.model_management
+
+    a, b = build("SD15", 1), build("SD15", 2)
+    monkeypatch.setattr(comfy.model_management, "lora_compute_dtype", lambda device: torch.float16)
+    merged, _ = host.merge_models(a, b, "0.3")
+    for key, x, y in stored(a, b):
+        assert torch.equal(merged_weight(merged, key), x * 0.7 + y * 0.3), key
+
+
+def test_names_that_address_nothing_are_reported(build):
+    _, plan = host.merge_models(build("SD15", 1), build("SD15", 2), "GRAD_V, TIME_EMBED=0.5")
+    assert "TIME_EMBED was given a weight, but under key_map mbw no tensor" in plan.report()
+    _, plan = host.merge_models(build("SD15", 1), build("SD15", 2), "GRAD_V, TIME_EMBED=0.5", key_map="comfy")
+    assert "no tensor of this U-Net" not in plan.report()
+
+
+def test_a_bad_weights_a_is_named(build):
+    with pytest.raises(BlockError, match="weights_a: 2 weights given"):
+        host.merge_models(build("SD15", 1), build("SD15", 2), "0.5", weights_a="1, 2")
+
+
+def test_quantised_models_get_a_message(build):
+    a, b = build("SD15", 1), build("SD15", 2)
+
+    def no_scale(prefix):
+        raise AttributeError("'Linear' object has no attribute 'weight_scale'")
+
+    b.get_key_patches = no_scale
+    with pytest.raises(MergeError, match="model B is quantised"):
+        host.merge_models(a, b, "0.5")
 
 
 def test_prediction_types_are_compared(build):

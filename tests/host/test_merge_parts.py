@@ -113,6 +113,23 @@ def test_vae_merge_leaves_its_parents_alone():
     assert "0.5 A + 0.5 B" in plan.report()
 
 
+def test_a_saved_vae_is_the_merge_and_its_parents_stay(tmp_path):
+    """CheckpointSave and VAESave read ``get_sd``, before or after a decode."""
+    a, b = build_vae(1), build_vae(2)
+    before = {key: value.clone() for key, value in a.get_sd().items()}
+    merged, _ = host.merge_vaes(a, b, 0.5)
+    for _ in range(2):
+        for key, value in merged.get_sd().items():
+            assert torch.equal(value, before[key] * 0.5 + b.get_sd()[key] * 0.5), key
+            assert torch.equal(a.get_sd()[key], before[key]), key
+        merged.decode(torch.zeros(1, 4, 4, 4))
+
+
+def test_ratios_must_be_finite():
+    with pytest.raises(MergeError, match="finite"):
+        host.merge_clips(build_clip(1), build_clip(2), float("nan"))
+
+
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 
 
