@@ -3,6 +3,7 @@
 import torch
 from comfy_api.latest import io
 
+from ..blocks.names import MIDDLE
 from ..blocks.spec import Part
 from ..injection import host, host_change, host_encode
 from ..injection.entries import MODES
@@ -23,11 +24,13 @@ NAMES = {
 }
 
 
-def _what_and_where() -> list[io.Input]:
-    return [
-        io.Conditioning.Input("prompt", tooltip="The prompt for the chosen blocks: a plain encoded text, also one with a schedule (start and end percent). Areas, masks and ControlNets belong on the conditioning instead."),
-        io.String.Input("blocks", default="M00", extra_dict={"widgetType": "BLOCKWORK_SPEC"}, tooltip="Which blocks: IN07, M00, OUT03-OUT11(+2), input:7, idx:6, up_blocks.0.attentions.1, (16,down,1), all, down, mid, up, coarse, fine, 8, 16, 32, 64, SDXL's inner layers as OUT01.3-9, _ for all others; each with =weight, @0.0-0.4, /k or /v. A list of 25 (SD1) or 19 (SDXL) block weights works too."),
-    ]  # fmt: skip
+def _prompt() -> io.Input:
+    return io.Conditioning.Input("prompt", tooltip="The prompt for the chosen blocks: a plain encoded text, also one with a schedule (start and end percent). Areas, masks and ControlNets belong on the conditioning instead.")  # fmt: skip
+
+
+def _blocks() -> io.Input:
+    """The block spec, last: it is drawn as a deck, and a deck above other widgets leaves gaps when resized."""
+    return io.String.Input("blocks", default=MIDDLE, optional=True, extra_dict={"widgetType": "BLOCKWORK_SPEC"}, tooltip="Which blocks: IN07, M00, OUT03-OUT11(+2), input:7, idx:6, up_blocks.0.attentions.1, (16,down,1), all, down, mid, up, coarse, fine, 8, 16, 32, 64, SDXL's inner layers as OUT01.3-9, _ for all others; each with =weight, @0.0-0.4, /k or /v. A list of 25 (SD1) or 19 (SDXL) block weights works too.")  # fmt: skip
 
 
 def _how_and_when() -> list[io.Input]:
@@ -78,8 +81,9 @@ class InjectIntoBlocks(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with: its blocks are read off it. SD1, SD2, SDXL and relatives."),
                 io.Conditioning.Input("conditioning", tooltip="What to inject into: a positive, a negative, or one region of several."),
-                *_what_and_where(),
+                _prompt(),
                 *_how_and_when(),
+                _blocks(),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model", tooltip="The model, able to carry out injections. Connect it to the sampler."),
@@ -88,7 +92,7 @@ class InjectIntoBlocks(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, conditioning, prompt, blocks, **options) -> io.NodeOutput:
+    def execute(cls, model, conditioning, prompt, blocks=MIDDLE, **options) -> io.NodeOutput:
         change = _change(model, prompt, blocks, options)
         return io.NodeOutput(host.prepare(model), change.on(conditioning))
 
@@ -107,14 +111,15 @@ class InjectIntoModel(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with: its blocks are read off it. SD1, SD2, SDXL and relatives."),
                 io.Combo.Input("name", options=list(NAMES), default="positive", tooltip="Which of the guider's conditionings gets the injection."),
-                *_what_and_where(),
+                _prompt(),
                 *_how_and_when(),
+                _blocks(),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model that injects. Connect it to the sampler.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, name, prompt, blocks, **options) -> io.NodeOutput:
+    def execute(cls, model, name, prompt, blocks=MIDDLE, **options) -> io.NodeOutput:
         return io.NodeOutput(_change(model, prompt, blocks, options).by_name(model, NAMES[name]))
 
 

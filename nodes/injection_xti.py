@@ -9,6 +9,7 @@ from ..injection.density import read_density
 from ..injection.plot import density_text, draw_density
 
 CATEGORY = "blockwork/injection/xti"
+GEOMETRY = "IN08, M00"  # the layers that carry shape, by the style mixing of P+
 Concept = io.Custom("BLOCKWORK_XTI")
 
 
@@ -54,13 +55,13 @@ class MixXTI(io.ComfyNode):
             inputs=[
                 Concept.Input("first", tooltip="The concept of all other layers; its name is kept."),
                 Concept.Input("second", tooltip="The concept of the named layers."),
-                io.String.Input("blocks", default="IN08, M00", extra_dict={"widgetType": "BLOCKWORK_SPEC"}, tooltip="Layers taken from the second concept, as SD1 blocks: IN08, (16,down,1)-(8,down,0), coarse, idx:4-6."),
+                io.String.Input("blocks", default=GEOMETRY, optional=True, extra_dict={"widgetType": "BLOCKWORK_SPEC"}, tooltip="Layers taken from the second concept, as SD1 blocks: IN08, (16,down,1)-(8,down,0), coarse, idx:4-6."),
             ],
             outputs=[Concept.Output("xti", tooltip="The mixed concept.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, first, second, blocks) -> io.NodeOutput:
+    def execute(cls, first, second, blocks=GEOMETRY) -> io.NodeOutput:
         return io.NodeOutput(xti_files.mix(first, second, host_xti.mixed_layers(blocks)))
 
 
