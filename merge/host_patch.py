@@ -13,6 +13,7 @@ import comfy.model_management
 import comfy.weight_adapter.base
 import torch
 
+from .methods import add_difference, each
 from .plan import LATENT
 
 Method = Callable[..., torch.Tensor]
@@ -20,7 +21,9 @@ KeyPatches = list  # as ModelPatcher.get_key_patches gives them: [(weight, conve
 
 Merge = tuple[Method, tuple[float, ...], tuple[KeyPatches, ...], KeyPatches | None]
 
-CHUNK = 1 << 18  # elements: A's, B's and the result's stretch stay in a core's cache together
+CHUNK = (
+    1 << 20
+)  # elements: a stretch of A, of B and the scratch stay in cache; shorter ones cost more in threads
 
 
 class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
@@ -76,13 +79,32 @@ def _effective(patches: KeyPatches, key: str, device: torch.device) -> torch.Ten
 def _merge_into(
     merged: torch.Tensor, operands: Sequence[torch.Tensor], method: Method, parameters: Sequence[float]
 ) -> None:
-    """Overwrite ``merged`` (float32) with the method's result, in stretches that fit the cache on a CPU."""
+    """Overwrite ``merged`` (float32) with the method's result; on a CPU in stretches, through one piece of scratch."""
     if merged.device.type != "cpu" or not merged.is_contiguous():
         merged.copy_(method(merged, *(operand.to(torch.float32) for operand in operands), *parameters))
         return
+    in_place = {each: _each_in_place, add_difference: _add_difference_in_place}.get(method)
+    scratch = torch.empty(min(CHUNK, merged.numel()))
     flat = merged.view(-1)
     flats = [operand.reshape(-1) for operand in operands]
     for start in range(0, flat.numel(), CHUNK):
         stretch = slice(start, start + CHUNK)
-        others = [operand[stretch].to(torch.float32) for operand in flats]
-        flat[stretch] = method(flat[stretch], *others, *parameters)
+        target, others = flat[stretch], [operand[stretch] for operand in flats]
+        if in_place:
+            in_place(target, *others, scratch[: target.numel()], *parameters)
+        else:
+            target.copy_(method(target, *(other.to(torch.float32) for other in others), *parameters))
+
+
+def _each_in_place(a: torch.Tensor, b: torch.Tensor, scratch: torch.Tensor, m_a: float, m_b: float) -> None:
+    """``each``, the same two products and their sum, in memory that is already there: half its cost is new pages."""
+    scratch.copy_(b)
+    a.mul_(m_a).add_(scratch.mul_(m_b))
+
+
+def _add_difference_in_place(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, scratch: torch.Tensor, alpha: float
+) -> None:
+    """``add_difference`` likewise."""
+    scratch.copy_(b)
+    a.add_(scratch.sub_(c.to(torch.float32)), alpha=alpha)

@@ -6,9 +6,9 @@ import comfy.supported_models_base
 import comfy.taesd.taesd
 import pytest
 import torch
-from blockwork.merge import host
+from blockwork.merge import host, host_patch
 from blockwork.merge.errors import MergeError
-from blockwork.merge.methods import each, weighted_sum
+from blockwork.merge.methods import add_difference, each, scale, weighted_sum
 
 CPU = torch.device("cpu")
 TINY_CLIP = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
@@ -154,6 +154,22 @@ def test_weighted_sum_and_each_agree_to_the_last_digit():
     for m in (0.1, 0.5, 11 / 12):
         ulp = torch.finfo(torch.float32).eps * torch.maximum(a.abs(), b.abs())
         assert ((weighted_sum(a, b, m) - each(a, b, 1 - m, m)).abs() <= ulp).all()
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float8_e4m3fn])
+def test_in_place_arithmetic_has_the_bits_of_the_methods(dtype):
+    generator = torch.Generator().manual_seed(0)
+    size = (host_patch.CHUNK + 7, 2)
+    a, b, c = torch.randn(3, *size, generator=generator)
+    b, c = b.to(dtype), c.to(dtype)
+    for method, others, parameters in (
+        (each, (b,), (0.7, 0.3)),
+        (add_difference, (b, c), (0.3,)),
+        (scale, (), (0.3,)),
+    ):
+        merged = a.clone()
+        host_patch._merge_into(merged, others, method, parameters)
+        assert torch.equal(merged, method(a, *(other.float() for other in others), *parameters))
 
 
 def test_stored_float8_is_merged_once_and_rounded_by_core(build):
