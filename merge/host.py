@@ -160,9 +160,9 @@ def _merge_unets(
 
 
 def _sources(patchers: Sequence, prefix: str | None = None) -> list[Source]:
-    """The stored tensors of each model with the patches on them, by key; asked once, for it walks the whole model."""
-    sources = []
-    for letter, patcher in zip("ABC", patchers, strict=False):
+    """The stored tensors of each model by key, with the patches on them for all but A, which brings its own along."""
+    sources = [_stored(patchers[0], prefix)]
+    for letter, patcher in zip("BC", patchers[1:], strict=False):
         try:
             sources.append(patcher.get_key_patches(prefix))
         except AttributeError as error:  # core cannot list the scales of quantised layers either
@@ -171,6 +171,13 @@ def _sources(patchers: Sequence, prefix: str | None = None) -> list[Source]:
                 "load its fp16 or bf16 file, or merge the files"
             ) from error
     return sources
+
+
+def _stored(patcher, prefix: str | None) -> Source:
+    """A's tensors as they are without the patches that may be loaded now; a third of get_key_patches' cost."""
+    backup = patcher.backup
+    state = patcher.model_state_dict(prefix)
+    return {key: [(backup[key].weight if key in backup else value, None)] for key, value in state.items()}
 
 
 def _tensors(sources: Sequence[Source]) -> list[dict[str, torch.Tensor]]:
@@ -198,9 +205,10 @@ def _check_finite(plan: Plan, sources: Sequence[Source], keep: str | None = "") 
 def _patch(merged, sources: Sequence[Source], plan: Plan, method) -> None:
     """Attach the plan to ``merged``: every tensor's patch in one call, because each call walks the whole model."""
     narrow = comfy.model_management.lora_compute_dtype(merged.load_device) != torch.float32
+    whole = merged.get_key_patches() if narrow else {}
 
     def patch(key: str, parameters: tuple[float, ...]) -> MergePatch:
-        own = sources[0][key] if narrow and sources[0][key][0][0].dtype == torch.float32 else None
+        own = whole[key] if narrow and sources[0][key][0][0].dtype == torch.float32 else None
         others = tuple(source[key] for source in sources[1:])
         return MergePatch(set(), (method, parameters, others, own))
 
