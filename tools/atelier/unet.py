@@ -1,0 +1,87 @@
+"""Trains the atelier's U-Net on the plain style, or goes on from it with another style: the fine-tunes to merge.
+
+The network is ComfyUI's own class at Stable Diffusion 1's shape; schedule and target are SD1's (1000 steps,
+scaled linear betas, noise prediction), the loss is weighted by min-SNR (Hang et al. 2023, gamma 5), and one
+caption in ten is empty for classifier-free guidance.
+"""
+
+import random
+
+import blockwork.atelier.shape as shape
+import torch
+from blockwork.atelier.autoencoder import Autoencoder
+from refhost.pack import use_comfyui
+from torch import Tensor, nn
+
+from .studio import batches, pictures, publish, published, scenes, signed, train, world
+
+EMPTY = 0.1
+GAMMA = 5.0
+
+
+def alphas_cumprod() -> Tensor:
+    """SD1's schedule."""
+    return (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0).float()
+
+
+def new_unet() -> nn.Module:
+    """ComfyUI's U-Net with fresh weights: as torch starts them, the last layer of every branch at zero."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    unet = UNetModel(**shape.UNET, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+    for module in unet.modules():
+        for kind in kinds:
+            if isinstance(module, kind):
+                kind.reset_parameters(module)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(True)
+        if ".out_layers.3." in name or ".proj_out." in name or name.startswith("out.2."):
+            nn.init.zeros_(parameter)
+    return unet
+
+
+def latents_of(drawn: Tensor) -> Tensor:
+    """The pictures in the atelier's latent space."""
+    vae = Autoencoder()
+    vae.load_state_dict(published("vae"))
+    with torch.no_grad():
+        return torch.cat([vae.encode(signed(part)) for part in drawn.split(256)])
+
+
+def run(
+    style: str = "plain", steps: int = 12000, minutes: float | None = None, count: int = 24000, seed: int = 31
+) -> None:
+    """Train and publish ``unet`` or, from it, ``unet_<style>``."""
+    from comfy.cli_args import args as host
+
+    host.use_pytorch_cross_attention = True
+    use_comfyui()
+    from .clip import load_text
+
+    torch.manual_seed(seed)
+    name = "unet" if style == "plain" else f"unet_{style}"
+    seen = scenes(count, seed, style)
+    latents = latents_of(pictures(seen))
+    text, vocabulary = load_text()
+    unet = new_unet()
+    if style != "plain":
+        unet.load_state_dict(published("unet"))
+    order, chance, signal = batches(len(seen), 32, seed), random.Random(seed), alphas_cumprod()
+
+    def loss_of(step: int) -> Tensor:
+        indices = next(order)
+        said = ["" if chance.random() < EMPTY else world.caption(seen[i], chance) for i in indices.tolist()]
+        x0, noise, t = latents[indices], torch.randn(len(said), 4, 16, 16), torch.randint(1000, (len(said),))
+        a = signal[t].view(-1, 1, 1, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                context = text.text_model(vocabulary.rows(said)[0]).float()
+            predicted = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t.float(), context=context).float()
+        snr = a / (1 - a)
+        return ((predicted - noise).square() * (snr.clamp(max=GAMMA) / snr)).mean()
+
+    rate = 1e-3 if style == "plain" else 4e-4
+    train(name, unet, loss_of, steps, rate, minutes=minutes)
+    publish(name, unet.state_dict(), {"seed": str(seed), "style": style, "config": shape.UNET})
