@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blocks, cascade, deprojector, injection, merge, merge_files, recipes, sweep
+from . import atelier, blocks, cascade, deprojector, injection, merge, merge_files, recipes, sweep
 
 ROOMS = (
     blocks,
@@ -13,6 +13,7 @@ ROOMS = (
     injection,
     deprojector,
     cascade,
+    atelier,
 )
 
 

@@ -42,6 +42,13 @@ def new_unet() -> nn.Module:
     return unet
 
 
+def frozen_unet() -> nn.Module:
+    """The published base, for training other things with."""
+    unet = new_unet()
+    unet.load_state_dict(published("unet"))
+    return unet.requires_grad_(False)
+
+
 def latents_of(drawn: Tensor) -> Tensor:
     """The pictures in the atelier's latent space."""
     vae = Autoencoder()
@@ -54,10 +61,7 @@ def run(
     style: str = "plain", steps: int = 12000, minutes: float | None = None, count: int = 24000, seed: int = 31
 ) -> None:
     """Train and publish ``unet`` or, from it, ``unet_<style>``."""
-    from comfy.cli_args import args as host
-
-    host.use_pytorch_cross_attention = True
-    use_comfyui()
+    use_comfyui(use_pytorch_cross_attention=True)
     from .clip import load_text
 
     torch.manual_seed(seed)

@@ -23,10 +23,11 @@ def load_pack() -> ModuleType:
     return module
 
 
-def use_comfyui(*, cpu: bool = True) -> None:
-    """Put the reference ComfyUI on ``sys.path``; with ``cpu`` pinned to the CPU before anything reads its flags."""
+def use_comfyui(*, cpu: bool = True, **flags: bool) -> None:
+    """Put the reference ComfyUI on ``sys.path``; ``cpu`` and other command line flags are set before anything reads them."""
     sys.path.insert(0, str(layout.comfyui_path()))
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = cpu
+    for name, value in {"cpu": cpu, **flags}.items():
+        setattr(comfy.cli_args.args, name, value)
     import comfy.model_management

@@ -1,0 +1,155 @@
+"""Which block carries the object, which the colour: single-block attenuation, block prompts, growth; read by the judge."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import blockwork.atelier.host as atelier
+import torch
+from blockwork.blocks.names import LAYOUTS
+from blockwork.injection import host as injection
+from blockwork.injection.host_change import change
+from blockwork.injection.xti import LAYERS
+from blockwork.merge.host import scale_blocks
+from torch import Tensor
+
+from . import easel, pages
+
+BLOCKS = list(LAYOUTS["sd1"].blocks)
+ATTENDING = ["M00" if name == "MID" else name for name in LAYERS]
+FROM_MIDDLE = ["M00", "OUT03", "IN08", "OUT04", "IN07", "OUT05", "IN05", "OUT06", "IN04", "OUT07", "OUT08",
+               "IN02", "OUT09", "IN01", "OUT10", "OUT11"]  # fmt: skip
+RATIO = 0.5
+# Own prompt, other prompt: shape and colour both differ, every shape and colour comes up on both sides.
+PROMPTS = [
+    (("circle", "red"), ("star", "blue")), (("square", "blue"), ("ring", "yellow")),
+    (("triangle", "yellow"), ("cross", "green")), (("star", "green"), ("circle", "purple")),
+    (("cross", "purple"), ("square", "red")), (("ring", "orange"), ("triangle", "blue")),
+    (("square", "yellow"), ("circle", "green")), (("circle", "blue"), ("square", "green")),
+    (("ring", "red"), ("star", "orange")), (("star", "yellow"), ("cross", "red")),
+    (("cross", "orange"), ("triangle", "purple")), (("triangle", "green"), ("ring", "purple")),
+]  # fmt: skip
+SEEDS = (1, 2)
+
+
+def sentence(thing: tuple[str, str]) -> str:
+    return easel.prompt(*thing, extra="big")
+
+
+def attenuation() -> tuple[dict[str, list[float]], list[list[Tensor]]]:
+    """Per block at half its weights: how often shape and colour are still right, and how far the picture moved."""
+    base = easel.model()
+    plain = {own: easel.paint(base, sentence(own), SEEDS) for own, _ in PROMPTS}
+    found: dict[str, list[float]] = {"shape": [], "colour": [], "moved x 4": []}
+    shown = []
+    for block in BLOCKS:
+        scaled = scale_blocks(base, f"1, {block}={RATIO}")[0]
+        pictures = {own: easel.paint(scaled, sentence(own), SEEDS) for own, _ in PROMPTS}
+        right = {name: 0.0 for name in ("shape", "colour")}
+        moved = 0.0
+        for own, painted in pictures.items():
+            verdict = atelier.judge(painted)
+            right["shape"] += verdict.right("shape", own[0]) / len(pictures)
+            right["colour"] += verdict.right("colour", own[1]) / len(pictures)
+            moved += float((painted - plain[own]).abs().mean()) / len(pictures)
+        found["shape"].append(right["shape"])
+        found["colour"].append(right["colour"])
+        found["moved x 4"].append(4 * moved)
+        shown.append([painted[0] for painted in list(pictures.values())[:6]])
+    return found, shown
+
+
+def injected(blocks: str, pairs: Sequence = PROMPTS, seeds: Sequence[int] = SEEDS) -> list[Tensor]:
+    """Every pair's own prompt painted with the other prompt in ``blocks``: pictures ``seeds 64 64 3`` per pair."""
+    base = easel.model()
+    prepared = injection.prepare(base)
+    out = []
+    for own, other in pairs:
+        conditioning: Any = easel.said(sentence(own))
+        if blocks:
+            conditioning = change(base, easel.said(sentence(other)), blocks).on(conditioning)
+        out.append(easel.paint(prepared, conditioning, seeds))
+    return out
+
+
+def share_of_other(pictures: Sequence[Tensor], pairs: Sequence = PROMPTS) -> dict[str, float]:
+    """How often the judge sees the other prompt's shape and colour, and the own prompt's, over all pictures."""
+    verdicts = [atelier.judge(painted) for painted in pictures]
+    count = len(pairs)
+    return {
+        f"{whose} {what}": sum(
+            v.right(what, pair[side][index]) for v, pair in zip(verdicts, pairs, strict=True)
+        )
+        / count
+        for side, whose in enumerate(("own", "other"))
+        for index, what in enumerate(("shape", "colour"))
+    }
+
+
+@functools.cache
+def measured(blocks: str) -> dict[str, float]:
+    return share_of_other(injected(blocks))
+
+
+def run(out: Path) -> None:
+    """Write ``block_roles.md`` and its pictures."""
+    attenuated, shown = attenuation()
+    single = {block: measured(block) for block in ATTENDING}
+    inward = [", ".join(FROM_MIDDLE[: n + 1]) for n in range(len(FROM_MIDDLE))]
+    grown = [measured(blocks) for blocks in inward]
+    outer = [", ".join(FROM_MIDDLE[n + 1 :]) for n in range(len(FROM_MIDDLE))]
+    shrunk = [measured(blocks) if blocks else measured("") for blocks in outer]
+    names = [f"+{block}" for block in FROM_MIDDLE]
+    pick = max(range(len(grown)), key=lambda n: grown[n]["other shape"] + grown[n]["own colour"])
+    fine = max(range(len(shrunk)), key=lambda n: shrunk[n]["other colour"] + shrunk[n]["own shape"])
+    sets = {"object": inward[pick], "colour": outer[fine]}
+    pairs = PROMPTS[:8]
+    rows = [
+        [painted[0] for painted in injected(blocks, pairs, SEEDS[:1])]
+        for blocks in ("", sets["object"], sets["colour"], ", ".join(ATTENDING))
+    ]
+    sheet = pages.grid(rows, [""] * len(pairs), ["own prompt", "other prompt\nin the middle", "other prompt\noutside", "other prompt\neverywhere"])  # fmt: skip
+    chart = pages.stack(
+        [
+            pages.bars(BLOCKS, attenuated, f"One block at {RATIO} of its weights: still right, and how far the picture moved"),
+            pages.bars(ATTENDING, {k: [single[b][k] for b in ATTENDING] for k in ("other shape", "other colour")},
+                       "Another prompt in one block alone: its shape, its colour arrive"),
+            pages.bars(names, {k: [g[k] for g in grown] for k in ("other shape", "other colour")},
+                       "Another prompt in a set that grows from the middle outward"),
+            pages.bars(names, {k: [g[k] for g in shrunk] for k in ("other shape", "other colour")},
+                       "Another prompt in all the blocks outside that set"),
+        ]
+    )  # fmt: skip
+    text = f"""# What a block does, in the atelier's base model
+
+{len(PROMPTS)} pairs of prompts that differ in shape and colour, {len(SEEDS)} seeds, {easel.STEPS} steps of
+{easel.SAMPLER}, guidance {easel.GUIDANCE}; shares are of {len(PROMPTS) * len(SEEDS)} pictures, read by the judge.
+Remade by `python tools/study_atelier.py blocks`.
+
+![pictures](block_roles.jpg)
+
+Another prompt in **{sets["object"]}** brings its object and leaves the colour:
+
+{pages.table(("blocks", "other shape", "own shape", "other colour", "own colour"), [
+    (name, v["other shape"], v["own shape"], v["other colour"], v["own colour"])
+    for name, v in (("none", measured("")), ("object set: " + sets["object"], grown[pick]),
+                    ("colour set: " + sets["colour"], shrunk[fine]),
+                    ("all", measured(", ".join(FROM_MIDDLE))))
+])}
+
+![charts](block_roles_charts.png)
+
+## One block at {RATIO} of its weights
+
+{pages.table(("block", "shape right", "colour right", "moved"), [
+    (b, s, c, m / 4) for b, s, c, m in zip(BLOCKS, *attenuated.values(), strict=True)])}
+
+## Another prompt in one block
+
+{pages.table(("block", "other shape", "other colour", "own shape", "own colour"), [
+    (b, v["other shape"], v["other colour"], v["own shape"], v["own colour"]) for b, v in single.items()])}
+"""  # fmt: skip
+    attenuated_sheet = pages.grid(shown, [""] * 6, BLOCKS, cell=64, margin=70)
+    pages.write(out, "block_roles", text, {"block_roles.jpg": sheet, "block_roles_charts.png": chart,
+                                           "block_attenuation.jpg": attenuated_sheet})  # fmt: skip
