@@ -136,6 +136,7 @@ def publish(
     }
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
     save_file(tensors, half, metadata={"format": "pt"} | metadata)
+    half.chmod(0o644)
     half.replace(path)
     return path
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import blockwork.atelier.host as atelier
-import torch
 from blockwork.blocks.names import LAYOUTS
 from blockwork.injection import host as injection
 from blockwork.injection.host_change import change

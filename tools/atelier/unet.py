@@ -61,7 +61,7 @@ def run(
     style: str = "plain", steps: int = 12000, minutes: float | None = None, count: int = 24000, seed: int = 31
 ) -> None:
     """Train and publish ``unet`` or, from it, ``unet_<style>``."""
-    use_comfyui(use_pytorch_cross_attention=True)
+    use_comfyui()
     from .clip import load_text
 
     torch.manual_seed(seed)

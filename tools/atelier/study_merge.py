@@ -1,0 +1,79 @@
+"""What becomes of a style when its fine-tune is merged into the base: by ratio, by preset, by half of the U-Net."""
+
+from pathlib import Path
+
+import blockwork.atelier.host as atelier
+from blockwork.merge.host import merge_models
+from torch import Tensor
+
+from . import easel, pages
+from .study_blocks import PROMPTS, SEEDS, sentence
+
+RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WAYS = {
+    "GRAD_V": "GRAD_V", "GRAD_A": "GRAD_A", "FLAT_50": "FLAT_50", "WRAP14": "WRAP14", "MID12_50": "MID12_50",
+    "RING10_5": "RING10_5", "down half": "1, OUT00-OUT11=0, M00=0", "up half": "0, OUT00-OUT11=1",
+    "middle": "0, IN06-IN11=1, M00=1, OUT00-OUT05=1", "outside": "1, IN06-IN11=0, M00=0, OUT00-OUT05=0",
+}  # fmt: skip
+THINGS = [own for own, _ in PROMPTS]
+
+
+def painted(style: str, weights: str) -> list[Tensor]:
+    """Every prompt on base and ``style`` merged: pictures ``seeds 64 64 3`` per prompt."""
+    merged = merge_models(easel.model("base"), easel.model(style), weights)[0]
+    return [easel.paint(merged, sentence(thing), SEEDS) for thing in THINGS]
+
+
+def scores(style: str, pictures: list[Tensor]) -> dict[str, float]:
+    """Mean probability of the style, and how often shape and colour are right, over all pictures."""
+    verdicts = [atelier.judge(some) for some in pictures]
+    count = len(verdicts)
+    return {
+        "style": sum(float(v.chance_of("style", style).mean()) for v in verdicts) / count,
+        "shape": sum(v.right("shape", t[0]) for v, t in zip(verdicts, THINGS, strict=True)) / count,
+        "colour": sum(v.right("colour", t[1]) for v, t in zip(verdicts, THINGS, strict=True)) / count,
+    }
+
+
+def run(out: Path) -> None:
+    """Write ``merge_paths.md`` and its pictures."""
+    charts, sheets, tables = [], [], []
+    for style in ("ink", "night"):
+        along = {ratio: painted(style, str(ratio)) for ratio in RATIOS}
+        curve = [scores(style, along[ratio]) for ratio in RATIOS]
+        charts.append(
+            pages.lines(RATIOS, {name: [c[name] for c in curve] for name in curve[0]},
+                        f"Base and {style}, one ratio for all blocks", "ratio")
+        )  # fmt: skip
+        shown = RATIOS[::2]
+        sheets.append(
+            pages.grid([[along[ratio][n][0] for ratio in shown] for n in (0, 3, 7)],
+                       [f"{ratio:g}" for ratio in shown], [f"{style}: {t[1]} {t[0]}".replace(": ", ":\n") for t in (THINGS[0], THINGS[3], THINGS[7])])
+        )  # fmt: skip
+        ways = {name: scores(style, painted(style, weights)) for name, weights in WAYS.items()}
+        tables.append(
+            f"## {style}\n\n"
+            + pages.table(("ratio", "style", "shape right", "colour right"),
+                          [(f"{r:g}", *c.values()) for r, c in zip(RATIOS, curve, strict=True)])
+            + "\n\n"
+            + pages.table(("blocks of the fine-tune", "style", "shape right", "colour right"),
+                          [(f"{name} (`{WAYS[name]}`)" if name != WAYS[name] else name, *w.values()) for name, w in ways.items()])
+        )  # fmt: skip
+        charts.append(
+            pages.bars(list(ways), {name: [w[name] for w in ways.values()] for name in ("style", "shape", "colour")},
+                       f"Base and {style}, by preset and by part of the U-Net")
+        )  # fmt: skip
+    text = f"""# Merging a style into the base, in the atelier
+
+`style` is the judge's mean probability that the picture is in the fine-tune's style; {len(THINGS)} prompts,
+{len(SEEDS)} seeds, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}.
+Remade by `python tools/study_atelier.py merge`.
+
+![pictures](merge_paths.jpg)
+
+![charts](merge_paths_charts.png)
+
+{chr(10).join(tables)}
+"""
+    pages.write(out, "merge_paths", text,
+                {"merge_paths.jpg": pages.stack(sheets), "merge_paths_charts.png": pages.stack(charts)})  # fmt: skip

@@ -1,0 +1,26 @@
+"""Remakes the pages of ``docs/studies``: ``study_atelier.py`` for all, or the names of some."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+STUDIES = ("blocks", "merge", "thresholding", "deprojector")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="which; none for all")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "studies")
+    given = parser.parse_args()
+    from refhost.pack import load_pack
+
+    load_pack()
+    for name in given.studies or STUDIES:
+        print(f"study: {name}", flush=True)
+        importlib.import_module(f"atelier.study_{name}").run(given.out)
+
+
+if __name__ == "__main__":
+    main()
