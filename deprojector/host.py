@@ -20,8 +20,9 @@ from .host_texts import Embedding
 FOLDER = "deprojector"
 SUFFIXES = {".safetensors", ".bin", ".pt"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# (conditioning width, pooled width) of what is not Stable Diffusion 1
-STRANGERS = {
+# (conditioning width, pooled width) of model families
+FAMILIES = {
+    (768, 768): "Stable Diffusion 1",
     (2048, 1280): "SDXL",
     (1280, 1280): "the SDXL refiner",
     (1024, 1024): "Stable Diffusion 2",
@@ -121,7 +122,8 @@ def joined(
     if how == "concat":
         # copies: two memory managers must not move the same parameters
         parts = [copy.deepcopy(module).to(second.patcher.offload_device) for module in modules]
-        return managed(ensemble.Concat(parts[0], length, parts[1], 77 - length), name, fuse)
+        rest = _rows_of(parts[0]) - length
+        return managed(ensemble.Concat(parts[0], length, parts[1], rest), name, fuse)
     if any(isinstance(module, ensemble.Concat) for module in modules):
         raise DeprojectorError("concatenated deprojectors can only be concatenated further, not merged.")
     join = ensemble.merge_units if how == "merge" else ensemble.from_units
@@ -140,7 +142,11 @@ def run(
     """Hidden states ``b rows d`` (float32, on the intermediate device) of pooled embeddings ``b d``.
 
     ``constant_rows`` replaces the file's start and empty-text rows by another encoder's.
+    DeprojectorError unless embeddings and rows have the deprojector's width.
     """
+    check_width(loaded, embeds.shape[-1], "embedding")
+    for row in constant_rows or ():
+        check_width(loaded, row.shape[-1], "CLIP's constant row")
     _onto_device(loaded)
     module = loaded.module.rebased(*constant_rows) if constant_rows else loaded.module
     rows = min(shaping.rows, _rows_of(module))
@@ -155,6 +161,16 @@ def run(
         states = module.deproject(embeds, fuse=loaded.fuse, rows=rows, on_row=on_row)
         states = shaped(states, embeds, shaping, _null_row(loaded.module, constant_rows))
     return states.to(comfy.model_management.intermediate_device(), torch.float32)
+
+
+def check_width(loaded: LoadedDeprojector, width: int, what: str) -> None:
+    """DeprojectorError with both numbers unless ``what`` is as wide as the deprojector's text encoder."""
+    dim = loaded.module.config.dim
+    if width != dim:
+        raise DeprojectorError(
+            f"this {what} has {width} numbers, but the deprojector {loaded.name!r} belongs to a text encoder of "
+            f"width {dim}: use a checkpoint with such a text encoder, or a deprojector of width {width}."
+        )
 
 
 def _onto_device(loaded: LoadedDeprojector) -> None:
@@ -220,18 +236,18 @@ def conditionings(
 ) -> list[list]:
     """The conditionings with deprojected hidden states, all of them from one recursion; all else is kept.
 
-    DeprojectorError for conditioning of another model family, by name.
+    DeprojectorError for conditioning of another model family, by name, or of another width.
     """
     entries = [entry for entries in lists for entry in entries]
     if not entries:
         return [[] for _ in lists]
-    embeds = [pooled_of_entry(cond, options) for cond, options in entries]
+    embeds = [pooled_of_entry(loaded, cond, options) for cond, options in entries]
     states = iter(run(loaded, torch.cat(embeds), shaping, constant_rows).split([len(e) for e in embeds]))
     return [[[next(states), options.copy()] for _, options in entries] for entries in lists]
 
 
-def pooled_of_entry(cond: Tensor, options: dict[str, Any]) -> Tensor:
-    """The pooled embedding of a conditioning entry of Stable Diffusion 1, ``b 768``."""
+def pooled_of_entry(loaded: LoadedDeprojector, cond: Tensor, options: dict[str, Any]) -> Tensor:
+    """The pooled embedding of a conditioning entry of the deprojector's width, ``b d`` (768 for SD1)."""
     pooled = options.get("pooled_output")
     width = cond.shape[-1]
     if pooled is None:
@@ -240,11 +256,15 @@ def pooled_of_entry(cond: Tensor, options: dict[str, Any]) -> Tensor:
             "SD1 CLIP (CLIP Text Encode) and deproject before nodes that drop it."
         )
     sizes = (width, pooled.shape[-1])
-    if sizes != (768, 768):
-        name = STRANGERS.get(sizes, "another model family")
+    dim = loaded.module.config.dim
+    if sizes != (dim, dim):
+        name = FAMILIES.get(sizes, "another model family")
+        what, remedy = f"a text encoder of width {dim}", "the CLIP that it was trained for"
+        if dim == 768:
+            what, remedy = "Stable Diffusion 1 (768, 768)", "the CLIP of an SD1 checkpoint"
         raise DeprojectorError(
-            f"this conditioning is of {name} (width {sizes[0]}, pooled {sizes[1]}); deprojectors make hidden "
-            "states of Stable Diffusion 1 (768, 768): use the CLIP of an SD1 checkpoint."
+            f"this conditioning is of {name} (width {sizes[0]}, pooled {sizes[1]}); the deprojector "
+            f"{loaded.name!r} makes hidden states of {what}: use {remedy}."
         )
     return pooled
 

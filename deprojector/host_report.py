@@ -17,8 +17,9 @@ def report(loaded: host.LoadedDeprojector, clip: Any, text: str, rows: Any = Non
     """
     encoder = host_texts.text_encoder(clip)
     true, pooled = host_texts.encode(encoder, text)
+    host.check_width(loaded, pooled.shape[-1], "CLIP's embedding")
     free = host.run(loaded, pooled, host.Shaping(), rows)
-    end = _end_row(encoder, text)
+    end = host_texts.end_row(encoder, encoder.tokenize(text)["l"][0])
     lines = {"free-running": _cosines(free, true)}
     forced = _teacher_forced(loaded, pooled, true, rows)
     if forced is not None:
@@ -29,11 +30,6 @@ def report(loaded: host.LoadedDeprojector, clip: Any, text: str, rows: Any = Non
         series, f"{loaded.name}: {text[:60]!r}", ("row", "cosine to the true hidden state"), (-1, 1)
     )
     return plot, "\n".join(_summary(name, values, end) for name, values in lines.items())
-
-
-def _end_row(clip: Any, text: str) -> int:
-    tokens = [token[0] for token in clip.tokenize(text)["l"][0]]
-    return tokens.index(49407, 1) if 49407 in tokens[1:] else len(tokens) - 1
 
 
 def _teacher_forced(loaded: host.LoadedDeprojector, pooled: Tensor, true: Tensor, rows: Any) -> Tensor | None:

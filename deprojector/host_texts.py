@@ -20,7 +20,7 @@ ENCODERS = {
     frozenset({"l", "t5xxl"}): "a Flux CLIP",
     frozenset({"l", "g", "t5xxl"}): "a Stable Diffusion 3 CLIP",
 }
-IMAGE_ENCODERS = {1024: "ViT-H/14", 1280: "ViT-bigG/14", 1152: "SigLIP"}
+IMAGE_ENCODERS = {768: "ViT-L/14", 1024: "ViT-H/14", 1280: "ViT-bigG/14", 1152: "SigLIP"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def text_encoder(clip: Any) -> Any:
 
 
 def encode(clip: Any, text: str) -> tuple[Tensor, Tensor]:
-    """A text's hidden states ``1 77 768`` and pooled embedding ``1 768``; never through ``text_projection``.
+    """A text's hidden states ``1 77 d`` and pooled embedding ``1 d``; never through ``text_projection``.
 
     What does not fit into the first 75 tokens does not reach the embedding, which is logged.
     """
@@ -56,8 +56,15 @@ def encode(clip: Any, text: str) -> tuple[Tensor, Tensor]:
     return cond[:, :77].float(), pooled.float()
 
 
+def end_row(clip: Any, section: Any) -> int:
+    """The row of the first end token in a tokenized section: the row that CLIP pools."""
+    numbers = [token[0] for token in section]
+    end = clip.cond_stage_model.clip_l.special_tokens["end"]
+    return numbers.index(end, 1) if end in numbers[1:] else len(numbers) - 1
+
+
 def constant_rows(clip: Any) -> tuple[Tensor, Tensor]:
-    """The start row and the empty text's embedding (``768`` each) of a CLIP."""
+    """The start row and the empty text's embedding (``d`` each) of a CLIP."""
     states, pooled = encode(text_encoder(clip), "")
     return states[0, 0], pooled[0]
 
@@ -86,16 +93,21 @@ def merge_texts(clip: Any, text: str, separator: str, merge: str, norm: str) -> 
 def image_embedding(inverse: Tensor, clip: Any, image: Any, base: Any, norm_of: str) -> Embedding:
     """A CLIP image embedding brought to the pooled space of the text encoder; one per image of the batch.
 
-    ``inverse`` is the deprojector's inverse projection.
-
+    ``inverse`` (``d p``) is the deprojector's inverse projection: the CLIP must be ``d`` wide, the image ``p``.
     ``norm_of`` ``text`` gives the difference from the empty text the length that a short text's has.
     """
+    width, projected = inverse.shape
     null, like = (encode(text_encoder(clip), text)[1] for text in ("", "a photo of a cat"))
+    if null.shape[-1] != width:
+        raise DeprojectorError(
+            f"this CLIP's text encoder is {null.shape[-1]} wide, but the deprojector belongs to one of width "
+            f"{width}: connect the CLIP that it was trained for."
+        )
     vectors = algebra.image_embedding(
-        _image_embeds(image),
+        _image_embeds(image, projected),
         inverse,
         null,
-        None if base is None else _image_embeds(base).mean(0, keepdim=True),
+        None if base is None else _image_embeds(base, projected).mean(0, keepdim=True),
     )
     if norm_of == "text":
         length = torch.norm(like - null)
@@ -103,16 +115,19 @@ def image_embedding(inverse: Tensor, clip: Any, image: Any, base: Any, norm_of: 
     return Embedding(vectors, null)
 
 
-def _image_embeds(output: Any) -> Tensor:
+def _image_embeds(output: Any, wanted: int) -> Tensor:
     embeds = output["image_embeds"].float()
-    if embeds.shape[-1] != 768:
-        width = embeds.shape[-1]
-        name = f"{IMAGE_ENCODERS[width]} " if width in IMAGE_ENCODERS else ""
-        raise DeprojectorError(
-            f"this image was encoded by {name}({width} numbers); SD1's text space needs CLIP ViT-L/14 (768): "
-            "load clip-vit-large-patch14 with CLIP Vision Loader."
+    width = embeds.shape[-1]
+    if width == wanted:
+        return embeds
+    name = f"{IMAGE_ENCODERS[width]} " if width in IMAGE_ENCODERS else ""
+    if wanted == 768:
+        remedy = (
+            "SD1's text space needs CLIP ViT-L/14 (768): load clip-vit-large-patch14 with CLIP Vision Loader"
         )
-    return embeds
+    else:
+        remedy = f"this deprojector's text space needs the image encoder trained with it ({wanted})"
+    raise DeprojectorError(f"this image was encoded by {name}({width} numbers); {remedy}.")
 
 
 def mix(first: Embedding, second: Embedding, method: str, amount: float) -> Embedding:
@@ -130,6 +145,11 @@ def mix(first: Embedding, second: Embedding, method: str, amount: float) -> Embe
 
 
 def _broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.shape[-1] != b.shape[-1]:
+        raise DeprojectorError(
+            f"these embeddings are of text encoders of widths {a.shape[-1]} and {b.shape[-1]}: both must come "
+            "from the same CLIP."
+        )
     if len(a) != len(b) and 1 not in (len(a), len(b)):
         raise DeprojectorError(
             f"the batches do not fit: {len(a)} and {len(b)} embeddings (one of them must be 1)."

@@ -2,12 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
@@ -15,14 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import examples, host, host_texts, start, training
+from . import examples, host, start, training
 from .errors import DeprojectorError
+from .host_encoder import text_encoder
 from .host_plots import line_plot
 
 log = logging.getLogger("blockwork")
 
 FOLDER = "deprojector_training"  # below ComfyUI's output folder: one folder per run
-END = 49407
 
 
 def captions_file(name: str) -> Path:
@@ -43,56 +42,6 @@ def run_folder(name: str) -> Path:
     if not name.strip() or not folder_paths.is_within_directory(str(root), str(path)):
         raise DeprojectorError(f"{name!r} is no name for a training run: use letters, digits and dashes.")
     return path
-
-
-def load_clip(path: Path) -> tuple[Any, Tensor | None]:
-    """The CLIP of an SD1 checkpoint or CLIP-L file, and the text projection if the file has one."""
-    state, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
-    projection = next((value for key, value in state.items() if key.endswith("text_projection.weight")), None)
-    if any(key.startswith("cond_stage_model.") for key in state):
-        loaded = comfy.sd.load_state_dict_guess_config(
-            state, output_model=False, output_vae=False, metadata=metadata
-        )
-        clip = loaded[1] if loaded else None
-    else:
-        clip = comfy.sd.load_text_encoder_state_dicts([state], clip_type=comfy.sd.CLIPType.STABLE_DIFFUSION)
-    if clip is None:
-        raise DeprojectorError(f"{path.name} holds no text encoder of Stable Diffusion 1.")
-    return clip, None if projection is None else projection.float()
-
-
-def text_encoder(clip: Any) -> tuple[examples.Encoder, dict[str, Tensor], int]:
-    """The training room's view of an SD1 CLIP: a function over texts, its weights in float32, and its heads."""
-    own = host_texts.text_encoder(clip)
-    own.load_model()
-    transformer = own.cond_stage_model.clip_l.transformer
-    last = len(transformer.text_model.encoder.layers) - 1
-    wanted = (
-        f".layers.{last}.",
-        ".layers.0.mlp.fc1.weight",
-        "position_embedding",
-        "final_layer_norm",
-    )
-    weights = {
-        key: value.detach().float().cpu().clone()
-        for key, value in transformer.state_dict().items()
-        if any(part in key for part in wanted)
-    }
-
-    @torch.no_grad()
-    def encode(texts: Sequence[str]) -> examples.Encoded:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        sections, ends, cut = [], [], []
-        for text in texts:
-            tokens = own.tokenize(text)["l"]
-            numbers = [token[0] for token in tokens[0]]
-            ends.append(numbers.index(END, 1))
-            cut.append(len(tokens) > 1)
-            sections.append([(number, 1.0) for number in numbers])
-        states, _ = own.encode_from_tokens({"l": sections}, return_pooled="unprojected")
-        return examples.Encoded(states.view(len(texts), -1, states.shape[-1]).cpu(), torch.tensor(ends), cut)
-
-    return encode, weights, transformer.text_model.encoder.layers[0].self_attn.heads
 
 
 def prepare(

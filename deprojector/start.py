@@ -88,6 +88,11 @@ def started(
         own["null_embed"].copy_(rows[1])
     for key in ("projection.weight", "deprojection"):
         if key in own:
+            if inverse is not None and inverse.shape != own[key].shape:
+                raise DeprojectorError(
+                    f"the inverse projection is {tuple(inverse.shape)}, this text encoder needs "
+                    f"{tuple(own[key].shape)}: take it from a deprojector of the same text encoder, or none."
+                )
             own[key].copy_(torch.eye(config.dim) if inverse is None else inverse)
     if isinstance(config, TransformerConfig) and config.apply_mlp_to_input:
         for parameter in module.get_submodule("mlp_to_input").parameters():

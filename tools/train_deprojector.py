@@ -42,6 +42,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, help="SD1 checkpoint or CLIP-L file to encode the captions with"
     )
+    parser.add_argument(
+        "--heads", type=int, help="attention heads, for a text encoder of another width than 768"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--family", default="LSTM 3, wide 1.5x, 1 layer", choices=list(start.PRESETS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -67,9 +70,9 @@ def prepare(options: argparse.Namespace) -> Path:
         raise DeprojectorError("--captions needs --checkpoint, the model whose CLIP-L encodes them.")
     if _rank() == 0:
         use_comfyui(cpu=options.device == "cpu")
-        from blockwork.deprojector import host_training  # pyright: ignore
+        from blockwork.deprojector import host_encoder, host_training  # pyright: ignore
 
-        clip, projection = host_training.load_clip(options.checkpoint)
+        clip, projection = host_encoder.load_clip(options.checkpoint, options.heads)
         host_training.prepare(
             clip, options.captions, options.out, options.test, options.seed, projection=projection
         )

@@ -6,7 +6,7 @@ import comfy.sd1_clip
 import folder_paths
 import pytest
 import torch
-from blockwork.deprojector import host, host_texts, host_training, loading
+from blockwork.deprojector import host, host_encoder, host_texts, loading
 from blockwork.deprojector.config import LstmConfig
 from blockwork.deprojector.errors import DeprojectorError
 from blockwork.nodes.deprojector import TrainDeprojector
@@ -61,7 +61,7 @@ def trained(clip, **changes):
 
 
 def test_the_encoder_is_the_one_of_comfyui(clip):
-    encode, weights, heads = host_training.text_encoder(clip)
+    encode, weights, heads = host_encoder.text_encoder(clip)
     texts = ["a cat", "", "long " * 100]
     encoded = encode(texts)
     assert encoded.cut == [False, False, True] and heads == 12
