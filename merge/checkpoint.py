@@ -46,10 +46,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor's bytes in an open file."""
+    """A tensor's bytes: where they begin in an open file."""
 
-    descriptor: int
+    file: "FileCheckpoint"
     offset: int
+
+    def read(self, start: int, count: int) -> memoryview:
+        """``count`` bytes from the ``start``-th on."""
+        return self.file.bytes_at(self.offset + start, count).data
 
 
 class Checkpoint(Protocol):
@@ -97,12 +101,12 @@ class FileCheckpoint:
 
     def _read_header(self) -> None:
         size = os.fstat(self._file.fileno()).st_size
-        head = self._bytes(0, min(8, size)).tobytes()
+        head = self.bytes_at(0, min(8, size)).tobytes()
         length = int.from_bytes(head, "little")
         if size < 8 or length > min(LARGEST_HEADER, size - 8):
             raise MergeError(f"{self.name} is no safetensors file, or it is cut off inside its header")
         try:
-            header = json.loads(self._bytes(8, length).tobytes())
+            header = json.loads(self.bytes_at(8, length).tobytes())
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self._offsets = {key: tuple(info["data_offsets"]) for key, info in header.items()}
             self.entries = {
@@ -110,14 +114,14 @@ class FileCheckpoint:
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MergeError(f"the header of {self.name} cannot be read: {error!r}") from error
-        self._start = 8 + length
+        self.start = 8 + length  # of the tensors
         end = 0
         for key, (first, last) in sorted(self._offsets.items(), key=lambda item: item[1]):
             if first != end or last - first != self.entries[key].nbytes:
                 raise MergeError(f"{self.name}: the tensor {key} does not lie where the header says")
             end = last
-        if size != self._start + end:
-            missing = self._start + end - size
+        if size != self.start + end:
+            missing = self.start + end - size
             what = (
                 f"is cut off: {missing} bytes are missing"
                 if missing > 0
@@ -129,20 +133,25 @@ class FileCheckpoint:
         entry = self.entries[key]
         stop = entry.numel if stop is None else stop
         width = entry.dtype.itemsize
-        raw = self._bytes(self._start + self._offsets[key][0] + start * width, (stop - start) * width)
+        raw = self.bytes_at(self.start + self._offsets[key][0] + start * width, (stop - start) * width)
         return torch.from_numpy(raw).view(entry.dtype)
 
     def divisible(self, key: str) -> bool:
         return True
 
     def stored(self, key: str) -> Stored | None:
-        return Stored(self._file.fileno(), self._start + self._offsets[key][0])
+        return Stored(self, self.start + self._offsets[key][0])
 
     def offset(self, key: str) -> int:
         """Where the tensor begins in the file, for reading in the file's own order."""
         return self._offsets[key][0]
 
-    def _bytes(self, offset: int, count: int) -> np.ndarray:
+    @property
+    def descriptor(self) -> int:
+        return self._file.fileno()
+
+    def bytes_at(self, offset: int, count: int) -> np.ndarray:
+        """``count`` bytes of the file; MergeError when it ends before."""
         buffer = np.empty(count, dtype=np.uint8)
         view, done = buffer.data, 0
         while done < count:
@@ -167,7 +176,7 @@ class FileCheckpoint:
         if key not in _HASHES:
             digest = hashlib.sha256()
             for offset in range(0, status.st_size, HASH_STRETCH):
-                digest.update(self._bytes(offset, min(HASH_STRETCH, status.st_size - offset)).data)
+                digest.update(self.bytes_at(offset, min(HASH_STRETCH, status.st_size - offset)).data)
             while len(_HASHES) >= 256:
                 _HASHES.pop(next(iter(_HASHES)))
             _HASHES[key] = digest.hexdigest()
@@ -178,7 +187,7 @@ class FileCheckpoint:
         """The eight digits that AUTOMATIC1111's first hash gives: sha256 of 64 KiB at 1 MiB."""
         size = os.fstat(self._file.fileno()).st_size
         start = min(0x100000, size)
-        return hashlib.sha256(self._bytes(start, min(0x10000, size - start)).data).hexdigest()[:8]
+        return hashlib.sha256(self.bytes_at(start, min(0x10000, size - start)).data).hexdigest()[:8]
 
     def close(self) -> None:
         self._file.close()

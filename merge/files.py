@@ -35,18 +35,21 @@ class Kitchen:
     files: Mapping[str, FileCheckpoint]
     result: MergedCheckpoint
 
+    @property
+    def first(self) -> FileCheckpoint:
+        """The file that A is, or that A was merged from first."""
+        return _first_file(self.result)
+
     def metadata(self, hashed: bool) -> dict[str, str]:
         """The metadata of the result; not ``hashed``, stand-ins of the same length take the hashes' places."""
         stand_ins = [f"{index:064x}" for index in range(len(self.files))]
         hashes = [file.sha256 for file in self.files.values()] if hashed else stand_ins
-        first = _first_file(self.result)
-        return describe(self.recipe, self.result.lane, first, self.files, self.result.layout, hashes)
+        return describe(self.recipe, self.result.lane, self.first, self.files, self.result.layout, hashes)
 
     def order(self) -> list[str]:
         """The result's keys in the order in which A's file holds them, so that reading runs forward."""
-        first = _first_file(self.result)
         last = len(self.result.entries)
-        places = {key: place for place, key in enumerate(sorted(first.entries, key=first.offset))}
+        places = {key: place for place, key in enumerate(sorted(self.first.entries, key=self.first.offset))}
         return sorted(self.result.entries, key=lambda key: places.get(key, last))
 
 
@@ -93,7 +96,14 @@ def merge_files(
 
         result.prepare(lambda moved: on_progress(0, total))
         write(
-            result, target, kitchen.metadata, threads=threads, chunk=chunk, order=kitchen.order(), tick=tick
+            result,
+            target,
+            kitchen.metadata,
+            threads=threads,
+            chunk=chunk,
+            order=kitchen.order(),
+            begin=kitchen.first.start,
+            tick=tick,
         )
         hashes = {name: file.sha256 for name, file in kitchen.files.items()}
         return Merged(target, kitchen.recipe.pinned(hashes), result.report.text())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .writer import CHUNK, Layout, Piece, default_threads, work
+from .writer import CHUNK, Layout, Piece, computing, default_threads, work
 
 
 def to_tensors(
@@ -26,11 +26,6 @@ def to_tensors(
     def put(piece: Piece, data: Tensor) -> None:
         tensors[piece.key].view(-1)[piece.start : piece.stop] = data.view(-1)
 
-    work(
-        checkpoint,
-        Layout.of(checkpoint).pieces(checkpoint, order, CHUNK),
-        put,
-        threads or default_threads(),
-        tick,
-    )
+    pieces = Layout.of(checkpoint).pieces(checkpoint, order, CHUNK)
+    work(computing(checkpoint, pieces, put), threads or default_threads(), tick)
     return tensors

@@ -1,24 +1,29 @@
-"""Writing a checkpoint that is computed while it is written: no tensor is held, no half file is left."""
+"""Writing a checkpoint that is computed while it is written: no tensor is held, no half file is left.
 
-import errno
+What is A's as it stands is copied inside the system, in long stretches and by one thread alone: two that write
+to one file get in each other's way. The other threads compute meanwhile.
+"""
+
 import json
 import os
-import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .checkpoint import NAMES, Checkpoint
-from .errors import MergeError
+from .checkpoint import NAMES, Checkpoint, Stored
+from .target import replacing
 
 CHUNK = 1 << 20  # elements of one piece of work: 2 MB in half precision
+PAGE = 4096
+STRETCH = 16 << 20  # bytes copied at a time, between two looks whether to stop
 Tick = Callable[[int], None]
+Job = Callable[[], int]  # a part of the work; says how many bytes it put away
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,29 @@ class Piece:
     start: int
     stop: int
     offset: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes of an open file that go to ``offset`` in the data section as they stand."""
+
+    source: Stored
+    offset: int
+    count: int
+
+    def reaches(self, other: "Stretch") -> bool:
+        """Whether ``other`` follows at once, in the file and in the data section."""
+        return (
+            self.source.file is other.source.file
+            and self.source.offset + self.count == other.source.offset
+            and self.offset + self.count == other.offset
+        )
+
+    def parts(self) -> "Iterator[Stretch]":
+        """The same in parts of at most STRETCH bytes."""
+        for start in range(0, self.count, STRETCH):
+            source = replace(self.source, offset=self.source.offset + start)
+            yield Stretch(source, self.offset + start, min(STRETCH, self.count - start))
 
 
 @dataclass(frozen=True)
@@ -70,6 +98,21 @@ class Layout:
             for start in range(0, entry.numel, step):
                 yield Piece(key, start, min(start + step, entry.numel), begin + start * entry.dtype.itemsize)
 
+    def stretches(self, stored: Mapping[str, Stored]) -> Iterator[Stretch]:
+        """What is copied: the tensors that stand in a file, neighbours in both files together."""
+        last: Stretch | None = None
+        for key in sorted(stored, key=lambda key: self.offsets[key]):
+            begin, end = self.offsets[key]
+            here = Stretch(stored[key], begin, end - begin)
+            if last and last.reaches(here):
+                last = replace(last, count=last.count + here.count)
+                continue
+            if last:
+                yield from last.parts()
+            last = here
+        if last:
+            yield from last.parts()
+
 
 def write(
     checkpoint: Checkpoint,
@@ -79,31 +122,38 @@ def write(
     threads: int = 0,
     chunk: int = CHUNK,
     order: list[str] | None = None,
+    begin: int = 0,
     tick: Tick = lambda done: None,
 ) -> None:
     """Write ``checkpoint`` to ``path`` under a temporary name, then rename.
 
     ``metadata(False)`` gives a stand-in at least as long as the real thing, ``metadata(True)``, which may take
-    its time: it runs beside the merge. ``tick`` is told bytes written and may raise to stop. The bytes do
+    its time: it runs beside the merge. ``begin`` is where the tensors begin in A's file: the header is padded so
+    that they lie alike in the pages of both, which halves the cost of copying them, and file systems that can
+    share pages do. ``tick`` is told bytes written and may raise to stop. The bytes do
     not depend on ``threads``, ``chunk`` or ``order``. MergeError when the disk is full.
     """
     layout = Layout.of(checkpoint)
     room = len(layout.header(checkpoint, metadata(False)))
-    with _replacing(path, room + layout.total) as target, ThreadPoolExecutor(1) as beside:
+    if begin % 8 == 0:
+        room += (begin - room) % PAGE
+    with replacing(path, room + layout.total) as target, ThreadPoolExecutor(1) as beside:
         final = beside.submit(metadata, True)
-        pieces = layout.pieces(checkpoint, order or list(layout.offsets), chunk)
+        found = {key: checkpoint.stored(key) for key in order or layout.offsets}
+        stored = {key: place for key, place in found.items() if place is not None}
+        changed = [key for key, place in found.items() if place is None]
 
         def put(piece: Piece, data: Tensor) -> None:
             target.put(_raw(data), room + piece.offset)
 
-        def copy(piece: Piece) -> bool:
-            found, entry = checkpoint.stored(piece.key), checkpoint.entries[piece.key]
-            first, last = (place * entry.dtype.itemsize for place in (piece.start, piece.stop))
-            return found is not None and target.copy(
-                found.descriptor, found.offset + first, room + piece.offset, last - first
-            )
-
-        work(checkpoint, pieces, put, threads or default_threads(), tick, copy)
+        work(
+            computing(checkpoint, layout.pieces(checkpoint, changed, chunk), put),
+            threads or default_threads(),
+            tick,
+            apart=(
+                partial(target.copy, s.source, s.count, room + s.offset) for s in layout.stretches(stored)
+            ),
+        )
         header = layout.header(checkpoint, final.result(), room)
         if len(header) != room:
             raise AssertionError("the header changed its length while the tensors were written")
@@ -115,34 +165,41 @@ def default_threads() -> int:
     return max(2, min(4, os.cpu_count() or 1))
 
 
-def work(
-    checkpoint: Checkpoint,
-    pieces: Iterator[Piece],
-    put: Callable[[Piece, Tensor], None],
-    threads: int,
-    tick: Tick,
-    copy: Callable[[Piece], bool] = lambda piece: False,
-) -> None:
-    """Read, compute and put away pieces in several threads: while one waits for the disk another computes.
+def computing(
+    checkpoint: Checkpoint, pieces: Iterator[Piece], put: Callable[[Piece, Tensor], None]
+) -> Iterator[Job]:
+    """A job for each piece: read and compute it, and put it away."""
 
-    A piece that ``copy`` takes care of is not read.
+    def compute(piece: Piece) -> int:
+        put(piece, checkpoint.read(piece.key, piece.start, piece.stop))
+        return (piece.stop - piece.start) * checkpoint.entries[piece.key].dtype.itemsize
+
+    return (partial(compute, piece) for piece in pieces)
+
+
+def work(jobs: Iterator[Job], threads: int, tick: Tick, *, apart: Iterable[Job] = ()) -> None:
+    """Run jobs in several threads, so that while one waits for the disk another computes.
+
+    One thread takes those ``apart`` first, all by itself, and then helps the others.
     """
-    lock, stop = threading.Lock(), threading.Event()
+    lock, stop, done = threading.Lock(), threading.Event(), list[int]()
 
-    def worker() -> None:
-        while not stop.is_set():
-            with lock:
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            if not copy(piece):
-                put(piece, checkpoint.read(piece.key, piece.start, piece.stop))
-            with lock:
-                done.append((piece.stop - piece.start) * checkpoint.entries[piece.key].dtype.itemsize)
+    def take(queue: Iterator[Job]) -> Job | None:
+        with lock:
+            return None if stop.is_set() else next(queue, None)
 
-    done: list[int] = []
+    def worker(*queues: Iterator[Job]) -> None:
+        for queue in queues:
+            while job := take(queue):
+                moved = job()
+                with lock:
+                    done.append(moved)
+
     with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(worker) for _ in range(threads)]
+        futures = [
+            pool.submit(worker, iter(apart), jobs),
+            *(pool.submit(worker, jobs) for _ in range(threads - 1)),
+        ]
         try:
             while True:
                 finished, waiting = wait(futures, timeout=0.1, return_when=FIRST_EXCEPTION)
@@ -159,102 +216,3 @@ def work(
 
 def _raw(data: Tensor) -> memoryview:
     return data.contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-class _Target:
-    """A file written by position, with disk errors in plain words."""
-
-    def __init__(self, descriptor: int, path: Path, size: int):
-        self.descriptor, self.path, self.size = descriptor, path, size
-        self._lock = threading.Lock()
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, size)
-            else:
-                os.ftruncate(descriptor, size)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def put(self, data: bytes | memoryview, offset: int) -> None:
-        """Write all of ``data`` at ``offset``."""
-        view, done = memoryview(data), 0
-        try:
-            while done < len(view):
-                done += self._write(view[done:], offset + done)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def copy(self, source: int, start: int, offset: int, count: int) -> bool:
-        """Copy bytes from another file inside the system; False where it cannot, and they have to be read."""
-        done = 0
-        while hasattr(os, "copy_file_range") and done < count:
-            try:
-                moved = os.copy_file_range(source, self.descriptor, count - done, start + done, offset + done)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
-                    raise self._failed(error) from error
-                return False
-            if moved == 0:
-                return False
-            done += moved
-        return done == count
-
-    def _write(self, view: memoryview, offset: int) -> int:
-        if hasattr(os, "pwrite"):
-            return os.pwrite(self.descriptor, view, offset)
-        with self._lock:  # no positioned writes on this system
-            os.lseek(self.descriptor, offset, os.SEEK_SET)
-            return os.write(self.descriptor, view)
-
-    def _failed(self, error: OSError) -> MergeError:
-        return MergeError(
-            f"cannot write {self.path.name} ({self.size / 1e9:.2f} GB): {error.strerror}. "
-            "Free some space or choose another folder; nothing was left behind."
-        )
-
-
-@contextmanager
-def _replacing(path: Path, size: int) -> Iterator[_Target]:
-    """A nameless file that gets its name when all went well.
-
-    Where the system has nameless files even a killed process leaves nothing; elsewhere a hidden ``.part``
-    file beside the target is removed on any error.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    descriptor, nameless = _open(path, part)
-    try:
-        yield _Target(descriptor, path, size)
-        if nameless:
-            _give_name(descriptor, part)
-        else:
-            os.close(descriptor)
-            descriptor = -1
-        part.replace(path)
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-        part.unlink(missing_ok=True)
-
-
-def _open(path: Path, part: Path) -> tuple[int, bool]:
-    if hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir():
-        with suppress(OSError):  # a file system without them
-            return os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666), True
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
-    return os.open(part, flags, 0o666), False
-
-
-def _give_name(descriptor: int, part: Path) -> None:
-    """link(2) through /proc; a directory descriptor makes Python follow the link there."""
-    folder = os.open(part.parent, os.O_RDONLY)
-    try:
-        os.link(
-            f"/proc/self/fd/{descriptor}",
-            part.name,
-            src_dir_fd=folder,
-            dst_dir_fd=folder,
-            follow_symlinks=True,
-        )
-    finally:
-        os.close(folder)

@@ -1,6 +1,8 @@
 """What file merges do with the odd: dtypes, channels, missing keys, NaN, position_ids, markers, bad files."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,28 @@ def test_the_file_is_aligned_and_in_safetensors_order(folder: Path):
     assert length % 8 == 0
     assert all(info["data_offsets"][0] % widths[info["dtype"]] == 0 for info in header.values())
     assert len(load_file(path)) == len(tensors(1))
+
+
+def test_what_stays_as_it_is_is_copied_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """One read per changed tensor; the copy works alike where the system cannot copy between files."""
+    plain, read = FileCheckpoint.read, []
+    monkeypatch.setattr(
+        FileCheckpoint, "read", lambda file, key, *span: read.append(key) or plain(file, key, *span)
+    )
+    recipe = "o = a, alpha=IN04=0.75"
+    path = merge_files(recipe, folder / "o", folders=[folder]).path
+    assert sorted(read) == [IDS, UNET + "input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight"]
+    a, made = FileCheckpoint(folder / "a.safetensors"), FileCheckpoint(path)
+    assert (made.start - a.start) % 4096 == 0  # or every page would be copied as two halves
+    for file in (a, made):
+        file.close()
+    monkeypatch.setattr(os, "copy_file_range", _cross_device, raising=False)
+    again = merge_files(recipe, folder / "again", folders=[folder]).path
+    assert again.read_bytes() == path.read_bytes()
+
+
+def _cross_device(*_):
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 @pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16])
