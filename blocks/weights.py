@@ -9,6 +9,8 @@
 ``MY_NAME: 1, 0.9, ...`` (or TAB)       a named list, as preset files have them
 ``GRAD_V, IN00=0.75, OUT03-OUT05=0.2``  names and ranges over a preset or over the default; later wins
 ======================================  =====================================================
+
+Two ratios stand in one text as ``M_A | M_B``, each side in any of these forms.
 """
 
 import math
@@ -96,6 +98,17 @@ def parse(
     for item in items:
         weights = _apply(weights, item, text, own_presets or {})
     return weights
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """The two sides of ``M_A | M_B``; BlockError when there are not exactly two, or one is empty."""
+    sides = [side.strip() for side in text.split("|")]
+    if len(sides) != 2 or not all(sides):
+        raise BlockError(
+            f"{_quote(text)} is not two lists; write M_A | M_B, as in 1, IN00=0.75 | GRAD_V, with the shares of A "
+            "before the bar and those of B after it"
+        )
+    return sides[0], sides[1]
 
 
 def named_presets(text: str) -> set[str]:

@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..blocks.host import read_weights
 from ..blocks.names import BASE, BlockError, Layout, layout_of
-from ..blocks.weights import BlockWeights
+from ..blocks.weights import BlockWeights, split_pair
 from .errors import MergeError
 from .finite import all_finite
 from .host_incremental import incremental
@@ -55,6 +55,12 @@ def merge_models(
         return Rule(of_block, (1.0, 0.0), SUM, _apart(m_b) | (_apart(m_a) if m_a else frozenset()))
 
     return _merge_unets("Merge of A and B", [model_a, model_b], each, rule, key_map, non_finite)
+
+
+def merge_two_ratios(model_a, model_b, pair: str, key_map: str = "mbw", non_finite: str = "error"):
+    """``M_A A + M_B B`` per block from one text ``M_A | M_B``; blocks not named stay A's. Returns (MODEL, Plan)."""
+    m_a, m_b = split_pair(pair)
+    return merge_models(model_a, model_b, m_b, m_a, key_map, non_finite)
 
 
 def add_model_difference(
@@ -113,7 +119,7 @@ def _read_weights_a(text: str, layout: Layout) -> BlockWeights:
     try:
         return read_weights(text, layout, default=1.0)
     except BlockError as error:
-        raise BlockError(f"weights_a: {error}") from error
+        raise BlockError(f"shares of A (M_A): {error}") from error
 
 
 def _apart(weights: BlockWeights) -> frozenset[str]:

@@ -7,14 +7,16 @@ from ..blocks.keymap import KEY_MAPS
 from ..merge import host
 
 CATEGORY = "blockwork/merge"
-GRAD_V, ONE = "GRAD_V", "1"  # texts that fit every layout
+GRAD_V, ONE, HALVES = "GRAD_V", "1", "0.5 | 0.5"  # texts that fit every layout
 
 
-def _weights(name: str, default: str, tooltip: str):
-    """The block weights input: MBW text, drawn as a deck of sliders by the pack's front-end."""
-    return io.String.Input(
-        name, default=default, optional=True, tooltip=tooltip, extra_dict={"widgetType": "BLOCKWORK_WEIGHTS"}
-    )
+def _weights(name: str, default: str, tooltip: str, deck: str = "BLOCKWORK_WEIGHTS", neutral: float = 0):
+    """The block weights input: MBW text, drawn as a deck of sliders by the pack's front-end.
+
+    ``neutral`` is the weight of blocks that the text does not name, which leaves A as it is.
+    """
+    extra = {"widgetType": deck} | ({"neutral": neutral} if neutral else {})
+    return io.String.Input(name, default=default, optional=True, tooltip=tooltip, extra_dict=extra)
 
 
 def _key_map():
@@ -102,6 +104,45 @@ class MergeModels(io.ComfyNode):
         return io.NodeOutput(model, plan.report())
 
 
+class MergeTwoRatios(io.ComfyNode):
+    """Two models with two ratios per block on one deck."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkMergeTwoRatios",
+            display_name="Merge Models by Two Ratios",
+            category=CATEGORY,
+            description="Multiplies each block of A by one ratio and of B by another and adds them: M_A A + M_B B. The two need not sum to one, so a block can be weakened, strengthened or added on top.",
+            search_aliases=["mbw_each", "M_A M_B", "two ratio merge", "MBW", "block merge", "add models"],
+            inputs=[
+                io.Model.Input("model_a", tooltip="The model that M_A multiplies; it also stays where no block is named."),
+                io.Model.Input("model_b", tooltip="The model that M_B multiplies."),
+                _key_map(),
+                _non_finite(),
+                _weights(
+                    "weights",
+                    HALVES,
+                    "Two lists with a bar between, M_A | M_B: each side 25 numbers for SD1 and SD2, 19 for SDXL, one number for all, a preset name, or IN00=0.75 pairs over A untouched.",
+                    deck="BLOCKWORK_WEIGHT_PAIR",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip="A with the merge attached; A itself is not changed."),
+                REPORT,
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, weights=None, **_):
+        return fingerprint(*(weights or "").split("|"))
+
+    @classmethod
+    def execute(cls, model_a, model_b, key_map="mbw", non_finite="error", weights=HALVES) -> io.NodeOutput:
+        model, plan = host.merge_two_ratios(model_a, model_b, weights, key_map, non_finite)
+        return io.NodeOutput(model, plan.report())
+
+
 class AddDifference(io.ComfyNode):
     """Three models, block by block: A + M (B - C)."""
 
@@ -166,6 +207,7 @@ class ScaleBlocks(io.ComfyNode):
                     "weights",
                     ONE,
                     "Factor per block, 1 for no change: 25 numbers for SD1 and SD2, 19 for SDXL, or only the blocks that change, as in IN04=0.75.",
+                    neutral=1,
                 ),
             ],
             outputs=[
@@ -263,4 +305,4 @@ class MergeVAE(io.ComfyNode):
         return io.NodeOutput(vae, plan.report())
 
 
-NODES = [MergeModels, AddDifference, ScaleBlocks, MergeCLIP, MergeVAE]
+NODES = [MergeModels, MergeTwoRatios, AddDifference, ScaleBlocks, MergeCLIP, MergeVAE]

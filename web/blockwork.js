@@ -25,6 +25,7 @@ function widgetOf(type, make) {
         node.graph?.setDirtyCanvas(true, false);
         if (final) gesture.end();
       },
+      neutral: Number(inputData?.[1]?.neutral ?? 0),
       undo: () => app.extensionManager.command.execute("Comfy.Undo"),
       forward: forwardWheel,
       own: () => app.extensionManager.setting.get(OWN_PRESETS) ?? {},

@@ -206,7 +206,9 @@ def test_spec_deck(canvas: Canvas):
 
 
 def test_pair_deck(canvas: Canvas):
-    deck = Deck(canvas, "DeckTestPair")
+    deck = Deck(canvas, "BlockworkMergeTwoRatios")
+    deck.text = "IN01=1 | 0"
+    assert deck.painted(0) == ["1"] * 25, "what M_A does not name stays A's"
     deck.drag("IN00", 0.9, 0.3, track=0)
     deck.drag("OUT11", 0.1, 0.6, track=1)
     first, second = ([float(number) for number in part.split(",")] for part in deck.sent.split("|"))
@@ -221,5 +223,17 @@ def test_pair_deck(canvas: Canvas):
     deck.press("Invert")
     assert deck.text == ", ".join(f"{n:.10g}" for n in second) + " | " + ", ".join(f"{n:.10g}" for n in first)
     deck.drag("M00", 0.5, 1.0, track=1)
+    deck.text = f"1 | {', '.join(['0.25'] * 19)}"
+    assert deck.painted(0) == ["1"] * 19, "the side with the list tells the layout"
     deck.text = "1, 2 | 3"
     assert deck.find(".bw-error").inner_text()
+
+
+def test_scale_deck_rests_at_one(canvas: Canvas):
+    deck = Deck(canvas, "BlockworkScaleBlocks")
+    deck.text = "IN04=0.75"
+    assert deck.painted() == ["0.75" if n == 4 else "1" for n in range(25)]
+    deck.drag("OUT11", 0.9, 0.5)
+    assert deck.values()[:5] == [1, 1, 1, 1, 0.75] and deck.values()[24] == pytest.approx(0.5, abs=0.02)
+    deck.press("Reset")
+    assert deck.values() == [1] * 25

@@ -12,6 +12,7 @@ from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1, SDXL, BlockError
 from blockwork.merge import host
 from blockwork.merge.errors import MergeError
+from blockwork.nodes.merge import MergeTwoRatios
 
 UNET = "diffusion_model."
 
@@ -98,6 +99,19 @@ def test_free_ratios_need_not_sum_to_one(build):
         m_a = {"IN00": 0.75, "M00": -1.0}.get(block_of(key, SD1), 1.0)
         assert torch.equal(merged_weight(model, key), x * m_a + y * 0.5), key
     assert "0.75 A + 0.5 B" in plan.report()
+
+
+def test_two_ratios_in_one_text(build):
+    a, b = build("SD15", 1), build("SD15", 2)
+    result = MergeTwoRatios.execute(a, b, weights="IN00=0.75, M00=-1 | GRAD_V, M00=2").result
+    assert result is not None
+    model, report = result
+    m_b = dict(zip(SD1.blocks, presets.preset("GRAD_V"), strict=True)) | {"M00": 2.0}
+    for key, x, y in stored(a, b):
+        block = block_of(key, SD1) or ""
+        m_a = {"IN00": 0.75, "M00": -1.0}.get(block, 1.0)
+        assert torch.equal(merged_weight(model, key), x * m_a + y * m_b.get(block, 0.0)), key
+    assert "-1 A + 2 B" in report
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -285,9 +299,13 @@ def test_names_that_address_nothing_are_reported(build):
     assert "no tensor of this U-Net" not in plan.report()
 
 
-def test_a_bad_weights_a_is_named(build):
-    with pytest.raises(BlockError, match="weights_a: 2 weights given"):
-        host.merge_models(build("SD15", 1), build("SD15", 2), "0.5", weights_a="1, 2")
+def test_bad_shares_of_a_are_named(build):
+    a, b = build("SD15", 1), build("SD15", 2)
+    with pytest.raises(BlockError, match=r"shares of A \(M_A\): 2 weights given"):
+        host.merge_models(a, b, "0.5", weights_a="1, 2")
+    for text in ("0.5", "0.5 |", "1 | 2 | 3"):
+        with pytest.raises(BlockError, match=r"not two lists; write M_A \| M_B"):
+            host.merge_two_ratios(a, b, text)
 
 
 def test_quantised_models_get_a_message(build):

@@ -37,6 +37,13 @@ def test_merge_example_runs_and_is_cached_the_second_time(client, example):
     assert executed_nodes(client.run(prompt)) == set()
 
 
+def test_two_ratios_example_runs(client, example):
+    prompt = example("merge_two_ratios")
+    entry = client.run(prompt)
+    assert picture(client, entry).shape == (64, 64, 3)
+    assert "0.7 A + 0.4 B" in client.texts(entry)["13"][0]
+
+
 def test_one_slider_reruns_the_merge_and_what_hangs_on_it(client, example):
     prompt = example("merge_by_block")
     client.run(prompt)

@@ -78,3 +78,8 @@ test("typed numbers", () => {
     0.5, -1.25, 0.5, 0.001, null, null, null, null,
   ]);
 });
+
+test("blocks that a text does not name keep the neutral weight", () => {
+  assert.deepEqual(parse("IN04=0.75", "sd1", {}, 1).values, LAYOUTS.sd1.blocks.map((block) => (block === "IN04" ? 0.75 : 1)));
+  assert.deepEqual(parse("0.5, IN04=0.75", "sdxl", {}, 1).values.slice(0, 6), [0.5, 0.5, 0.5, 0.5, 0.75, 0.5]);
+});

@@ -25,9 +25,10 @@ export class WeightsError extends Error {}
 /**
  * Read any form; `layout` serves where the text itself does not tell (`0.5`, `GRAD_V`).
  * @param {string} text @param {string} [layout] @param {Record<string, number[]>} [own] the user's presets
+ * @param {number} [rest] weight of blocks that the text does not name
  * @returns {Weights}
  */
-export function parse(text, layout = "sd1", own = {}) {
+export function parse(text, layout = "sd1", own = {}, rest = 0) {
   const body = String(text ?? "").replace(NAMED, "").trim().replace(/,+$/, "");
   const items = body ? body.split(",").map((item) => item.trim()) : [];
   if (!items.length) throw new WeightsError("no weights given");
@@ -35,7 +36,7 @@ export function parse(text, layout = "sd1", own = {}) {
   while (items.length && NUMBER.test(items[0])) numbers.push(Number(items.shift()));
   let weights = numbers.length
     ? fromNumbers(numbers, layout)
-    : { layout, values: LAYOUTS[layout].blocks.map(() => 0), extra: {} };
+    : { layout, values: LAYOUTS[layout].blocks.map(() => rest), extra: {} };
   for (const item of items) weights = applied(weights, item, own);
   return weights;
 }

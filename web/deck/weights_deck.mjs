@@ -19,6 +19,7 @@ const THUMB = { width: 60, height: 16 };
 /**
  * @typedef {object} Host what the deck needs from the node it stands on
  * @property {(text: string, final: boolean) => void} write
+ * @property {number} neutral the weight that leaves model A as it is, where there is one track
  * @property {() => void} undo
  * @property {(event: WheelEvent) => void} forward
  * @property {() => Record<string, number[]>} own the user's presets
@@ -78,7 +79,12 @@ export class WeightsDeck {
   read(text) {
     const parts = this.count > 1 ? text.split("|") : [text];
     if (parts.length !== this.count) throw new WeightsError("expected two lists: M_A | M_B");
-    const tracks = parts.map((part) => parse(part, this.host.layout(), this.host.own()));
+    const own = this.host.own();
+    const readAs = (/** @type {string} */ layout) => parts.map((part, track) => parse(part, layout, own, this.rest(track)));
+    const first = readAs(this.host.layout());
+    // `1 | 19 numbers`: the side that tells the layout tells it for both
+    const telling = first.find(({ layout }) => layout !== this.host.layout());
+    const tracks = telling ? readAs(telling.layout) : first;
     if (tracks.some(({ layout }) => layout !== tracks[0].layout)) {
       throw new WeightsError("M_A and M_B have different numbers of blocks");
     }
@@ -91,7 +97,8 @@ export class WeightsDeck {
 
   /** The value that leaves model A alone on a track. @param {number} track */
   rest(track) {
-    return this.count > 1 && track === 0 ? 1 : 0;
+    if (this.count > 1) return track === 0 ? 1 : 0;
+    return this.host.neutral;
   }
 
   /** @param {string} layout */
