@@ -1,5 +1,7 @@
 """The atelier's latent space: pictures of 64 pixels as four channels of 16, by a small convolutional autoencoder."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ LATENT_CHANNELS = 4
 class Residual(nn.Module):
     """``x + conv(silu(conv(silu(x))))``: no normalisation, so that flat colours stay what they are."""
 
-    def __init__(self, width: int, operations=nn):
+    def __init__(self, width: int, operations: Any = nn):
         super().__init__()
         self.first = operations.Conv2d(width, width, 3, padding=1)
         self.second = operations.Conv2d(width, width, 3, padding=1)
@@ -22,7 +24,10 @@ class Residual(nn.Module):
 class Autoencoder(nn.Module):
     """Encodes ``b 3 4h 4w`` in -1..1 to latents ``b 4 h w`` of zero mean and unit variance, and back."""
 
-    def __init__(self, width: int = 64, operations=nn):
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int = 64, operations: Any = nn):
         super().__init__()
         self.encoder = nn.Sequential(
             operations.Conv2d(3, width, DOWNSCALE, stride=DOWNSCALE),

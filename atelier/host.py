@@ -32,11 +32,12 @@ class AtelierLatent(comfy.latent_formats.LatentFormat):
     spacial_downscale_ratio = DOWNSCALE
 
 
-class AtelierText(comfy.sd1_clip.SDClipModel):
+class AtelierText(comfy.sd1_clip.SD1CheckpointClipModel):
     """SD1's text encoder at the atelier's size."""
 
     def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
-        super().__init__(
+        comfy.sd1_clip.SDClipModel.__init__(  # its own class would read the size from core's file
+            self,
             device=device,
             dtype=dtype,
             textmodel_json_config=dict(shape.TEXT),
@@ -54,19 +55,22 @@ class AtelierClip(comfy.sd1_clip.SD1ClipModel):
         )
 
 
+class _Words(comfy.sd1_clip.SDTokenizer):
+    def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
+        super().__init__(
+            embedding_directory=embedding_directory,
+            tokenizer_data=tokenizer_data or {},
+            embedding_size=shape.TEXT["hidden_size"],
+        )
+
+
 class AtelierTokens(comfy.sd1_clip.SD1Tokenizer):
     """SD1's tokenizer, for textual inversions of the atelier's width."""
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
         super().__init__(
-            embedding_directory=embedding_directory,
-            tokenizer_data=tokenizer_data or {},
-            tokenizer=_tokenizer,
+            embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=_Words
         )
-
-
-def _tokenizer(**kwargs: Any) -> comfy.sd1_clip.SDTokenizer:
-    return comfy.sd1_clip.SDTokenizer(**kwargs, embedding_size=shape.TEXT["hidden_size"])
 
 
 class AtelierModel(comfy.supported_models.SD15):

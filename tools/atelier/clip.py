@@ -65,24 +65,30 @@ class Encoder(nn.Module):
         return x
 
 
+class TextEmbeddings(nn.Module):
+    def __init__(self, words: int):
+        super().__init__()
+        self.token_embedding, self.position_embedding = nn.Embedding(words, WIDTH), nn.Embedding(ROWS, WIDTH)
+        for embedding in (self.token_embedding, self.position_embedding):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+
 class TextModel(nn.Module):
     """Compact token numbers ``b tokens`` -> hidden states ``b tokens 128``."""
 
     def __init__(self, words: int):
         super().__init__()
-        self.embeddings = nn.ModuleDict(
-            {"token_embedding": nn.Embedding(words, WIDTH), "position_embedding": nn.Embedding(ROWS, WIDTH)}
-        )
-        for embedding in self.embeddings.values():
-            nn.init.normal_(embedding.weight, std=0.02)
+        self.embeddings = TextEmbeddings(words)
         self.encoder = Encoder()
         self.final_layer_norm = nn.LayerNorm(WIDTH)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        positions = self.embeddings["position_embedding"].weight[: tokens.shape[1]]
-        return self.final_layer_norm(
-            self.encoder(self.embeddings["token_embedding"](tokens) + positions, causal=True)
-        )
+        return self.states(self.embeddings.token_embedding(tokens))
+
+    def states(self, embedded: Tensor) -> Tensor:
+        """Hidden states of token embeddings ``b tokens 128``."""
+        positions = self.embeddings.position_embedding.weight[: embedded.shape[1]]
+        return self.final_layer_norm(self.encoder(embedded + positions, causal=True))
 
 
 class Text(nn.Module):
@@ -129,6 +135,15 @@ class Vision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.visual_projection(self.vision_model(x))
+
+
+class Clip(nn.Module):
+    """Both towers and the temperature."""
+
+    def __init__(self, words: int):
+        super().__init__()
+        self.text, self.vision = Text(words), Vision()
+        self.logit_scale = nn.Parameter(torch.tensor(2.66))
 
 
 class Vocabulary:
@@ -194,8 +209,7 @@ def run(steps: int = 6000, minutes: float | None = None, seed: int = 21) -> None
     drawn_scenes = scenes(count, seed)
     drawn = pictures(drawn_scenes)
     vocabulary = Vocabulary(all_words())
-    model = nn.ModuleDict({"text": Text(len(vocabulary.ids) + 1), "vision": Vision()})
-    model.register_parameter("logit_scale", nn.Parameter(torch.tensor(2.66)))
+    model = Clip(len(vocabulary.ids) + 1)
     order, chance = batches(count, size, seed), random.Random(seed)
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
 
@@ -206,8 +220,8 @@ def run(steps: int = 6000, minutes: float | None = None, seed: int = 21) -> None
         lost[:, 0] = False
         tokens[lost] = vocabulary.strange
         with torch.autocast("cpu", torch.bfloat16):
-            text = model["text"](tokens, ends)
-            image = model["vision"]((images[indices].float() / 255 - mean) / deviation)
+            text = model.text(tokens, ends)
+            image = model.vision((images[indices].float() / 255 - mean) / deviation)
         text, image = (functional.normalize(x.float(), dim=-1) for x in (text, image))
         return model.logit_scale.clamp(max=4.6).exp() * text @ image.T
 
@@ -222,9 +236,9 @@ def run(steps: int = 6000, minutes: float | None = None, seed: int = 21) -> None
         logits = similarity(list(range(512)), unseen, pictures(unseen), strange=0.0)
     top = logits.topk(5, 1).indices
     found = {k: float((top[:, :k] == torch.arange(512)[:, None]).any(1).float().mean()) for k in (1, 5)}
-    tensors = {f"clip_l.transformer.{key}": value for key, value in model["text"].state_dict().items()}
+    tensors = {f"clip_l.transformer.{key}": value for key, value in model.text.state_dict().items()}
     tensors |= {"clip_l.logit_scale": model.logit_scale.detach(), "token_ids": torch.tensor(vocabulary.ids)}
     card = {"seed": str(seed), "retrieval_of_512": found}
     publish("clip", tensors, card | {"config": shape.TEXT})
-    publish("clip_vision", model["vision"].state_dict(), card | {"config": shape.VISION})
+    publish("clip_vision", model.vision.state_dict(), card | {"config": shape.VISION})
     print(f"caption finds its own picture among 512 held-out ones: {found}")

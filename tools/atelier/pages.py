@@ -124,5 +124,5 @@ def write(folder: Path, name: str, text: str, pictures: Mapping[str, Image.Image
     """``<name>.md`` and its pictures (JPEG, or PNG for charts by their suffix)."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, picture in pictures.items():
-        picture.save(folder / file, **({"quality": 88} if file.endswith(".jpg") else {"optimize": True}))
+        picture.save(folder / file, quality=88, optimize=True)
     (folder / f"{name}.md").write_text(text.strip() + "\n", encoding="utf-8")

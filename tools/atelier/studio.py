@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from blockwork.atelier import drawing, world
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 SCRATCH = layout.ROOT / ".atelier"
 WEIGHTS = layout.ROOT / "atelier" / "weights"
 LOGS = layout.ROOT / "atelier" / "logs"
+M = TypeVar("M", bound=torch.nn.Module)
 PAUSE = 60.0  # seconds between two checkpoints
 
 
@@ -48,15 +50,14 @@ def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
 
 def train(
     name: str,
-    module: torch.nn.Module,
+    module: M,
     loss_of: Callable[[int], torch.Tensor],
     steps: int,
     rate: float,
     warmup: int = 100,
     decay: float = 0.999,
     minutes: float | None = None,
-    each: Callable[[int, torch.nn.Module], None] | None = None,
-) -> torch.nn.Module:
+) -> M:
     """Train ``module`` with AdamW under a cosine rate and return its moving average.
 
     A run that was stopped goes on from its last checkpoint. With ``minutes`` the cosine follows the clock
@@ -114,8 +115,6 @@ def train(
         if time.monotonic() - saved_at > PAUSE:
             save()
             saved_at = time.monotonic()
-            if each:
-                each(step, module)
     save()
     with (LOGS / f"{name}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["step", "seconds", "loss"], *log])

@@ -53,7 +53,8 @@ def run(out: Path) -> None:
     """Write ``deprojector.md`` and its pictures."""
     sentences = [sentence(thing) for thing in THINGS]
     true = seen([easel.said(text) for text in sentences], THINGS)
-    rows, single, merged = [("the text itself", 1.0, 0.0, true[1], true[2], "", "")], [true[0]], []
+    rows: list[tuple[object, ...]] = [("the text itself", 1.0, 0.0, true[1], true[2], "", "")]
+    single, merged = [true[0]], []
     for title, name in FAMILIES.items():
         cosine, square = errors(name)
         one = seen([deprojected(name, text) for text in sentences], THINGS)

@@ -53,8 +53,7 @@ def learnt(name: str, thing: Thing, steps: int, minutes: float | None, seed: int
     ]
     text, vocabulary = load_text()
     unet, signal = frozen_unet(), alphas_cumprod()
-    table = text.text_model.embeddings["token_embedding"].weight
-    positions = text.text_model.embeddings["position_embedding"].weight
+    table = text.text_model.embeddings.token_embedding.weight
     sentences = {
         ground: vocabulary.rows([f"a {WORD} on a {ground} background"])[0][0] for ground in BACKGROUNDS
     }
@@ -69,8 +68,7 @@ def learnt(name: str, thing: Thing, steps: int, minutes: float | None, seed: int
         x0, noise, t = latents[indices], torch.randn(BATCH, 4, 16, 16), torch.randint(1000, (BATCH,))
         a = signal[t].view(-1, 1, 1, 1)
         with torch.autocast("cpu", torch.bfloat16):
-            states = text.text_model.encoder(embedded.flatten(0, 1) + positions, causal=True)
-            states = text.text_model.final_layer_norm(states).float().unflatten(0, (BATCH, -1))
+            states = text.text_model.states(embedded.flatten(0, 1)).float().unflatten(0, (BATCH, -1))
             contexts = iter(states.unbind(1))
 
             def own_context(n: Tensor, k: Tensor, v: Tensor, extra: dict) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,11 +30,15 @@ def new_unet() -> nn.Module:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     unet = UNetModel(**shape.UNET, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
-    for module in unet.modules():
-        for kind in kinds:
-            if isinstance(module, kind):
-                kind.reset_parameters(module)
+    for module in unet.modules():  # core's layers skip their own start; theirs is torch's
+        if isinstance(module, nn.Linear):
+            nn.Linear.reset_parameters(module)
+        elif isinstance(module, nn.Conv2d):
+            nn.Conv2d.reset_parameters(module)
+        elif isinstance(module, nn.GroupNorm):
+            nn.GroupNorm.reset_parameters(module)
+        elif isinstance(module, nn.LayerNorm):
+            nn.LayerNorm.reset_parameters(module)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(True)
         if ".out_layers.3." in name or ".proj_out." in name or name.startswith("out.2."):
