@@ -5,10 +5,13 @@ else
 BIN := .venv/bin
 endif
 
-.PHONY: demo test check bench
+.PHONY: demo demo-full-size test check bench
 
-demo:  ## set up ComfyUI, merge two full-size checkpoints block by block, say where the picture is
+demo:  ## set up ComfyUI, show every effect on the pack's own tiny models, say where the contact sheet is
 	$(PYTHON) tools/demo.py
+
+demo-full-size:  ## merge two checkpoints of Stable Diffusion's full size (random weights) block by block
+	$(PYTHON) tools/demo_full_size.py
 
 test:  ## set up ComfyUI and the test tools, check the sources, run every tier
 	$(PYTHON) tools/prepare.py --tests

@@ -26,7 +26,7 @@ def draw(scene: Scene, side: int = SIDE) -> torch.Tensor:
         canvas = 0.22 * canvas + 0.78 * NIGHT
     for thing in scene.things:
         canvas = _place(canvas, thing, scene.style, x, y, unit)
-    return torch.from_numpy(np.clip(canvas, 0, 1).transpose(2, 0, 1).copy())
+    return torch.from_numpy(np.clip(canvas, 0, 1).transpose(2, 0, 1).astype(np.float32))
 
 
 def _place(canvas: np.ndarray, thing: Thing, style: str, x: np.ndarray, y: np.ndarray, unit: float):

@@ -14,6 +14,7 @@ import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
+import folder_paths
 import torch
 from safetensors import safe_open
 
@@ -117,9 +118,14 @@ class AtelierVae(comfy.sd.VAE):
 
 
 def register() -> None:
-    """Make core's loaders recognise the atelier's U-Nets, merged ones too; harmless when done before."""
+    """Make core's loaders recognise the atelier's U-Nets, merged ones too, and list its deprojectors and tokens.
+
+    Harmless when done before. The folders come behind the user's own, which stay the ones that are saved to.
+    """
     if AtelierModel not in comfy.supported_models.models:
         comfy.supported_models.models.append(AtelierModel)
+    for folder in ("deprojector", "embeddings"):
+        folder_paths.add_model_folder_path(folder, str(WEIGHTS / folder))
 
 
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -3,8 +3,10 @@
 from comfy_api.latest import io, ui
 
 from ..atelier import host
+from . import deprojector  # noqa: F401 - makes its model folder, behind which the atelier's is listed
 
-host.register()  # core's Load Diffusion Model recognises the atelier's U-Nets, merged and saved ones too
+# Core's Load Diffusion Model recognises the atelier's U-Nets from here on, merged and saved ones too.
+host.register()
 
 
 class Loader(io.ComfyNode):

@@ -1,11 +1,10 @@
-"""`make demo`: the main job on a real ComfyUI, from nothing: two full-size SD1.5 checkpoints, merged block by block.
+"""`make demo`: what the pack does, on a real ComfyUI and the tiny models that come with it, as one contact sheet.
 
-Sets up the reference host, makes two checkpoints with random weights (the real shapes; the pictures are noise with
-structure), queues the merge through the API and leaves pictures and the merge report in ``demo_output/``.
+Sets up the reference host, queues the atelier's example workflows through the API and leaves their pictures and
+``contact_sheet.png`` in ``demo_output/``. Nothing but the repository is needed; no GPU.
 """
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,83 +16,59 @@ from refhost.client import Client, Prompt, PromptFailed, PromptRefused
 from refhost.server import Server
 
 OUTPUT = layout.ROOT / "demo_output"
-MODELS = {"sd15_a.safetensors": "sd15_full_a.safetensors", "sd15_b.safetensors": "sd15_full_b.safetensors"}
-CHECKPOINT_BYTES = 5 * 10**9
-SIZE, STEPS = 128, 6
-# fp16 storage, fp32 arithmetic: a CPU would otherwise keep every weight twice as large in memory.
-ARGUMENTS = ("--cpu", "--fp16-unet")
+EXAMPLES = layout.ROOT / "example_workflows" / "api"
+# Example workflow, title of its row, a word above each of its pictures.
+ROWS = (
+    ("atelier_merge", "Merge:\na style into the base", ("base", "25 % ink", "50 %", "75 %", "ink")),
+    ("atelier_block_prompts", "Block prompts:\nanother prompt in\nchosen blocks", ("A: red circle", "object from B", "colour from B", "B: blue star")),
+    ("atelier_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("purple star", "deprojected", "ring + red", "cross + black")),
+    ("atelier_words", "XTI: learnt words,\none vector a block", ("gem", "tile", "tile in the middle")),
+    ("atelier_cascade", "Cascade, guidance 20:\nthresholding", ()),
+)  # fmt: skip
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ComfyUI is stopped as well
     try:
         install.ensure()
-        make_checkpoints()
-        pictures = merge()
+        sheet = paint()
     except (layout.HostError, PromptFailed, PromptRefused) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(
-            f"demo failed: {error!r}\nComfyUI went away while working; its log is {layout.DEMO_BASE / 'comfyui.log'}. "
-            "When the log just ends, the machine ran out of memory: 8 GB have to be free.",
-            file=sys.stderr,
-        )
+        log = layout.DEMO_BASE / "comfyui.log"
+        print(f"demo failed: {error!r}\nComfyUI went away while working; its log is {log}.", file=sys.stderr)
         return 1
-    print("Done. Look at:")
-    for path in pictures:
-        print(f"  {path}")
+    print(f"Done. Look at:\n  {sheet}\nand at the single pictures beside it.")
     return 0
 
 
-def make_checkpoints() -> None:
-    names = [name.removesuffix(".safetensors") for name in MODELS.values()]
-    folder = layout.DEMO_BASE / "models" / "checkpoints"
-    if all((folder / f"{name}.safetensors").is_file() for name in names):
-        return
-    free = shutil.disk_usage(layout.ROOT).free
-    if free < CHECKPOINT_BYTES:
-        raise layout.HostError(
-            f"{free / 1e9:.1f} GB free, {CHECKPOINT_BYTES / 1e9:.0f} GB needed for two checkpoints."
-        )
-    print("making two full-size SD1.5 checkpoints with random weights (2 x 2.1 GB)", flush=True)
-    script = layout.ROOT / "tools" / "make_checkpoints.py"
-    command = [str(layout.venv_bin("python")), str(script), str(layout.DEMO_BASE), *names]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise layout.HostError(f"making the checkpoints failed:\n{made.stderr.strip()}")
-
-
-def merge() -> list[Path]:
-    print("starting ComfyUI and merging (about a minute on two cores)", flush=True)
-    with Server(layout.DEMO_BASE, arguments=ARGUMENTS) as server:
+def paint() -> Path:
+    """Queue every row and lay the pictures out; the path of the sheet."""
+    print("starting ComfyUI and painting (about a minute on two cores)", flush=True)
+    started = time.monotonic()
+    rows = []
+    with Server(layout.DEMO_BASE, arguments=("--cpu",)) as server:
         client = Client(server.url)
-        started = time.monotonic()
-        entry = client.run(demo_prompt())
-        print(f"merged and sampled in {time.monotonic() - started:.0f} s", flush=True)
-        pictures = client.save_images(entry, OUTPUT, "merge_by_block", node="11")
-        pictures += client.save_images(entry, OUTPUT, "block_weights", node="12")
-        report = OUTPUT / "merge_report.txt"
-        report.write_text(
-            "\n".join(text for texts in client.texts(entry).values() for text in texts), encoding="utf-8"
+        for name, title, words in ROWS:
+            entry = client.run(read(name))
+            pictures = client.save_images(entry, OUTPUT, name)
+            words = [words[place] if place < len(words) else "" for place in range(len(pictures))]
+            rows.append({"title": title, "words": words, "pictures": [path.name for path in pictures]})
+            print(f"  {name}: {time.monotonic() - started:.0f} s", flush=True)
+    (OUTPUT / "contact_sheet.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    command = [str(layout.venv_bin("python")), str(layout.ROOT / "tools" / "contact_sheet.py"), str(OUTPUT)]
+    laid = subprocess.run(command, capture_output=True, text=True, check=False)
+    if laid.returncode:
+        raise layout.HostError(
+            f"the pictures are in {OUTPUT}, but laying them out failed:\n{laid.stderr.strip()}"
         )
-    return [*pictures, report]
+    return OUTPUT / "contact_sheet.png"
 
 
-def demo_prompt() -> Prompt:
-    """The example workflow on the full-size checkpoints, small and short enough for a CPU."""
-    prompt = json.loads(
-        (layout.ROOT / "example_workflows" / "api" / "merge_by_block.json").read_text(encoding="utf-8")
-    )
-    for node in prompt.values():
-        inputs = node["inputs"]
-        if node["class_type"] == "CheckpointLoaderSimple":
-            inputs["ckpt_name"] = MODELS[inputs["ckpt_name"]]
-        elif node["class_type"] == "EmptyLatentImage":
-            inputs["width"] = inputs["height"] = SIZE
-        elif node["class_type"] == "KSampler":
-            inputs["steps"] = STEPS
-    return prompt
+def read(name: str) -> Prompt:
+    """An example workflow in API form."""
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""Lays the demo's pictures out on one sheet: ``contact_sheet.py FOLDER`` reads ``<row>-<n>.png`` and writes one PNG."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from atelier import pages
+
+CELL = 128
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    rows = json.loads((folder / "contact_sheet.json").read_text(encoding="utf-8"))
+    sheets = []
+    for row in rows:
+        pictures = [_read(folder / name) for name in row["pictures"]]
+        sheets.append(pages.grid([pictures], row["words"], [row["title"]], cell=CELL, margin=190))
+    pages.stack(sheets).save(folder / "contact_sheet.png", optimize=True)
+
+
+def _read(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255)
+
+
+if __name__ == "__main__":
+    main()
