@@ -1,16 +1,25 @@
-"""Sweeps in ComfyUI: what is connected to the running node, and image embeddings by a CLIP vision model."""
+"""Sweeps in ComfyUI: links of the running node, image embeddings by a CLIP vision model, previews for the browser."""
 
+import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import numpy as np
 import torch
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
 
 from ..blocks.names import Layout, layout_of
+from .sweep import Sweep
+from .sweep_picture import Moves
+from .sweep_view import describe, sheet
+
+PREVIEWS = "blockwork_sweep"  # below ComfyUI's temp folder, which it empties when it starts
 
 
 def layout_of_model(model: Any) -> Layout:
@@ -47,3 +56,18 @@ def embed(clip_vision: Any, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         embeddings.append(output["image_embeds"].detach().float().cpu().numpy())
         progress.update(1)
     return embeddings
+
+
+def preview(sweep: Sweep, pictures: Sequence[np.ndarray], moves: Sequence[Moves]) -> dict[str, Any]:
+    """The node's ``ui``: every cell's pictures as a temporary file, as core's previews are, with their figures."""
+    folder = Path(folder_paths.get_temp_directory()) / PREVIEWS
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for cell in pictures:
+        data = sheet(cell)
+        path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.jpg"
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(data)
+        partial.replace(path)
+        files.append({"filename": path.name, "subfolder": PREVIEWS, "type": "temp"})
+    return {PREVIEWS: [describe(sweep, moves, files)]}

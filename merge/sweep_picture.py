@@ -93,7 +93,7 @@ def draw_sweep(
     box = max(1, round(width * scale)), max(1, round(height * scale))
     cell_width = each * (box[0] + GAP) + 2 * MARGIN
     row_height = LABEL + box[1] + GAP
-    places = _places(sweep)
+    places = cell_places(sweep)
     columns = 1 + max(column for column, _ in places.values())
     rows = 1 + max(row for _, row in places.values())
     block_height = len(sweep.ratios) * row_height + MARGIN
@@ -131,7 +131,7 @@ def _apart(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.maximum(1 - (vectors * others).sum(axis=-1) / lengths, 0)  # rounding may dip below
 
 
-def _places(sweep: Sweep) -> dict[str | None, tuple[int, int]]:
+def cell_places(sweep: Sweep) -> dict[str | None, tuple[int, int]]:
     """(column, row) of every block, and of the unmodified pictures under None; unused rows and columns closed up."""
     if len(sweep.blocks) == 1:
         return {None: (0, 0), sweep.blocks[0]: (0, 1)}

@@ -43,7 +43,7 @@ class BlockSweep(io.ComfyNode):
             node_id="BlockworkBlockSweep",
             display_name="Block Sweep",
             category=CATEGORY,
-            description="Scales one block after another (or takes it from a second model), samples each with the same seeds, and lays the pictures out in the shape of the U: which block does what, seen at a glance. No file is written; a stopped sweep goes on where it stopped.",
+            description="Scales one block after another (or takes it from a second model), samples each with the same seeds, and lays the pictures out in the shape of the U: which block does what, seen at a glance. No model is written to disk; a stopped sweep goes on where it stopped.",
             search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger"],
             enable_expand=True,
             hidden=[io.Hidden.dynprompt],
@@ -118,7 +118,8 @@ class SweepGrid(io.ComfyNode):
         moves = measure(sweep, pictures, embeddings)
         picture, plot = draw_sweep(sweep, pictures, moves, cell_size[0], title[0]), draw_plot(moves, title[0])
         texts = report(sweep, moves, title[0])
-        return io.NodeOutput(torch.from_numpy(picture)[None], torch.from_numpy(plot)[None], texts)
+        shown = host_sweep.preview(sweep, pictures, moves)
+        return io.NodeOutput(torch.from_numpy(picture)[None], torch.from_numpy(plot)[None], texts, ui=shown)
 
 
 NODES = [BlockSweep, SweepGrid]

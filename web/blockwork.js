@@ -1,5 +1,5 @@
 // @ts-check
-/** The pack's one auto-loaded script: hands ComfyUI the decks. All logic stands in deck/*.mjs. */
+/** Hands ComfyUI the decks. All logic stands in deck/*.mjs. */
 
 // @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
@@ -7,11 +7,11 @@ import { LAYOUTS } from "./deck/blocks.mjs";
 import { words } from "./deck/messages.mjs";
 import { SpecDeck } from "./deck/spec_deck.mjs";
 import { WeightsDeck } from "./deck/weights_deck.mjs";
+import { forwardWheel, loadStyle } from "./page.mjs";
 
 const OWN_PRESETS = "Blockwork.Deck.Presets";
 const LAYOUT = "Blockwork layout";
 const SIZE = { minWidth: 430, minHeight: 60 };
-const STYLE = new URL("./deck/deck.css", import.meta.url).href;
 
 /** A widget constructor for one kind of deck. @param {string} type @param {(host: any) => any} make */
 function widgetOf(type, make) {
@@ -27,7 +27,7 @@ function widgetOf(type, make) {
       },
       neutral: Number(inputData?.[1]?.neutral ?? 0),
       undo: () => app.extensionManager.command.execute("Comfy.Undo"),
-      forward: forwardWheel,
+      forward: (/** @type {WheelEvent} */ event) => forwardWheel(app, event),
       own: () => app.extensionManager.setting.get(OWN_PRESETS) ?? {},
       keepOwn: (/** @type {any} */ presets) => app.extensionManager.setting.set(OWN_PRESETS, presets),
       layout: (/** @type {string | undefined} */ id) => layoutOf(node, id),
@@ -128,20 +128,7 @@ function mount(element, key, frames = 30) {
   });
 }
 
-/** Let the classic canvas zoom under the pointer; Nodes 2.0 does so itself. @param {WheelEvent} event */
-function forwardWheel(event) {
-  // @ts-ignore: LiteGraph is ComfyUI's
-  if (globalThis.LiteGraph?.vueNodesMode) return;
-  event.preventDefault();
-  app.canvas.processMouseWheel(event);
-}
-
-function loadStyle() {
-  if (document.querySelector(`link[href="${STYLE}"]`)) return;
-  document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: STYLE }));
-}
-
-loadStyle();
+loadStyle("./deck/deck.css");
 app.registerExtension({
   name: "blockwork.deck",
   settings: [{ id: OWN_PRESETS, name: "Block weight presets of your own", type: "hidden", defaultValue: {} }],

@@ -1,8 +1,10 @@
 """Sweeps on models of ComfyUI's own classes: what a cell changes, what 25 of them cost, embeddings, the nodes."""
 
 import gc
+import json
 
 import comfy.clip_vision
+import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from blockwork.merge.sweep import parse_sweep
 from blockwork.nodes import sweep as nodes
 from comfy_execution.graph import DynamicPrompt
 from comfy_execution.utils import CurrentNodeContext
+from PIL import Image
 
 UNET = "diffusion_model."
 CPU = torch.device("cpu")
@@ -91,9 +94,38 @@ def clip_vision():
     return vision
 
 
-def grid(images, **settings):
+@pytest.fixture(autouse=True)
+def temp_folder(monkeypatch, tmp_path):
+    """ComfyUI's folder of temporary files."""
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    return tmp_path
+
+
+def run_grid(images, **settings):
     inputs = {"layout": ["sd1"], "blocks": ["IN04, M00"], "ratios": ["0.75"], "seeds": ["1, 2"]}
-    return nodes.SweepGrid.execute(images=images, **inputs, **settings).result
+    return nodes.SweepGrid.execute(images=images, **inputs, **settings)
+
+
+def grid(images, **settings):
+    return run_grid(images, **settings).result
+
+
+def test_the_browser_gets_every_cell_with_its_pictures_place_and_figures(temp_folder):
+    levels = [10, 20, 13, 24, 10, 20]  # the unmodified, IN04, M00, two seeds each
+    output = run_grid([torch.full((1, 8, 16, 3), level / 255) for level in levels], cell_size=[32])
+    shown = json.loads(json.dumps(output.ui))["blockwork_sweep"]
+    assert len(shown) == 1 and shown[0]["units"]["rms"].startswith("pixel RMS")
+    cells = shown[0]["cells"]
+    assert [cell["label"] for cell in cells] == ["unmodified", "IN04 = 0.75", "M00 = 0.75"]
+    assert [cell["place"] for cell in cells] == [[1, 0], [0, 1], [1, 2]]
+    assert [cell["rms"] for cell in cells] == [[], pytest.approx([3, 4]), pytest.approx([0, 0])]
+    for cell, shades in zip(cells, ((10, 20), (13, 24), (10, 20)), strict=True):
+        assert cell["file"]["type"] == "temp"
+        sheet = np.asarray(Image.open(temp_folder / cell["file"]["subfolder"] / cell["file"]["filename"]))
+        assert sheet.shape == (8, 32, 3)
+        assert abs(sheet[:, 2:14].mean() - shades[0]) < 1.5 and abs(sheet[:, 18:30].mean() - shades[1]) < 1.5
+    assert cells[0]["file"] == cells[2]["file"], "the same pictures are one file"
+    assert not list(temp_folder.rglob("*.jpg.*")) and len(list(temp_folder.rglob("*.*"))) == 2
 
 
 def test_the_grid_measures_content_with_a_clip_vision_model(clip_vision):

@@ -1,0 +1,88 @@
+"""A finished sweep on its node: cells in the shape of the U under their heat, and one enlarged."""
+
+from typing import Any
+
+import pytest
+from refhost.canvas import Canvas
+
+COLOURS = (0x202020, 0x808080, 0x202020, 0x404040)  # the unmodified, IN04, M00, OUT03
+VIEW = "app.graph.getNodeById(id)?.widgets?.find((w) => w.type === 'BLOCKWORK_SWEEP')?.element"
+
+
+def _grid(canvas: Canvas) -> str:
+    """A queued sweep of three blocks made of plain pictures; the node's id."""
+    grid = canvas.add("BlockworkSweepGrid", (700, 40))
+    joined = ""
+    for number, colour in enumerate(COLOURS):
+        image = canvas.add("EmptyImage", (20, 40 + 170 * number))
+        for name, value in {"width": 64, "height": 32, "color": colour}.items():
+            canvas.set_value(image, name, value)
+        if not joined:
+            joined = image
+            continue
+        batch = canvas.add("ImageBatch", (320, 40 + 170 * number))
+        canvas.connect(joined, 0, batch, "image1")
+        canvas.connect(image, 0, batch, "image2")
+        joined = batch
+    canvas.connect(joined, 0, grid, "images")
+    canvas.set_value(grid, "blocks", "IN04, M00, OUT03")
+    canvas.set_value(grid, "seeds", "1")
+    canvas.connect(grid, 0, canvas.add("PreviewImage", (1200, 40)), "images")
+    return grid
+
+
+def _shown(canvas: Canvas, grid: str, what: str) -> Any:
+    return canvas.page.evaluate(f"(id) => {{ const view = {VIEW}; return {what}; }}", grid)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [("1.47.12", False), ("1.47.12", True), ("1.58.1", False), ("1.58.1", True)],
+    indirect=True,
+    ids=str,
+)
+def test_cells_can_be_looked_into(canvas: Canvas, pictures):
+    grid = _grid(canvas)
+    before = canvas.save()
+    assert canvas.queue()["status"]["status_str"] == "success"
+    page = canvas.page
+    page.wait_for_function(f"(id) => {VIEW}?.checkVisibility()", arg=grid)
+    page.wait_for_function(
+        f"(id) => [...{VIEW}.querySelectorAll('img')].every((i) => i.naturalWidth === 64)", arg=grid
+    )
+    assert _shown(canvas, grid, "[...view.querySelectorAll('.bw-cell-moved')].map((e) => e.textContent)") == [
+        "", "96", "0", "32",
+    ]  # fmt: skip
+    heats = _shown(
+        canvas, grid, "[...view.querySelectorAll('.bw-cell')].map((e) => e.style.getPropertyValue('--heat'))"
+    )
+    assert [float(heat) for heat in heats] == pytest.approx([0, 1, 0, 1 / 3])
+    boxes = _shown(
+        canvas, grid, "[...view.querySelectorAll('.bw-cell')].map((e) => e.getBoundingClientRect().toJSON())"
+    )
+    _, left, middle, right = boxes
+    assert left["right"] <= middle["left"] + 1 <= right["left"] + 1 and middle["top"] > left["top"]
+    assert all(box["width"] > 60 and box["height"] > 25 for box in boxes)
+    canvas.look_at(grid)
+    canvas.shot(pictures / f"sweep-{canvas.face}.png")
+    page.locator(".bw-sweep .bw-cell[data-label='IN04 = 0.75']").click()
+    light = page.locator("dialog.bw-light")
+    light.wait_for()
+    assert light.locator("h2").inner_text() == "IN04 = 0.75"
+    assert light.locator(".bw-light-moved").inner_text() == "moved by 96 (pixel RMS, 8-bit steps), 1 / 3"
+    assert light.locator("figcaption").all_inner_texts() == ["unmodified", "IN04 = 0.75"]
+    canvas.shot(pictures / f"lightbox-{canvas.face}.png")
+    page.keyboard.press("ArrowRight")
+    assert light.locator("h2").inner_text() == "M00 = 0.75"
+    page.keyboard.press("Home")
+    assert light.locator("h2").inner_text() == "unmodified"
+    page.keyboard.press("Escape")
+    light.wait_for(state="detached")
+    page.locator(".bw-sweep button", has_text="Heat").click()
+    assert _shown(canvas, grid, "view.classList.contains('bw-hot')") is False
+    assert _values(canvas.save()) == _values(before), "pictures of a run are no part of the workflow"
+    assert "blockwork_sweep" not in canvas.prompt()[grid]["inputs"]
+
+
+def _values(workflow: dict[str, Any]) -> dict[str, Any]:
+    return {str(node["id"]): node.get("widgets_values") or [] for node in workflow["nodes"]}

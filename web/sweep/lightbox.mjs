@@ -1,0 +1,70 @@
+// @ts-check
+/** One cell of a sweep at full size beside the unmodified model, over the whole window. */
+
+import { button, el } from "../deck/dom.mjs";
+import { address, figure, heat, next } from "./sweep.mjs";
+
+export class Lightbox {
+  /** @param {import("./view.mjs").Host} host */
+  constructor(host) {
+    this.host = host;
+    this.index = 0;
+  }
+
+  /** @param {import("./sweep.mjs").Sweep} sweep @param {number} index @param {"rms" | "cosine"} measure */
+  open(sweep, index, measure) {
+    const { words } = this.host;
+    this.sweep = sweep;
+    this.measure = measure;
+    this.name = el("h2", { class: "bw-light-name" });
+    this.moved = el("p", { class: "bw-light-moved", "aria-live": "polite" });
+    this.pictures = el("div", { class: "bw-light-pictures" });
+    const head = el("div", { class: "bw-light-head" }, [
+      this.name,
+      this.moved,
+      button("\u2039", words("previous"), () => this.go("ArrowLeft")),
+      button("\u203a", words("next"), () => this.go("ArrowRight")),
+      button("\u00d7", words("close"), () => this.dialog.close()),
+    ]);
+    this.dialog = el("dialog", { class: "bw-light", "aria-label": words("sweepLabel") }, [head, this.pictures]);
+    this.dialog.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      event.stopPropagation(); // the canvas has shortcuts of its own
+      if (this.go(event.key)) event.preventDefault();
+    });
+    this.dialog.addEventListener("click", (/** @type {MouseEvent} */ event) => {
+      if (event.target === this.dialog) this.dialog.close();
+    });
+    this.dialog.addEventListener("close", () => this.dialog.remove());
+    document.body.append(this.dialog);
+    this.show(index);
+    this.dialog.showModal();
+  }
+
+  /** @param {string} key @returns {boolean} whether the key leads to another cell */
+  go(key) {
+    const found = this.sweep ? next(this.sweep.cells, this.index, key) : this.index;
+    if (found === this.index) return false;
+    this.show(found);
+    return true;
+  }
+
+  /** @param {number} index */
+  show(index) {
+    const { sweep, host, measure } = this;
+    if (!sweep || !measure) return;
+    this.index = index;
+    const cell = sweep.cells[index];
+    const { moved, rank } = heat(sweep.cells, measure)[index];
+    this.name.textContent = cell.block ? cell.label : host.words("unmodified");
+    this.moved.textContent = cell.block
+      ? `${host.words("moved")} ${figure(moved)} (${sweep.units[measure]}), ${rank} / ${sweep.cells.length - 1}`
+      : "";
+    const shown = cell.block ? [sweep.cells[0], cell] : [cell];
+    this.pictures.replaceChildren(
+      ...shown.map(({ file, label, block }) => {
+        const name = block ? label : host.words("unmodified");
+        return el("figure", {}, [el("img", { src: host.url(address(file)), alt: name }), el("figcaption", { text: name })]);
+      }),
+    );
+  }
+}
