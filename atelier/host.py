@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.clip_vision
 import comfy.latent_formats
+import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -90,6 +91,9 @@ class AtelierModel(comfy.supported_models.SD15):
     unet_extra_config = {name: shape.UNET[name] for name in ("num_heads", "num_head_channels")}
     latent_format = AtelierLatent
     memory_usage_factor = 1.0
+
+    def model_type(self, state_dict, prefix=""):
+        return comfy.model_base.ModelType.V_PREDICTION
 
     def clip_target(self, state_dict=None):
         return comfy.supported_models_base.ClipTarget(AtelierTokens, AtelierClip)

@@ -24,14 +24,14 @@ def painted(style: str, weights: str) -> list[Tensor]:
     return [easel.paint(merged, sentence(thing), SEEDS) for thing in THINGS]
 
 
-def scores(style: str, pictures: list[Tensor]) -> dict[str, float]:
+def scores(style: str, pictures: list[Tensor], things: list[tuple[str, str]] = THINGS) -> dict[str, float]:
     """Mean probability of the style, and how often shape and colour are right, over all pictures."""
     verdicts = [atelier.judge(some) for some in pictures]
     count = len(verdicts)
     return {
         "style": sum(float(v.chance_of("style", style).mean()) for v in verdicts) / count,
-        "shape": sum(v.right("shape", t[0]) for v, t in zip(verdicts, THINGS, strict=True)) / count,
-        "colour": sum(v.right("colour", t[1]) for v, t in zip(verdicts, THINGS, strict=True)) / count,
+        "shape": sum(v.right("shape", t[0]) for v, t in zip(verdicts, things, strict=True)) / count,
+        "colour": sum(v.right("colour", t[1]) for v, t in zip(verdicts, things, strict=True)) / count,
     }
 
 

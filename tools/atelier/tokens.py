@@ -81,7 +81,7 @@ def learnt(name: str, thing: Thing, steps: int, minutes: float | None, seed: int
                 context=states[:, 0],
                 transformer_options={"patches": {"attn2_patch": [own_context]}},
             )
-        return (predicted.float() - noise).square().mean()
+        return (predicted.float() - (a.sqrt() * noise - (1 - a).sqrt() * x0)).square().mean()
 
     return train(name, tokens, loss_of, steps, 5e-3, warmup=20, decay=0.99, minutes=minutes)
 

@@ -1,8 +1,9 @@
 """Trains the atelier's U-Net on the plain style, or goes on from it with another style: the fine-tunes to merge.
 
-The network is ComfyUI's own class at Stable Diffusion 1's shape; schedule and target are SD1's (1000 steps,
-scaled linear betas, noise prediction), the loss is weighted by min-SNR (Hang et al. 2023, gamma 5), and one
-caption in ten is empty for classifier-free guidance.
+The network is ComfyUI's own class at Stable Diffusion 1's shape, the schedule SD1's (1000 steps, scaled linear
+betas). It predicts v (Salimans and Ho 2022): a short training cannot wait for what noise prediction learns of the
+whole picture, whose share of the loss is lost where the noise is strong. The loss of nearly clean steps is capped
+as in min-SNR (Hang et al. 2023, gamma 5), and one caption in ten is empty for classifier-free guidance.
 """
 
 import random
@@ -87,8 +88,9 @@ def run(
             with torch.no_grad():
                 context = text.text_model(vocabulary.rows(said)[0]).float()
             predicted = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t.float(), context=context).float()
-        snr = a / (1 - a)
-        return ((predicted - noise).square() * (snr.clamp(max=GAMMA) / snr)).mean()
+        v = a.sqrt() * noise - (1 - a).sqrt() * x0
+        weight = (GAMMA * (1 - a)).clamp(max=1)  # v's loss is x0's times snr + 1 = 1 / (1 - a)
+        return ((predicted - v).square() * weight).mean()
 
     rate = 1e-3 if style == "plain" else 4e-4
     train(name, unet, loss_of, steps, rate, minutes=minutes)

@@ -1,0 +1,93 @@
+"""The atelier in ComfyUI, and what the pack's methods mean on it: thresholds stand off the figures of docs/studies."""
+
+import blockwork.atelier.host as atelier
+import comfy.supported_models
+import pytest
+import torch
+from atelier.clip import load_text
+from blockwork.merge.host import merge_models
+
+from atelier import easel, study_blocks, study_deprojector, study_merge
+
+OBJECT = "@OBJECT@"
+COLOUR = "@COLOUR@"
+PAIRS = study_blocks.PROMPTS[:8]
+
+
+def right(pictures, things):
+    """How often shape and colour of the pictures (a batch per thing) are as said."""
+    verdicts = [atelier.judge(painted) for painted in pictures]
+    return tuple(
+        sum(v.right(question, thing[index]) for v, thing in zip(verdicts, things, strict=True)) / len(things)
+        for index, question in enumerate(("shape", "colour"))
+    )
+
+
+def test_core_detects_the_model_and_its_relatives_stay_what_they_are():
+    model = easel.model()
+    assert isinstance(model.model.model_config, atelier.AtelierModel)
+    assert model.model.latent_format.spacial_downscale_ratio == 4
+    sd15 = {**model.model.model_config.unet_config, "context_dim": 768, "model_channels": 320}
+    assert comfy.supported_models.SD15.matches(sd15)
+    assert not atelier.AtelierModel.matches(sd15)
+
+
+def test_the_text_encoder_says_in_core_what_it_said_in_training():
+    text, vocabulary = load_text()
+    said = ["a big red circle on a white background", "a masterpiece of a blue ring", ""]
+    rows, ends = vocabulary.rows(said)
+    states = text.text_model(rows)
+    for index, one in enumerate(said):
+        found, pooled = easel.clip().encode_from_tokens(easel.clip().tokenize(one), return_pooled=True)
+        torch.testing.assert_close(found[0], states[index], atol=1e-5, rtol=0)
+        torch.testing.assert_close(pooled[0], states[index, ends[index]], atol=1e-5, rtol=0)
+
+
+def test_the_vae_is_used_at_a_quarter_of_the_size():
+    pictures = torch.rand(2, 64, 64, 3)
+    latents = easel.vae().encode(pictures)
+    assert latents.shape == (2, 4, 16, 16)
+    assert easel.vae().decode(latents).shape == pictures.shape
+
+
+def test_a_missing_file_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(atelier, "WEIGHTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"vae\.safetensors.*train_atelier"):
+        atelier.load_vae()
+
+
+def test_the_base_paints_pairs_it_never_saw():
+    things = easel.pairs(held_out=True)
+    shape, colour = right(
+        [easel.paint(easel.model(), study_blocks.sentence(t), (1, 2, 3)) for t in things], things
+    )
+    assert colour >= 0.8, (shape, colour)
+    assert shape >= 0.5, (shape, colour)
+
+
+def test_the_middle_carries_the_object_and_the_outside_the_colour():
+    objects = study_blocks.share_of_other(study_blocks.injected(OBJECT, PAIRS), PAIRS)
+    colours = study_blocks.share_of_other(study_blocks.injected(COLOUR, PAIRS), PAIRS)
+    assert objects["other shape"] >= 0.5 and objects["other colour"] <= 0.3, objects
+    assert colours["other colour"] >= 0.5 and colours["other shape"] <= 0.3, colours
+
+
+def test_a_merged_style_lies_between_its_parents():
+    style = [
+        study_merge.scores("ink", [easel.paint(merged, study_blocks.sentence(t), (1,)) for t in study_merge.THINGS[:6]],
+                           study_merge.THINGS[:6])["style"]
+        for merged in (merge_models(easel.model(), easel.model("ink"), ratio)[0] for ratio in ("0", "0.5", "1"))
+    ]  # fmt: skip
+    assert style[0] < 0.1 and style[2] > 0.9, style
+    assert style[0] + 0.05 < style[1] < style[2] - 0.05, style
+
+
+@pytest.mark.parametrize("name", study_deprojector.FAMILIES.values())
+def test_a_deprojected_prompt_keeps_shape_and_colour(name):
+    things = study_deprojector.THINGS[:6]
+    pictures = [
+        easel.paint(easel.model(), study_deprojector.deprojected(name, study_blocks.sentence(t)), (1,))
+        for t in things
+    ]
+    shape, colour = right(pictures, things)
+    assert shape >= 0.5 and colour >= 0.5, (shape, colour)  # by chance: one in six
