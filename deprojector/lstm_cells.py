@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .config import LstmConfig
-from .parts import CausalAttention, KeyValues, Linear, Norm, activation, per_unit, positions
+from .linear import Linear
+from .parts import CausalAttention, KeyValues, Norm, activation, per_unit, positions
 
 Run = Callable[[Tensor], Tensor]
 State = tuple[Tensor, Tensor]
@@ -34,7 +35,7 @@ class Gates:
         varying = ih[0].shape[1] - shared
         self.bias = per_unit(biases)
         self.hidden = self.bias.shape[-1] // 4
-        self.product = Product([torch.cat([i[:, :varying], h], dim=1) for i, h in zip(ih, hh, strict=True)])
+        self.product = Linear([torch.cat([i[:, :varying], h], dim=1) for i, h in zip(ih, hh, strict=True)])
         self.constant = Linear([i[:, varying:].contiguous() for i in ih], biases) if shared else None
 
     def base(self, embed: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class Gates:
         if self.constant is not None:
             return self.constant(embed)
         bias = self.bias if self.bias.dim() == 1 else self.bias[:, None]
-        return bias.expand(*embed.shape[:-1], -1)
+        return bias.expand(*embed.shape[:-1], -1).contiguous()
 
     def __call__(self, base: Tensor, x: Tensor, state: State) -> State:
         hidden, context = state
@@ -51,26 +52,6 @@ class Gates:
         enter, keep, leave = sigmoids.sigmoid().chunk(3, dim=-1)
         context = torch.addcmul(keep * context, enter, candidate.tanh())
         return leave * context.tanh(), context
-
-
-class Product(Linear):
-    """``base + layer(x)`` for the one large product of a step: ``u b o, u b i -> u b o``.
-
-    For a handful of rows a CPU's BLAS is a tenth faster in pieces (benchmarks/deprojector.py).
-    """
-
-    PIECE = 1024  # outputs
-    BATCHES = range(3, 17)
-
-    def added_to(self, base: Tensor, x: Tensor) -> Tensor:
-        whole = self.units > 1 or x.device.type != "cpu" or torch.is_grad_enabled()
-        if whole or x.shape[1] not in self.BATCHES:
-            return super().added_to(base, x)
-        result = base.new_empty(base[0].shape)
-        for start in range(0, len(self.weight), self.PIECE):
-            piece = slice(start, start + self.PIECE)
-            torch.addmm(base[0][:, piece], x[0], self.weight[piece].t(), out=result[:, piece])
-        return result[None]
 
 
 def _reordered(gates: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from .base import Deprojector
 from .config import MvtConfig
-from .parts import Attention, CausalAttention, KeyValues, Linear, Norm, Window, activation, positions
+from .linear import Linear
+from .parts import Attention, CausalAttention, KeyValues, Norm, Window, activation, positions
 
 
 class MvtMlp(nn.Module):

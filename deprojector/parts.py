@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import DeprojectorError
+from .linear import Linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -59,65 +60,6 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
-
-
-SMALL_BATCH = 2  # rows up to which a CPU's BLAS is faster with the inputs first (benchmarks/deprojector.py)
-
-
-class Linear:
-    """One linear layer of every unit as one product: ``u ... i -> u ... o``."""
-
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None):
-        self.units = len(weights)
-        self._inputs_first: Tensor | None = None
-        if self.units == 1:
-            self.weight = weights[0]
-            self.bias = biases[0] if biases else None
-        else:
-            self.weight = torch.stack(list(weights)).mT
-            self.bias = torch.stack(list(biases))[:, None] if biases else None
-
-    @classmethod
-    def of(cls, *layers: Iterable[Any], inputs: slice | None = None, bias: bool = True) -> "Linear":
-        """From the units' layers; several kinds are joined along the outputs, ``inputs`` picks columns."""
-        columns = inputs or slice(None)
-        units = list(zip(*layers, strict=True))
-        weights = [
-            _joined([layer.weight[:, columns] for layer in unit]) for unit in zip(*layers, strict=True)
-        ]
-        if not bias or units[0][0].bias is None:
-            return cls(weights)
-        return cls(weights, [_joined([layer.bias for layer in unit]) for unit in units])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.units == 1:
-            return F.linear(x, self._weight_for(x), self.bias)
-        flat = x.flatten(1, -2)
-        if self.bias is None:
-            result = torch.bmm(flat, self.weight)
-        else:
-            result = torch.baddbmm(self.bias, flat, self.weight)
-        return result.view(*x.shape[:-1], -1)
-
-    def added_to(self, base: Tensor, x: Tensor) -> Tensor:
-        """``base + layer(x)`` in one product, for a layer without bias: ``u b o, u b i -> u b o``."""
-        if self.units == 1:
-            return torch.addmm(base[0], x[0], self._weight_for(x).t())[None]
-        return torch.baddbmm(base, x, self.weight)
-
-    def _weight_for(self, x: Tensor) -> Tensor:
-        """The weight ``o i``, in the memory layout that suits the number of rows."""
-        outputs, inputs = self.weight.shape
-        small = x.device.type == "cpu" and x.numel() <= SMALL_BATCH * inputs
-        if not small or outputs < inputs or torch.is_grad_enabled():
-            return self.weight
-        if self._inputs_first is None:
-            self._inputs_first = self.weight.t().contiguous()
-        return self._inputs_first.t()
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return tensors[0].contiguous() if len(tensors) == 1 else torch.cat(tensors)
 
 
 class Norm:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from .base import Deprojector
 from .config import TransformerConfig
+from .linear import Linear
 from .parts import (
     Attention,
     CausalAttention,
     KeyValues,
-    Linear,
     Mlp,
     Norm,
     activation,

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from .base import Deprojector
 from .config import VicinityConfig
-from .parts import Linear, Window, activation, per_unit
+from .linear import Linear
+from .parts import Window, activation, per_unit
 
 
 class VicinityMlp(nn.Module):
