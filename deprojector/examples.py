@@ -105,9 +105,8 @@ def encode(
     pooled: dict[str, Tensor] = {}
     embeds, states, ends = [], [], []
     for number, group in enumerate(_groups(wanted, batch)):
-        group = _fitting(group, encoder)
+        group, encoded = _fitting(group, encoder)
         targets = [pair.target for pair in group]
-        encoded = encoder(targets)
         parts = [part for pair in group if len(pair.parts) > 1 for part in pair.parts]
         pooled = dict(zip(targets, encoded.pooled.float(), strict=True))
         for start in range(0, len(parts), batch):
@@ -128,10 +127,18 @@ def _groups(wanted: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
         yield wanted[start : start + size]
 
 
-def _fitting(group: Sequence[Pair], encoder: Encoder) -> list[Pair]:
-    joint = [pair for pair in group if len(pair.parts) > 1]
-    cut = dict(zip(joint, encoder([pair.target for pair in joint]).cut, strict=True)) if joint else {}
-    return [Pair(pair.parts[:1], pair.parts[0]) if cut.get(pair) else pair for pair in group]
+def _fitting(group: Sequence[Pair], encoder: Encoder) -> tuple[list[Pair], Encoded]:
+    """The pairs, too long combinations given up, and their targets encoded."""
+    pairs = list(group)
+    encoded = encoder([pair.target for pair in pairs])
+    given_up = [n for n, pair in enumerate(pairs) if len(pair.parts) > 1 and encoded.cut[n]]
+    if given_up:
+        for number in given_up:
+            first = pairs[number].parts[0]
+            pairs[number] = Pair((first,), first)
+        shorter = encoder([pairs[number].target for number in given_up])
+        encoded.states[given_up], encoded.end[given_up] = shorter.states, shorter.end
+    return pairs, encoded
 
 
 def cached(
