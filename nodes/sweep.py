@@ -95,6 +95,7 @@ class SweepGrid(io.ComfyNode):
             description="Lays the pictures of a block sweep out in the shape of the U and measures how far each block moved them. Block Sweep does this by itself; use it for pictures that were sampled elsewhere.",
             search_aliases=["block study", "MBW grid", "image grid", "sweep assemble", "XYZ plot blocks"],
             is_input_list=True,
+            has_intermediate_output=True,  # a page that is loaded anew gets the view back from the cache
             inputs=[
                 io.Image.Input("images", tooltip="The pictures as a list: those of the unmodified model first, one per seed, then for every block those of every ratio."),
                 io.String.Input("layout", default="sd1", tooltip="The blocks of the model: sd1 (25, also SD2) or sdxl (19)."),

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from refhost.canvas import Canvas
 from refhost.client import Client
-from refhost.deck import Deck
+from refhost.deck import BLOCKS, Deck
 
 WEIGHTS = "BlockworkBlockWeights"
 CURVE = ", ".join(f"{n / 10 - 0.3:g}" for n in range(25))
@@ -46,8 +47,8 @@ def test_save_and_reload_keep_every_deck(canvas: Canvas, tmp_path: Path):
     values = {str(node["id"]): node["widgets_values"] for node in saved["nodes"]}
     assert values == {node: [text] for node, text in made.items()}
     named = {str(node["id"]): node.get("widgets_values_named") for node in saved["nodes"]}
-    if canvas.version.startswith("1.58"):
-        assert named == {node: {"weights": text} for node, text in made.items()}
+    written = canvas.version.startswith("1.58")
+    assert named == {node: {"weights": text} if written else None for node, text in made.items()}
     canvas.clear()
     canvas.load(saved)
     assert _texts(canvas) == made
@@ -140,6 +141,48 @@ def test_deck_inside_a_subgraph(canvas: Canvas):
     assert canvas.prompt() == prompt
     entry = canvas.queue()
     assert Client(canvas.url).texts(entry) == {shown: [CURVE]}
+
+
+def test_promoted_deck_carries_its_text(canvas: Canvas):
+    """Neither release draws a promoted DOM widget; its text is kept, can be set, and gives way to a link."""
+    deck = Deck(canvas, "DeckTestWeights")
+    shown = canvas.add("DeckTestShow", (560, 60))
+    canvas.connect(deck.node, 0, shown, "text")
+    deck.text = CURVE
+    canvas.to_subgraph([deck.node])
+    host = canvas.promote("DeckTestWeights", "weights")
+
+    def sent() -> list[Any]:
+        nodes = canvas.prompt().values()
+        return [node["inputs"]["weights"] for node in nodes if node["class_type"] == "DeckTestWeights"]
+
+    assert canvas.value(host, "weights") == CURVE and sent() == [CURVE]
+    saved = canvas.save()
+    canvas.clear()
+    canvas.load(saved)
+    assert canvas.value(host, "weights") == CURVE and sent() == [CURVE]
+    canvas.set_value(host, "weights", "GRAD_A")
+    assert sent() == ["GRAD_A"]
+    source = canvas.add("DeckTestText", (40, 500))
+    canvas.connect(source, 0, host, "weights")
+    assert sent() == [[source, 0]]
+    assert Client(canvas.url).texts(canvas.queue()) == {shown: ["GRAD_V"]}
+
+
+def test_deck_over_25_hidden_numbers(canvas: Canvas):
+    deck = Deck(canvas, "DeckTestHiddenFloats")
+    box = deck.root.bounding_box()
+    assert box and box["y"] < 260, "the hidden numbers take no room"
+    deck.drag("IN04", 0.2, 0.75)
+    sent = canvas.prompt()[deck.node]["inputs"]
+    assert list(sent) == BLOCKS, "25 named numbers, and no text"
+    assert sent["IN04"] == pytest.approx(0.75, abs=0.02) and sent["IN05"] == 0.5
+    saved = canvas.save()
+    canvas.clear()
+    canvas.load(saved)
+    again = Deck(canvas, node=deck.node)
+    assert canvas.prompt()[deck.node]["inputs"] == sent
+    assert again.painted()[4] == str(sent["IN04"]), "the view follows the loaded numbers"
 
 
 def test_zoomed_out_bars_follow_the_pointer(canvas: Canvas):

@@ -223,6 +223,18 @@ class Canvas:
         )
         self.settle(8)
 
+    def promote(self, node_type: str, name: str) -> str:
+        """Show a widget of a node inside the only subgraph on the subgraph's own node; that node's id."""
+        host = self.page.evaluate(
+            """([type, name]) => { const host = app.graph.nodes.find((node) => node.isSubgraphNode?.());
+                 const inner = host.subgraph.nodes.find((node) => node.type === type);
+                 host.subgraph.addInput(name, 'STRING').connect(inner.inputs.find((slot) => slot.name === name), inner);
+                 app.canvas.setDirty(true, true); return String(host.id); }""",
+            [node_type, name],
+        )
+        self.settle(8)
+        return host
+
     def remember(self) -> None:
         """Make the present graph a step that undo comes back to.
 

@@ -51,7 +51,8 @@ export class SweepView {
       ...places(sweep.cells).map((indices) => {
         const [column, row] = sweep.cells[indices[0]].place;
         const style = `grid-column:${column + 1};grid-row:${row + 1}`;
-        return el("div", { class: "bw-sweep-place", style }, indices.map((index) => this.tile(index, found[index])));
+        const tiles = indices.map((index) => this.tile(index, found[index], indices.length > 1));
+        return el("div", { class: "bw-sweep-place", style }, tiles);
       }),
     );
     this.element.classList.toggle("bw-hot", this.hot);
@@ -80,8 +81,8 @@ export class SweepView {
     return [toggle, ...choices, scale];
   }
 
-  /** @param {number} index @param {{moved: number, share: number}} warmth */
-  tile(index, { moved, share }) {
+  /** @param {number} index @param {{moved: number, share: number}} warmth @param {boolean} several ratios of the block */
+  tile(index, { moved, share }, several) {
     const { sweep, host } = this;
     if (!sweep) throw new Error("no sweep to show");
     const cell = sweep.cells[index];
@@ -92,7 +93,7 @@ export class SweepView {
     tile.style.setProperty("--heat", String(share));
     tile.append(
       el("img", { src: host.url(address(cell.file)), alt: "", decoding: "async", draggable: "false" }),
-      el("span", { class: "bw-cell-name", text: cell.block ? cell.label : host.words("unmodified") }),
+      el("span", { class: "bw-cell-name", text: (several ? cell.label : cell.block) ?? host.words("unmodified") }),
       el("span", { class: "bw-cell-moved", text: cell.block ? figure(moved) : "" }),
     );
     return tile;

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 NAMES = [f"IN{n:02}" for n in range(12)] + ["M00"] + [f"OUT{n:02}" for n in range(12)]
 CATEGORY = "blockwork/tests"
+WEB_DIRECTORY = "web"
 
 
 def _deck_node(node_id: str, widget_type: str, default: str) -> type[io.ComfyNode]:
@@ -27,19 +28,21 @@ def _deck_node(node_id: str, widget_type: str, default: str) -> type[io.ComfyNod
     return DeckNode
 
 
-class DeckTestFloats(io.ComfyNode):
+def _floats_node(node_id: str) -> type[io.ComfyNode]:
     """Twenty-five stock number widgets."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        inputs = [io.Float.Input(name, default=0.5, min=0, max=1, step=0.01) for name in NAMES]
-        return io.Schema(
-            "DeckTestFloats", category=CATEGORY, inputs=inputs, outputs=[io.String.Output("text")]
-        )
+    class FloatsNode(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            inputs = [io.Float.Input(name, default=0.5, min=0, max=1, step=0.01) for name in NAMES]
+            return io.Schema(node_id, category=CATEGORY, inputs=inputs, outputs=[io.String.Output("text")])
 
-    @classmethod
-    def execute(cls, **weights: float) -> io.NodeOutput:
-        return io.NodeOutput(",".join(f"{weight:g}" for weight in weights.values()))
+        @classmethod
+        def execute(cls, **weights: float) -> io.NodeOutput:
+            return io.NodeOutput(",".join(f"{weight:g}" for weight in weights.values()))
+
+    FloatsNode.__name__ = node_id
+    return FloatsNode
 
 
 class DeckTestText(io.ComfyNode):
@@ -81,7 +84,8 @@ NODES = [
     _deck_node("DeckTestWeights", "BLOCKWORK_WEIGHTS", ",".join(["0"] * 25)),
     _deck_node("DeckTestPair", "BLOCKWORK_WEIGHT_PAIR", ",".join(["1"] * 25) + " | " + ",".join(["0"] * 25)),
     _deck_node("DeckTestSpec", "BLOCKWORK_SPEC", "IN04-IN08, M00=0.5, OUT03"),
-    DeckTestFloats,
+    _floats_node("DeckTestFloats"),
+    _floats_node("DeckTestHiddenFloats"),  # web/floats.js hides them behind a deck
     DeckTestText,
     DeckTestShow,
 ]
