@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import atelier, blocks, cascade, deprojector, injection, merge, merge_files, recipes, sweep
+from . import atelier, atelier_stages, blocks, cascade, deprojector, injection, merge, merge_files, recipes, sweep
 
 ROOMS = (
     blocks,
@@ -14,6 +14,7 @@ ROOMS = (
     deprojector,
     cascade,
     atelier,
+    atelier_stages,
 )
 
 

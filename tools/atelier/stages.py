@@ -170,7 +170,9 @@ def run(
         lost = torch.rand(len(indices)) < EMPTY
         return states[torch.where(lost, len(states) - 1, indices)]
 
-    def loss_at(x0: Tensor, indices: Tensor, below: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+    def loss_at(
+        x0: Tensor, indices: Tensor, below: Tensor | None = None, level: Tensor | None = None
+    ) -> Tensor:
         """The loss at timesteps spread evenly over the process."""
         spread = (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
         t, noise = (spread * 1000).long().clamp(max=999), torch.randn_like(x0)

@@ -1,0 +1,82 @@
+"""Paints with the atelier's pixel stages in this process: the pack's own loader, sampler and thresholds."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from blockwork.atelier.stages import stage_file
+from refhost.pack import use_comfyui
+from torch import Tensor
+
+use_comfyui()
+
+from blockwork.cascade.host_cascade import as_images, sampled, with_low_res  # noqa: E402 - needs ComfyUI
+from blockwork.cascade.host_load import prepared_stage  # noqa: E402
+from blockwork.cascade.host_model import LowRes  # noqa: E402
+from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas  # noqa: E402
+from blockwork.cascade.host_threshold import Threshold, with_threshold  # noqa: E402
+
+from . import easel  # noqa: E402
+
+SMALL, LARGE = 16, 64
+# Strides start at 96 and 90 % of the schedule; in its last few per cent the guess of the picture is the noise's
+# times thousands, and without a threshold every run would be lost there whatever the guidance.
+SPACING = {"I": "ddim25", "II": "ddim10"}
+AUGMENTATION = 0.2
+
+
+@functools.cache
+def stage(which: str) -> Any:
+    """The MODEL of stage ``"I"`` or ``"II"`` with its default threshold."""
+    return prepared_stage(str(stage_file(which)))
+
+
+def said(prompts: Sequence[str]) -> Any:
+    """One conditioning for a batch of pictures, each with a prompt of its own."""
+    return [[torch.cat([easel.said(prompt)[0][0] for prompt in prompts]), {}]]
+
+
+def drawn(
+    prompts: Sequence[str],
+    guidance: float,
+    threshold: Threshold | None = None,
+    seed: int = 1,
+    sampler: Any = None,
+) -> Tensor:
+    """Stage I: a picture ``3 16 16`` per prompt as it leaves the sampler, in -1..1 unless out of range."""
+    model = stage("I") if threshold is None else with_threshold(stage("I"), threshold)
+    return sampled(
+        model, said(prompts), easel.said(""), guidance, sampler or LearnedRangeSampler(),
+        stage_sigmas(model, SPACING["I"]), torch.zeros(len(prompts), 3, SMALL, SMALL), seed,
+    )  # fmt: skip
+
+
+def enlarged(
+    below: Tensor,
+    prompts: Sequence[str],
+    guidance: float = 2.0,
+    augmentation: float = AUGMENTATION,
+    seed: int = 1,
+) -> Tensor:
+    """Stage II: ``n 3 16 16`` to ``n 3 64 64``, clipped to -1..1 first as any image between two nodes is."""
+    low = LowRes(below.clamp(-1, 1), augmentation)
+    positive, negative = (with_low_res(cond, low) for cond in (said(prompts), easel.said("")))
+    model = stage("II")
+    return sampled(
+        model, positive, negative, guidance, LearnedRangeSampler(), stage_sigmas(model, SPACING["II"]),
+        torch.zeros(len(below), 3, LARGE, LARGE), seed,
+    )  # fmt: skip
+
+
+def images(pictures: Tensor) -> Tensor:
+    """As ComfyUI's IMAGE, ``n h w 3`` in 0..1."""
+    return as_images(pictures)
+
+
+def saturated(pictures: Tensor) -> float:
+    """The share of pixels of which a channel is at the end of the range (within one level of 256) or beyond it.
+
+    Nothing in the drawn world is: its whitest background is 244 of 255, its blackest 22.
+    """
+    return float((pictures.abs() >= 1 - 1 / 255).any(1).float().mean())
