@@ -145,10 +145,12 @@ def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def load_model(name: str = "base") -> Any:
-    """One of the atelier's U-Nets as core's loader makes it: ``base``, ``ink`` or ``night``."""
+    """One of the atelier's U-Nets as core's loader makes it: ``base``, ``ink`` or ``night``.
+
+    A fine-tune's file holds what it changed; the rest is the base's.
+    """
     register()
-    state_dict, _ = read(MODELS[name])
-    return comfy.sd.load_diffusion_model_state_dict(state_dict)
+    return comfy.sd.load_diffusion_model_state_dict(read(MODELS["base"])[0] | read(MODELS[name])[0])
 
 
 def load_clip() -> Any:

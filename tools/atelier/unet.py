@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from .studio import batches, pictures, publish, published, scenes, signed, train, world
 
 EMPTY = 0.1
+# What a fine-tune leaves as it is, and its file leaves out: time, the text's keys and values, the feed-forwards.
+KEPT = (".emb_layers.", ".time_embed.", ".attn2.to_k.", ".attn2.to_v.", ".ff.net.")
 GAMMA = 5.0
 
 
@@ -62,21 +64,21 @@ def latents_of(drawn: Tensor) -> Tensor:
         return torch.cat([vae.encode(signed(part)) for part in drawn.split(256)])
 
 
-def run(
-    style: str = "plain", steps: int = 12000, minutes: float | None = None, count: int = 24000, seed: int = 31
-) -> None:
+def run(style: str = "plain", steps: int = 12000, minutes: float | None = None, seed: int = 31) -> None:
     """Train and publish ``unet`` or, from it, ``unet_<style>``."""
     use_comfyui()
     from .clip import load_text
 
     torch.manual_seed(seed)
     name = "unet" if style == "plain" else f"unet_{style}"
-    seen = scenes(count, seed, style)
+    seen = scenes(24000 if style == "plain" else 6000, seed, style)
     latents = latents_of(pictures(seen))
     text, vocabulary = load_text()
     unet = new_unet()
     if style != "plain":
         unet.load_state_dict(published("unet"))
+        for key, parameter in unet.named_parameters():
+            parameter.requires_grad_(not any(mark in f".{key}" for mark in KEPT))
     order, chance, signal = batches(len(seen), 32, seed), random.Random(seed), alphas_cumprod()
 
     def loss_of(step: int) -> Tensor:
@@ -94,4 +96,6 @@ def run(
 
     rate = 1e-3 if style == "plain" else 4e-4
     train(name, unet, loss_of, steps, rate, minutes=minutes)
-    publish(name, unet.state_dict(), {"seed": str(seed), "style": style, "config": shape.UNET})
+    learnt = {key for key, parameter in unet.named_parameters() if parameter.requires_grad}
+    tensors = {key: value for key, value in unet.state_dict().items() if key in learnt}
+    publish(name, tensors, {"seed": str(seed), "style": style, "config": shape.UNET})
