@@ -45,6 +45,10 @@ def _family(state: State, config: dict[str, Any]) -> Callable:
         return mvt
     if "self_attn.0.q_proj.weight" in state:
         return vt
+    if any(key.startswith("model2.") for key in state):
+        return vrnn
+    if "linear2.0.weight" in state:
+        return vicinity
     return lstm3 if config.get("use_model3") else lstm2 if config.get("use_model2") else lstm1
 
 
@@ -141,6 +145,34 @@ def mvt(state: State, config: dict, unit: int, e: Tensor, rows: Tensor, _: Any) 
         hidden = _gelu(_linear(state, f"{name}.mlp.linear1", _norm(state, f"{name}.mlp.norm", x)))
         x = _norm(state, f"{name}.norm", x + _linear(state, f"{name}.mlp.linear2", hidden))
     return x[:, -1:], None
+
+
+def vicinity(state: State, config: dict, unit: int, e: Tensor, rows: Tensor, _: Any) -> Row:
+    """Family V with its default flags."""
+    null, size = state["null_embed"], config.get("vicinity", 3)
+    past = F.pad(rows - null, (0, 0, size, 0))[:, -size:].flip(1)
+    x = _linear(state, f"linear1.{unit}", torch.cat([(e - null)[:, None], past], dim=1).flatten(1))
+    x = _linear(state, f"linear2.{unit}", _gelu(x))
+    for k in range(config.get("num_mlp_layers", 1)):
+        name = f"mlp_layers.{unit}.{k}"
+        hidden = _gelu(_linear(state, f"{name}.linear1", _stored_norm(state, f"{name}.norm", x)))
+        x = _linear(state, f"{name}.linear2", hidden)
+    return _stored_norm(state, f"final_norm.{unit}", x)[:, None], None
+
+
+def _stored_norm(state: State, name: str, x: Tensor) -> Tensor:
+    parts = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *parts, eps=1e-5)
+
+
+def vrnn(state: State, config: dict, unit: int, e: Tensor, rows: Tensor, _: Any) -> Row:
+    """Family VRNN with one row before, of type linear or mlp."""
+    model, x = ("model2.impl", rows[:, -1]) if rows.shape[1] else ("model1.impl", e)
+    if f"{model}.fc.weight" in state:
+        x = _linear(state, f"{model}.fc", x)
+    else:
+        x = _linear(state, f"{model}.fc2", _gelu(_linear(state, f"{model}.fc1.0", x)))
+    return _norm(state, "final_norm", x)[:, None], None
 
 
 def _cell(

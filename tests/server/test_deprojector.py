@@ -165,3 +165,39 @@ def test_sdxl_is_refused_by_name(client, example, sdxl_checkpoints):
     }
     with pytest.raises(PromptFailed, match="this is an SDXL CLIP"):
         client.run(prompt)
+
+
+def _recognised(name, layer, width):
+    """A text encoder file with the one tensor that core knows the family by; all other weights stay as they are."""
+    from safetensors.torch import save_file
+
+    path = MODELS / "text_encoders" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = f"text_model.encoder.layers.{layer}.mlp.fc1.weight"
+    save_file({key: torch.zeros(4 * width, width, dtype=torch.float16)}, path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "width", "kind", "name", "sizes"),
+    [
+        (22, 1024, "stable_diffusion", "Stable Diffusion 2", "width 1024, pooled 1024"),
+        (0, 768, "sd3", "Stable Diffusion 3", "width 4096, pooled 2048"),
+    ],
+)
+def test_other_text_encoders_are_refused_by_name(client, example, layer, width, kind, name, sizes):
+    """Widths count, not numbers. (Flux would need its text encoder of ten gigabytes; the host tier refuses it.)"""
+    _recognised(f"{kind}.safetensors", layer, width)
+    prompt = example("deprojector_conditioning")
+    prompt["50"] = {
+        "class_type": "CLIPLoader",
+        "inputs": {"clip_name": f"{kind}.safetensors", "type": kind},
+    }
+    prompt["3"]["inputs"]["clip"] = ["50", 0]
+    with pytest.raises(PromptFailed, match=rf"conditioning is of {name} \({sizes}\).*SD1 checkpoint"):
+        client.run(prompt)
+    prompt["3"] = {
+        "class_type": "BlockworkEncodeAndMerge",
+        "inputs": {"clip": ["50", 0], "deprojector": ["5", 0], "text": "cat"},
+    }
+    with pytest.raises(PromptFailed, match=f"this is a {name} CLIP"):
+        client.run(prompt)

@@ -11,6 +11,8 @@ from blockwork.deprojector.config import (
     LstmConfig,
     MvtConfig,
     TransformerConfig,
+    VicinityConfig,
+    VrnnConfig,
     VtConfig,
 )
 from blockwork.deprojector.loading import build
@@ -101,32 +103,59 @@ FULL_SIZE = {
     "v1": TransformerConfig(has_null=False, embed_second=False),
     "v3": TransformerConfig(relative_to_null=True),
     "v5": TransformerConfig(relative_to_null=True, apply_mlp_to_input=True, ensemble_size=4),
+    "v": VicinityConfig(),
     "vt": VtConfig(),
     "mvt": MvtConfig(),
     "lstm1": LstmConfig(lstm_hidden_size=768),
+    "lstm1 with embed": LstmConfig(lstm_hidden_size=768, use_extra=True, use_out_proj=True),
     "lstm2": LstmConfig(use_model2=True),
-    "initial": LstmConfig(use_model3=True, num_layers=2),
-    "keep": LstmConfig(num_layers=1, **KEEP),
-    "wide": LstmConfig(num_layers=2, lstm_hidden_size=960, **WIDE),
+    **{f"initial {n}": LstmConfig(use_model3=True, num_layers=n) for n in (1, 2, 3)},
+    **{f"keep {n}": LstmConfig(num_layers=n, **KEEP) for n in (1, 2, 3)},
+    **{f"wide 1x {n}": LstmConfig(num_layers=n, lstm_hidden_size=768, **WIDE) for n in (1, 2)},
+    **{f"wide 1.25x {n}": LstmConfig(num_layers=n, lstm_hidden_size=960, **WIDE) for n in (1, 2)},
+    "mlp 1": LstmConfig(use_model3=True, num_layers=1, use_mlp=True),
+    "mlp 2": LstmConfig(use_model3=True, num_layers=1, additional_mlp=True, mlp_intermediate_dim=1536),
+    "vrnn": VrnnConfig(),
+    "vrnn mlp": VrnnConfig(m1_type="mlp", m1_f_size=768, m2_type="mlp", m2_f_size=768),
 }
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_size_against_the_slow_reference(name):
-    """768-d in float64; the reference recomputes everything, so it is stopped after 12 rows."""
+def full_size(name, seed, batch, rows, **call):
+    """Ours and the reference's rows of a random 768-d model in float64."""
     config = FULL_SIZE[name]
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     module = build(config, "cpu").double().eval()
     with torch.no_grad():
         for key, tensor in module.named_buffers():
-            if key.endswith("_embed"):
+            if key.endswith(("_embed", "running_mean")):
                 tensor.normal_()
-    fields = {**config.as_json(), "max_position_embeddings": 12}
-    embeds = torch.randn(2, 768, dtype=torch.float64)
+            elif key.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+    fields = {**config.as_json(), "max_position_embeddings": rows}
+    embeds = torch.randn(batch, 768, dtype=torch.float64)
     state = module.state_dict()
     for key in state:
         if "position_embedding" in key:
-            state[key] = state[key][:12]
-    expected = reference.generate(state, fields, embeds)
-    result = module.deproject(embeds, rows=12)
+            state[key] = state[key][:rows]
+    return module.deproject(embeds, rows=rows, **call), reference.generate(state, fields, embeds, **call)
+
+
+@pytest.mark.parametrize(("seed", "batch"), [(3, 1), (4, 3), (5, 8)])
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_against_the_slow_reference(name, seed, batch):
+    """768-d in float64; the reference recomputes everything, so both are stopped after six rows."""
+    result, expected = full_size(name, seed, batch, rows=6)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["v1", "v", "lstm1", "lstm2", "initial 1", "keep 1", "vrnn", "vrnn mlp"])
+def test_full_size_and_length(name):
+    """768-d, all 77 rows."""
+    result, expected = full_size(name, seed=6, batch=1, rows=77)
+    assert result.shape == (1, 77, 768)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-9)
+
+
+def test_full_size_fused():
+    result, expected = full_size("v5", seed=7, batch=2, rows=5, fuse=0.3)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-9)

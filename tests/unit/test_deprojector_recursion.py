@@ -1,5 +1,6 @@
 """The recursion agrees with itself: incremental and at once, alone and in a batch, in every dtype."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,7 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from blockwork.deprojector import Concat, from_state_dict, from_units, merge_units
+from blockwork.deprojector.algebra import image_embedding
+from blockwork.deprojector.config import (
+    LstmConfig,
+    MvtConfig,
+    TransformerConfig,
+    VicinityConfig,
+    VrnnConfig,
+    VtConfig,
+)
 from blockwork.deprojector.errors import DeprojectorError
+from blockwork.deprojector.loading import build
+from blockwork.deprojector.start import inverse_projection
 from safetensors.torch import load_file
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "deprojector"
@@ -102,6 +114,22 @@ def test_half_precision_stays_near(name, dtype):
     assert (1 - F.cosine_similarity(result.float(), expected, dim=-1)).max() < 5e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if not name.startswith("r_")])
+def test_half_precision_stays_near_over_all_rows(name, dtype):
+    """From true rows, where nothing is amplified; free-running, all rows stay finite."""
+    module = module_of(name, torch.float32)
+    embeds = embeds_of(module, 3).float()
+    rows = module.deproject(embeds)
+    expected = module.teacher_forced(embeds, rows)
+    half = module.to(dtype)
+    with torch.no_grad():
+        result = half.teacher_forced(embeds, rows)
+    assert result.shape[1] == 77 and result.dtype == dtype
+    assert (1 - F.cosine_similarity(result.float(), expected, dim=-1)).max() < 5e-2
+    assert half.deproject(embeds).isfinite().all()
+
+
 def test_changed_weights_are_seen():
     module = module_of("t_v3_pooled")
     embeds = embeds_of(module, 1)
@@ -158,15 +186,59 @@ def test_models_that_do_not_belong_together():
         from_units([module_of("r_linear_v1"), module_of("r_linear_v1")])
 
 
-@pytest.mark.parametrize("second", ["t_v1_pooled", "vt_default", "l3_initial_2l", "r_linear_v1"])
-@pytest.mark.parametrize("first", ["t_v3_pooled", "mvt_default", "l1_plain", "r_mlp"])
+SMALL = dict(hidden_size=16, intermediate_size=32, num_attention_heads=2, projection_dim=16)
+EVERY_CLASS = {
+    "T v1": TransformerConfig(**SMALL, has_null=False, embed_second=False),
+    "T": TransformerConfig(**SMALL, relative_to_null=True),
+    "V": VicinityConfig(embed_dim=16, projection_dim=16, first_layer_dim=16, first_embed_layer_dim=16, mlp_layer_dim=32),
+    "VT": VtConfig(**SMALL, first_layer_dim=16, first_embed_layer_dim=16, mlp_layer_dim=32),
+    "Mvt": MvtConfig(**SMALL, vicinity_mlp_dim=16, mlp_layer_dim=32),
+    "LSTM 1": LstmConfig(**SMALL, lstm_hidden_size=16),
+    "LSTM 2": LstmConfig(**SMALL, use_model2=True),
+    "LSTM 3": LstmConfig(**SMALL, use_model3=True),
+    "VRNN": VrnnConfig(**SMALL),
+}  # fmt: skip
+
+
+@functools.cache
+def small(name):
+    """A random model of that class, and its rows for two embeddings, all in float64."""
+    torch.manual_seed(list(EVERY_CLASS).index(name))
+    module = build(EVERY_CLASS[name], "cpu").double().eval()
+    return module, module.deproject(embeds_of(module, 2))
+
+
+@pytest.mark.parametrize("second", EVERY_CLASS)
+@pytest.mark.parametrize("first", EVERY_CLASS)
 def test_concatenated_rows(first, second):
-    one, two = module_of(first), module_of(second)
+    (one, rows1), (two, rows2) = small(first), small(second)
     embeds = embeds_of(one, 2)
     joined = Concat(one, 10, two, 67).deproject(embeds)
     assert joined.shape[1] == 77
-    torch.testing.assert_close(joined[:, :10], one.deproject(embeds)[:, :10], rtol=0, atol=1e-11)
-    torch.testing.assert_close(joined[:, 10:], two.deproject(embeds)[:, 1:68], rtol=0, atol=1e-11)
+    torch.testing.assert_close(joined[:, :10], rows1[:, :10], rtol=0, atol=1e-11)
+    torch.testing.assert_close(joined[:, 10:], rows2[:, 1:68], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TransformerConfig(has_null=False, embed_second=False), LstmConfig(use_model3=True, num_layers=1)],
+)
+def test_projected_embeddings_at_full_size(config):
+    """768-d in float32: the inverse of a projection, pooled embeddings through it and back, an image with its base."""
+    torch.manual_seed(0)
+    forth = torch.eye(768) + 0.3 * torch.randn(768, 768) / 768**0.5
+    module = build(config, "cpu").eval()
+    back = inverse_projection({"text_projection.weight": forth})
+    assert back is not None and (forth @ back - torch.eye(768)).abs().max() < 1e-3
+    with torch.no_grad():
+        module.projection_inverse.copy_(back)
+    pooled, image, base = torch.randn(3, 2, 768)
+    expected = module.deproject(pooled, rows=12)
+    result = module.deproject(pooled @ forth.T, from_projected=True, rows=12)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+    found = image_embedding(image, back, pooled[0], base)
+    wanted = (image - base).double() @ torch.linalg.inv(forth.double()).T + pooled[0]
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
 
 
 def test_projected_embeddings():
