@@ -1,13 +1,60 @@
 """Inputs that several cascade nodes share, so that they look and read alike everywhere."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
+from ..cascade import host_files
 from ..cascade.host_load import WEIGHT_DTYPES
 from ..cascade.host_threshold import Threshold
 from ..cascade.schedule import NAMED_SPACINGS, SCHEDULES
 
 CATEGORY = "blockwork/cascade"
 STAGE_DEFAULT = "stage default"
+
+
+def stage_file_input():
+    """Which stage."""
+    return io.Combo.Input(
+        "stage_file",
+        options=host_files.choices(host_files.STAGES),
+        tooltip="The stage's U-Net, from models/diffusion_models.",
+    )
+
+
+def t5_file_input():
+    """Which text encoder."""
+    return io.Combo.Input(
+        "t5_file",
+        options=host_files.choices(host_files.ENCODERS),
+        tooltip="The T5 v1.1 encoder (XXL for the released stages), from models/text_encoders.",
+    )
+
+
+def cfg_input(default: float, tooltip: str = "Strength of guidance.", **more: Any):
+    """How far guidance goes."""
+    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, tooltip=tooltip, **more)
+
+
+def low_res_inputs(scale: str, aug_level: str, aug_noise: str, blur: str, optional: bool = False):
+    """How a super-resolution stage enlarges the picture from below; the arguments are the tooltips."""
+    return [
+        io.Float.Input("scale", default=4.0, min=1.0, max=16.0, step=0.25, optional=optional, tooltip=scale),
+        io.Float.Input(
+            "aug_level", default=0.25, min=0.0, max=1.0, step=0.01, optional=optional, tooltip=aug_level
+        ),
+        io.Combo.Input(
+            "aug_noise",
+            options=["fixed", "fresh"],
+            default="fixed",
+            optional=True,
+            advanced=True,
+            tooltip=aug_noise,
+        ),
+        io.Float.Input(
+            "blur", default=0.0, min=0.0, max=10.0, step=0.05, optional=True, advanced=True, tooltip=blur
+        ),
+    ]
 
 
 def spacing_input(default: str, optional: bool = False):

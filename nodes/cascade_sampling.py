@@ -90,15 +90,7 @@ class Guider(io.ComfyNode):
                 ),
                 io.Conditioning.Input("style", tooltip="The prompt that is mixed in."),
                 io.Conditioning.Input("negative", tooltip="What guidance moves away from."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Strength of guidance.",
-                ),
+                shared.cfg_input(7.0, round=0.01),
                 io.Float.Input(
                     "mix",
                     default=0.25,
@@ -145,40 +137,12 @@ class LowResolution(io.ComfyNode):
                 ),
                 io.Conditioning.Input("negative", tooltip="Negative prompt of this stage."),
                 io.Image.Input("image", tooltip="The picture to enlarge."),
-                io.Float.Input(
-                    "scale",
-                    default=4.0,
-                    min=1.0,
-                    max=16.0,
-                    step=0.25,
-                    tooltip="How many times larger; the released stages were trained with 4.",
-                ),
-                io.Float.Input(
-                    "aug_level",
-                    default=0.25,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How much noise hides the picture's details: 0 keeps them, 0.25 is IF's stage II; 0.3 lets "
+                *shared.low_res_inputs(
+                    "How many times larger; the released stages were trained with 4.",
+                    "How much noise hides the picture's details: 0 keeps them, 0.25 is IF's stage II; 0.3 lets "
                     "a changed prompt repaint them (Imagen).",
-                ),
-                io.Combo.Input(
-                    "aug_noise",
-                    options=["fixed", "fresh"],
-                    default="fixed",
-                    optional=True,
-                    advanced=True,
-                    tooltip="One draw of that noise for the whole run (diffusers), or a new one at every call (IF).",
-                ),
-                io.Float.Input(
-                    "blur",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Gaussian blur of the picture before enlarging, as sigma in pixels; 0 for none.",
+                    "One draw of that noise for the whole run (diffusers), or a new one at every call (IF).",
+                    "Gaussian blur of the picture before enlarging, as sigma in pixels; 0 for none.",
                 ),
             ],
             outputs=[

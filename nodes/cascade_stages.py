@@ -26,11 +26,7 @@ class StageLoader(io.ComfyNode):
                 "stage I",
             ],
             inputs=[
-                io.Combo.Input(
-                    "stage_file",
-                    options=host_files.choices(host_files.STAGES),
-                    tooltip="The stage's U-Net, from models/diffusion_models.",
-                ),
+                shared.stage_file_input(),
                 *shared.stage_threshold_inputs(),
                 shared.schedule_input(),
                 shared.weight_dtype_input(),
@@ -69,13 +65,7 @@ class T5Loader(io.ComfyNode):
             description="Loads a T5 v1.1 encoder the way IF uses it: 77 tokens, padding masked, longer prompts cut "
             "with a warning. Prompt weights, embeddings and core's CLIP Text Encode work.",
             search_aliases=["DeepFloyd", "IF", "T5 XXL", "text encoder", "load CLIP"],
-            inputs=[
-                io.Combo.Input(
-                    "t5_file",
-                    options=host_files.choices(host_files.ENCODERS),
-                    tooltip="The T5 v1.1 encoder (XXL for the released stages), from models/text_encoders.",
-                )
-            ],
+            inputs=[shared.t5_file_input()],
             outputs=[io.Clip.Output(display_name="clip")],
         )
 

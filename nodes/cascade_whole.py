@@ -31,20 +31,9 @@ class CascadeStage(io.ComfyNode):
             description="File and settings of one stage for the Cascade node. Nothing is loaded here.",
             search_aliases=["DeepFloyd stage", "IF settings", "stage II", "super resolution settings"],
             inputs=[
-                io.Combo.Input(
-                    "stage_file",
-                    options=host_files.choices(host_files.STAGES),
-                    tooltip="The stage's U-Net, from models/diffusion_models.",
-                ),
+                shared.stage_file_input(),
                 shared.spacing_input("smart50"),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Strength of guidance: IF uses 7 in stage I and 4 above.",
-                ),
+                shared.cfg_input(7.0, "Strength of guidance: IF uses 7 in stage I and 4 above."),
                 io.Combo.Input(
                     "sampler",
                     options=list(host_cascade.SAMPLERS),
@@ -53,41 +42,12 @@ class CascadeStage(io.ComfyNode):
                     tooltip="learned_range reads the variance the stage predicts; any of core's samplers works too.",
                 ),
                 *shared.stage_threshold_inputs(),
-                io.Float.Input(
-                    "scale",
-                    default=4.0,
-                    min=1.0,
-                    max=16.0,
-                    step=0.25,
+                *shared.low_res_inputs(
+                    "Stages II and III: how many times larger than the stage below.",
+                    "Stages II and III: noise that hides the details of the picture from below.",
+                    "Stages II and III: one draw of that noise (diffusers) or a new one at every call (IF).",
+                    "Stages II and III: blur of the picture from below, as sigma in pixels.",
                     optional=True,
-                    tooltip="Stages II and III: how many times larger than the stage below.",
-                ),
-                io.Float.Input(
-                    "aug_level",
-                    default=0.25,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Stages II and III: noise that hides the details of the picture from below.",
-                ),
-                io.Combo.Input(
-                    "aug_noise",
-                    options=["fixed", "fresh"],
-                    default="fixed",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Stages II and III: one draw of that noise (diffusers) or a new one at every call (IF).",
-                ),
-                io.Float.Input(
-                    "blur",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Stages II and III: blur of the picture from below, as sigma in pixels.",
                 ),
                 _prompt_input("prompt", "prompt"),
                 _prompt_input("negative", "negative prompt"),
@@ -148,9 +108,7 @@ class CascadeUpscaler(io.ComfyNode):
                     tooltip="The x4 upscaler checkpoint with its CLIP and VAE, from models/checkpoints.",
                 ),
                 io.Int.Input("steps", default=75, min=1, max=1000, tooltip="Sampling steps."),
-                io.Float.Input(
-                    "cfg", default=9.0, min=0.0, max=100.0, step=0.1, tooltip="Strength of guidance."
-                ),
+                shared.cfg_input(9.0),
                 io.Combo.Input(
                     "sampler",
                     options=list(host_cascade.SAMPLERS[1:]),
@@ -209,11 +167,7 @@ class Cascade(io.ComfyNode):
             "freed from VRAM and RAM before the next, so that the largest single model is what has to fit.",
             search_aliases=["DeepFloyd IF", "Imagen", "pixel diffusion", "text to image", "cascade pipeline"],
             inputs=[
-                io.Combo.Input(
-                    "t5_file",
-                    options=host_files.choices(host_files.ENCODERS),
-                    tooltip="The T5 v1.1 encoder (XXL for the released stages), from models/text_encoders.",
-                ),
+                shared.t5_file_input(),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What to draw."),
                 io.String.Input(
                     "negative", default="", multiline=True, tooltip="What to move away from; usually empty."

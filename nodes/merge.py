@@ -1,5 +1,7 @@
 """Live merging: models, text encoders and VAEs combined in the graph, with no file written."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..blocks.host import fingerprint
@@ -41,12 +43,28 @@ def _non_finite():
     )
 
 
-REPORT = io.String.Output(
-    "report", display_name="report", tooltip="What was merged, and what was not and why."
-)
+def _by_block(default: str, tooltip: str, **deck: Any) -> list[Any]:
+    """What every merge by block ends with: key map, NaN policy, and the weights."""
+    return [_key_map(), _non_finite(), _weights("weights", default, tooltip, **deck)]
 
 
-class MergeModels(io.ComfyNode):
+def _outputs(kind: Any, name: str, tooltip: str) -> list[Any]:
+    """The merged thing, and the report."""
+    report = io.String.Output(
+        "report", display_name="report", tooltip="What was merged, and what was not and why."
+    )
+    return [kind.Output(name, display_name=name, tooltip=tooltip), report]
+
+
+class ByBlock(io.ComfyNode):
+    """A merge whose block weights may name presets of the user's own, which can change behind its back."""
+
+    @classmethod
+    def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
+        return fingerprint(weights, weights_a)
+
+
+class MergeModels(ByBlock):
     """Two models, block by block: M_A A + M_B B."""
 
     @classmethod
@@ -74,27 +92,13 @@ class MergeModels(io.ComfyNode):
                     force_input=True,
                     tooltip="Shares of A (M_A) when they are not one minus the shares of B; same forms as weights, need not sum to one.",
                 ),
-                _key_map(),
-                _non_finite(),
-                _weights(
-                    "weights",
+                *_by_block(
                     GRAD_V,
                     "Share of B per block: 25 numbers for SD1 and SD2, 19 for SDXL, one more with BASE first, a preset name, or IN00=0.75 pairs. Any number, also below 0 and above 1.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "model",
-                    display_name="model",
-                    tooltip="A with the merge attached; A itself is not changed.",
-                ),
-                REPORT,
-            ],
+            outputs=_outputs(io.Model, "model", "A with the merge attached; A itself is not changed."),
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
-        return fingerprint(weights, weights_a)
 
     @classmethod
     def execute(
@@ -118,19 +122,13 @@ class MergeTwoRatios(io.ComfyNode):
             inputs=[
                 io.Model.Input("model_a", tooltip="The model that M_A multiplies; it also stays where no block is named."),
                 io.Model.Input("model_b", tooltip="The model that M_B multiplies."),
-                _key_map(),
-                _non_finite(),
-                _weights(
-                    "weights",
+                *_by_block(
                     HALVES,
                     "Two lists with a bar between, M_A | M_B: each side 25 numbers for SD1 and SD2, 19 for SDXL, one number for all, a preset name, or IN00=0.75 pairs over A untouched.",
                     deck="BLOCKWORK_WEIGHT_PAIR",
                 ),
             ],
-            outputs=[
-                io.Model.Output("model", display_name="model", tooltip="A with the merge attached; A itself is not changed."),
-                REPORT,
-            ],
+            outputs=_outputs(io.Model, "model", "A with the merge attached; A itself is not changed."),
         )  # fmt: skip
 
     @classmethod
@@ -143,7 +141,7 @@ class MergeTwoRatios(io.ComfyNode):
         return io.NodeOutput(model, plan.report())
 
 
-class AddDifference(io.ComfyNode):
+class AddDifference(ByBlock):
     """Three models, block by block: A + M (B - C)."""
 
     @classmethod
@@ -158,27 +156,13 @@ class AddDifference(io.ComfyNode):
                 io.Model.Input("model_a", tooltip="The model that is added to."),
                 io.Model.Input("model_b", tooltip="The model whose training is carried over."),
                 io.Model.Input("model_c", tooltip="The model that B was trained from; it is subtracted."),
-                _key_map(),
-                _non_finite(),
-                _weights(
-                    "weights",
+                *_by_block(
                     ONE,
                     "How much of B - C is added per block: 25 numbers for SD1 and SD2, 19 for SDXL, a preset name, or IN00=0.75 pairs.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "model",
-                    display_name="model",
-                    tooltip="A with the difference attached; A itself is not changed.",
-                ),
-                REPORT,
-            ],
+            outputs=_outputs(io.Model, "model", "A with the difference attached; A itself is not changed."),
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
-        return fingerprint(weights, weights_a)
 
     @classmethod
     def execute(
@@ -188,7 +172,7 @@ class AddDifference(io.ComfyNode):
         return io.NodeOutput(model, plan.report())
 
 
-class ScaleBlocks(io.ComfyNode):
+class ScaleBlocks(ByBlock):
     """One model with each block multiplied by a number."""
 
     @classmethod
@@ -201,28 +185,16 @@ class ScaleBlocks(io.ComfyNode):
             search_aliases=["block attenuation", "block scale", "MBW", "block study"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to study."),
-                _key_map(),
-                _non_finite(),
-                _weights(
-                    "weights",
+                *_by_block(
                     ONE,
                     "Factor per block, 1 for no change: 25 numbers for SD1 and SD2, 19 for SDXL, or only the blocks that change, as in IN04=0.75.",
                     neutral=1,
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "model",
-                    display_name="model",
-                    tooltip="The model with its blocks scaled; the input is not changed.",
-                ),
-                REPORT,
-            ],
+            outputs=_outputs(
+                io.Model, "model", "The model with its blocks scaled; the input is not changed."
+            ),
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
-        return fingerprint(weights, weights_a)
 
     @classmethod
     def execute(cls, model, key_map="mbw", non_finite="error", weights=ONE) -> io.NodeOutput:
@@ -260,12 +232,7 @@ class MergeCLIP(io.ComfyNode):
                     "clip_c", optional=True, tooltip="Connect for add difference: A + ratio (B - C)."
                 ),
             ],
-            outputs=[
-                io.Clip.Output(
-                    "clip", display_name="clip", tooltip="The merged text encoder; A itself is not changed."
-                ),
-                REPORT,
-            ],
+            outputs=_outputs(io.Clip, "clip", "The merged text encoder; A itself is not changed."),
         )
 
     @classmethod
@@ -293,10 +260,7 @@ class MergeVAE(io.ComfyNode):
                     "vae_c", optional=True, tooltip="Connect for add difference: A + ratio (B - C)."
                 ),
             ],
-            outputs=[
-                io.Vae.Output("vae", display_name="vae", tooltip="The merged VAE; A itself is not changed."),
-                REPORT,
-            ],
+            outputs=_outputs(io.Vae, "vae", "The merged VAE; A itself is not changed."),
         )
 
     @classmethod
