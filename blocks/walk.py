@@ -86,13 +86,6 @@ class UNetBlocks:
         return next((b for b in self.blocks if (b.side, b.number) == (side, number)), None)
 
 
-def sub_block_name(sub_block: SubBlock, depth: int) -> str:
-    """``IN04`` for the only layer of a block, ``IN04.1`` where the block has several."""
-    side, number, inner = sub_block
-    name = f"{PREFIXES[side]}{number:02d}"
-    return name if depth == 1 else f"{name}.{inner}"
-
-
 def walk(unet: Any) -> UNetBlocks:
     """The blocks of a U-Net module (ComfyUI's ``model.diffusion_model``); NotAUNet for anything else."""
     if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):

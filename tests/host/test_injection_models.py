@@ -5,7 +5,7 @@ import comfy.supported_models
 import pytest
 import torch
 from blockwork.blocks.spec import SpecError, parse
-from blockwork.blocks.walk import NotAUNet, sub_block_name, walk
+from blockwork.blocks.walk import NotAUNet, walk
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -169,9 +169,9 @@ def test_the_walk_names_exactly_the_layers_that_run(name):
     assert len(reached) == len(set(reached)) == sum(expected.values())
     for block in blocks.attending:
         assert tuple(parse(block.name, blocks).settings) == block.sub_blocks
-    for sub_block in blocks.sub_blocks:
-        depth = expected[sub_block_name(sub_block, 1)]
-        assert tuple(parse(sub_block_name(sub_block, depth), blocks).settings) == (sub_block,)
+        for inner, sub_block in enumerate(block.sub_blocks):
+            name = block.name if block.depth == 1 else f"{block.name}.{inner}"
+            assert tuple(parse(name, blocks).settings) == (sub_block,)
 
 
 @pytest.mark.parametrize("name", MODELS)
