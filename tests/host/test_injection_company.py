@@ -28,6 +28,7 @@ from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy_extras.nodes_slg import SkipLayerGuidanceDiT, SkipLayerGuidanceDiTSimple
 
 COND, UNCOND = 0, 1
 SIDE = 16
@@ -187,6 +188,30 @@ def test_perturbed_attention_guidance(model, prompts):
     got = run(host.prepare(guided), carry(model, positive, other), negative)
     assert len(got.predictions) == 2
     assert torch.equal(got.predictions[1][0], expected.predictions[1][0])
+
+
+@pytest.mark.parametrize("spec", ["all", "IN04, M00"])
+def test_skip_layer_guidance(model, prompts, spec):
+    """T11: SLG evaluates the positive again, or both branches apart: the positive is injected, the negative never."""
+    positive, negative, other = prompts
+    injected = carry(model, positive, other, spec)
+
+    again = SkipLayerGuidanceDiT.execute(model, 3.0, 0.0, 1.0, "1", "1").result[0]
+    got, base = run(host.prepare(again), injected, negative), run(again, positive, negative)
+    assert len(got.predictions) == len(base.predictions) == 2
+    assert torch.equal(got.predictions[0][UNCOND], base.predictions[0][UNCOND])
+    assert (
+        worst(got.predictions[1][0], got.predictions[0][COND]) < 1e-5
+    )  # a U-Net has no layers to skip by number
+    assert worst(got.predictions[1][0], base.predictions[1][0]) > 0.01
+
+    apart = SkipLayerGuidanceDiTSimple.execute(model, 0.0, 1.0, "1", "1").result[0]
+    (first, second), (_, negatives) = (
+        run(host.prepare(apart), injected, negative).predictions,
+        run(apart, positive, negative).predictions,
+    )
+    assert torch.equal(second[UNCOND], negatives[UNCOND])
+    assert worst(first[COND], got.predictions[1][0]) < 1e-5
 
 
 class StubControl(comfy.controlnet.ControlBase):
