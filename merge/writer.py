@@ -53,10 +53,13 @@ class Stretch:
         )
 
     def parts(self) -> "Iterator[Stretch]":
-        """The same in parts of at most STRETCH bytes."""
-        for start in range(0, self.count, STRETCH):
-            source = replace(self.source, offset=self.source.offset + start)
-            yield Stretch(source, self.offset + start, min(STRETCH, self.count - start))
+        """The same in parts of at most STRETCH bytes; all but the first begin with a page of the file."""
+        start = 0
+        while start < self.count:
+            place = self.source.offset + start
+            count = min(-place % PAGE or STRETCH, self.count - start)
+            yield Stretch(replace(self.source, offset=place), self.offset + start, count)
+            start += count
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,9 @@ def write(
 
     ``metadata(False)`` gives a stand-in at least as long as the real thing, ``metadata(True)``, which may take
     its time: it runs beside the merge. ``begin`` is where the tensors begin in A's file: the header is padded so
-    that they lie alike in the pages of both, which halves the cost of copying them, and file systems that can
-    share pages do. ``tick`` is told bytes written and may raise to stop. The bytes do
-    not depend on ``threads``, ``chunk`` or ``order``. MergeError when the disk is full.
+    that they lie alike in the pages of both, which makes copying them half as dear. ``tick`` is told bytes
+    written and may raise to stop. The bytes do not depend on ``threads``, ``chunk`` or ``order``. MergeError when
+    the disk is full.
     """
     layout = Layout.of(checkpoint)
     room = len(layout.header(checkpoint, metadata(False)))

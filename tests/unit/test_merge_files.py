@@ -32,29 +32,32 @@ def folder(tmp_path: Path) -> Path:
 def test_parity_with_sd_mecha(tmp_path: Path, kind: str, config: str):
     """Every key of the real layouts (small shapes), all nine ratios over the blocks, fp16 out, to the bit.
 
-    Apart from the noise schedule and EMA copies, which sd-mecha averages and we keep.
+    Apart from the noise schedule and EMA copies, which sd-mecha averages and we keep. Which ratio a key gets is
+    the same for both methods, so the second is tried on a part of the keys: sd-mecha takes milliseconds for each.
     """
     known, g = model_configs.resolve(config).keys(), torch.Generator().manual_seed(3)
     kept = ("betas", "alphas_cumprod", "model_ema.")
     keys = [k for k in KEYS[kind] if k in known and not k.endswith("position_ids") and not k.startswith(kept)]
-    for name in "abc":
-        small = {key: torch.randn([min(n, 6) for n in known[key].shape], generator=g).half() for key in keys}
-        save_file(small, tmp_path / f"{name}.safetensors")
     ratios = {block: RATIOS[i % len(RATIOS)] for i, block in enumerate(LAYOUTS[kind].blocks)}
     outside = {"BASE": 0.75, **({"VAE": 0.75} if kind == "sdxl" else {})}
     alpha = sd_mecha.convert(sd_mecha.literal({**outside, **ratios}, f"{kind}-supermerger_blocks"), config)
-    a, b, c = (sd_mecha.model(str(tmp_path / f"{name}.safetensors")) for name in "abc")
+    a, b, c = (sd_mecha.model(str(tmp_path / f"{name}.safetensors"), config) for name in "abc")
     text = f"alpha=[{', '.join(map(repr, ratios.values()))}, BASE=0.75, VAE=0.75], key_map=mecha"
-    for recipe, theirs in (
-        (f"o = a + b, {text}", sd_mecha.weighted_sum(a, b, alpha=alpha)),
-        (f"o = a + b + c, {text}", sd_mecha.add_difference(a, b, c, alpha=alpha)),
+    for recipe, theirs, chosen in (
+        (f"o = a + b, {text}", sd_mecha.weighted_sum(a, b, alpha=alpha), keys),
+        (f"o = a + b + c, {text}", sd_mecha.add_difference(a, b, c, alpha=alpha), keys[::8]),
     ):
+        for name in "abc":
+            small = {
+                key: torch.randn([min(n, 6) for n in known[key].shape], generator=g).half() for key in chosen
+            }
+            save_file(small, tmp_path / f"{name}.safetensors")
         sd_mecha.merge(
             theirs, output=str(tmp_path / "m.safetensors"), merge_device="cpu", merge_dtype=torch.float32,
             output_dtype=torch.float16, threads=0, check_finite_output=None,
         )  # fmt: skip
         ours, mechas = merge(tmp_path, recipe), load_file(tmp_path / "m.safetensors")
-        assert mechas.keys() == ours.keys() and len(ours) > 1000
+        assert mechas.keys() == ours.keys() and len(ours) == len(chosen) > 100
         different = [key for key in mechas if not torch.equal(ours[key], mechas[key])]
         assert not different, (recipe[:40], len(different), different[:3])
 
