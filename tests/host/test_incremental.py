@@ -228,6 +228,18 @@ def test_partly_offloaded_models_take_cores_path_and_give_the_same(pair, twins):
     model.detach()
 
 
+def test_what_dynamic_loading_merges_when_a_weight_is_used_is_the_same(pair, twins):
+    """Core's dynamic loader gathers a patch's tensors in a buffer and applies it to each weight as it is used."""
+    for weights in ("GRAD_V", "GRAD_V, IN04=0.3"):
+        model, expected = merge(pair, weights), fresh(merge(twins, weights))
+        state = model.model_state_dict()
+        for key in sorted(model.patches.keys() & (keys_of("IN04", model) | keys_of("M00", model))):
+            patch = comfy.model_patcher.LowVramPatch(key, model.patches)
+            buffer = torch.empty(patch.memory_required(), dtype=torch.uint8)
+            patch.prepare(buffer, None, copy=True, commit=True)
+            assert torch.equal(patch(state[key].clone()), expected[key]), (weights, key)
+
+
 def test_what_something_else_wrapped_or_hid_is_left_to_core(pair, twins):
     wrapped = pair[0].clone()
     wrapped.add_weight_wrapper(LORA_KEY, lambda weight: weight * 2)
