@@ -2,7 +2,6 @@
 
 import itertools
 
-import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import comfy.model_detection
 import comfy.samplers
 import comfy.sd
@@ -15,6 +14,7 @@ from blockwork.cascade.host_model import LowRes, PixelStage, PixelStageModel
 from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas
 from blockwork.cascade.unet import PixelUNet, from_state_dict
 from blockwork.cascade.unet_config import activation_bytes
+from blockwork.tests.host import foreign_models
 from refhost import cascade_files
 from safetensors.torch import save_file
 from torch.profiler import ProfilerActivity, profile
@@ -175,33 +175,21 @@ def test_other_families_match_as_before(family, monkeypatch):
     assert after is not PixelStage
 
 
-UNETS = {
-    "SD15": {},
-    "SD15 inpainting": dict(in_channels=9),
-    "InstructPix2Pix": dict(in_channels=8),
-    "SD20": dict(context_dim=1024, use_linear_in_transformer=True, num_head_channels=64, num_heads=-1),
-    "SDXL": dict(
-        context_dim=2048, use_linear_in_transformer=True, num_head_channels=64, num_heads=-1, channel_mult=(1, 2, 4),
-        num_res_blocks=[2, 2, 2], transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
-        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_classes="sequential", adm_in_channels=2816,
-    ),
-}  # fmt: skip
+@pytest.mark.parametrize("family", foreign_models.NETWORKS)
+def test_other_models_are_detected_as_before(family, monkeypatch):
+    """Thirty state dicts of core's own networks, alone and inside a checkpoint."""
+    state_dict = foreign_models.state_dict(family)
+    prefixed = {f"model.diffusion_model.{key}": value for key, value in state_dict.items()}
 
+    def detected():
+        alone = comfy.model_detection.model_config_from_unet(state_dict, "")
+        inside = comfy.model_detection.model_config_from_unet(prefixed, "model.diffusion_model.")
+        return [(type(found).__name__, found.unet_config) for found in (alone, inside)]
 
-@pytest.mark.parametrize("name", UNETS)
-def test_other_unets_are_detected_as_before(name, monkeypatch):
-    arguments = dict(
-        image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[2, 2, 2, 2],
-        channel_mult=(1, 2, 4, 4), transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_middle=1,
-        transformer_depth_output=[1] * 9 + [0] * 3, context_dim=768, num_heads=8, use_spatial_transformer=True,
-        legacy=False, dtype=torch.float32, device="meta",
-    )  # fmt: skip
-    state_dict = openaimodel.UNetModel(**{**arguments, **UNETS[name]}).state_dict()
-    after = comfy.model_detection.model_config_from_unet(state_dict, "")
+    after = detected()
     monkeypatch.setattr(comfy.supported_models, "models", FAMILIES)
-    before = comfy.model_detection.model_config_from_unet(state_dict, "")
-    assert type(after) is type(before)
-    assert type(after).__name__.startswith(name.split()[0].replace("InstructPix2Pix", "SD15_instructpix2pix"))
+    assert PixelStage not in comfy.supported_models.models
+    assert after == detected() and [name for name, _ in after] == [family, family]
 
 
 def test_the_text_is_computed_once_per_run(weights, text, monkeypatch):
