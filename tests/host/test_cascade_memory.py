@@ -198,8 +198,8 @@ def test_loading_a_stage_takes_its_size_once(tmp_path):
     from blockwork.cascade.unet_config import UNetConfig
 
     config = UNetConfig(
-        in_channels=3, out_channels=6, widths=(256, 1024), layers=(1, 1), attention=("none", "joint"),
-        middle_attention="joint", time_dim=1024, text_dim=64, context_dim=64, projects_text=True,
+        in_channels=3, out_channels=6, widths=(256, 640), layers=(1, 1), attention=("none", "joint"),
+        middle_attention="joint", time_dim=640, text_dim=64, context_dim=64, projects_text=True,
         super_resolution=False,
     )  # fmt: skip
     from safetensors.torch import save_file

@@ -2,13 +2,16 @@
 
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
-from blockwork.cascade import host_load, host_sampler
+from blockwork.cascade import host_load, host_sampler, keys
+from blockwork.cascade.host_model import LOW_RES, LowRes
 from blockwork.cascade.host_sampler import LearnedRangeSampler, MixGuider, stage_sigmas
-from blockwork.cascade.host_threshold import with_threshold
-from blockwork.cascade.schedule import respaced_timesteps
+from blockwork.cascade.host_threshold import Threshold, with_threshold
+from blockwork.cascade.schedule import alphas_cumprod, respaced_timesteps
 from blockwork.tests.host.cascade_kit import CPU, conditioned, minimal_stage, run, three_texts
+from refhost import cascade_files
 
 import nodes as core_nodes
 
@@ -189,6 +192,53 @@ def test_other_models_are_told_to_use_another_sampler(texts):
 
     with pytest.raises(ValueError, match="core's samplers"):
         LearnedRangeSampler().sample(Other(), torch.tensor([1.0, 0.0]), {}, None, torch.zeros(1, 3, 8, 8))
+
+
+class PaintsOver(torch.nn.Module):
+    """A perfect super-resolution network: the picture from below, in a texture that the prompt chooses."""
+
+    dtype = torch.float32
+
+    def encode_text(self, text, pooled=None):
+        return text.mean(dim=(1, 2))
+
+    def forward(self, x, timesteps, *, aug_steps, text):
+        noisy, picture = x.split(3, dim=1)
+        abar = alphas_cumprod("cosine")[timesteps.long()].float().view(-1, 1, 1, 1)
+        rows, columns = (torch.arange(n) for n in x.shape[-2:])
+        checks = 1 - 2 * ((rows[:, None] + columns) % 2)  # no mean over any window of even size
+        x0 = picture + 0.3 * text.view(-1, 1, 1, 1) * checks
+        eps = (noisy - abar.sqrt() * x0) / (1 - abar).sqrt()
+        return torch.cat([eps, torch.zeros_like(eps)], dim=1)
+
+
+def test_a_changed_prompt_repaints_and_keeps_the_picture():
+    """Stage II with another prompt at the level Imagen uses for it: other pixels, the same picture from afar."""
+    weights = cascade_files.stage_state_dict(cascade_files.stage_config("II"))
+    model = comfy.sd.load_diffusion_model_state_dict(keys.to_original(weights))
+    model.model.diffusion_model = PaintsOver()
+    model = with_threshold(model, Threshold(mode="static"))
+    low = 0.3 * (torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    negative = torch.zeros(1, 4, 64)
+
+    def drawn(level, text):
+        texts = [torch.full((1, 4, 64), text), negative]
+        positive, empty = (conditioned(one, **{LOW_RES: LowRes(low, level)}) for one in texts)
+        noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+        return comfy.samplers.sample(
+            model, noise, positive, empty, 4.0, CPU, LearnedRangeSampler(), stage_sigmas(model, "smart27"),
+            model.model_options, latent_image=torch.zeros_like(noise), seed=0, disable_pbar=True,
+        )  # fmt: skip
+
+    def from_afar(picture, side=8):
+        return torch.nn.functional.adaptive_avg_pool2d(picture, side)
+
+    for level in (0.0, 0.3):
+        kept, changed = drawn(level, 0.1), drawn(level, -0.1)
+        away = [(from_afar(one) - from_afar(low)).abs().mean() for one in (kept, changed)]
+        assert away[1] <= 1.1 * away[0] < 0.1, (level, away)
+        assert (changed - kept).abs().mean() > 0.15
+    assert (drawn(0.3, 0.1) - drawn(0.0, 0.1)).abs().mean() > 0.1  # the noise hid the details
 
 
 def test_style_prompt_changes_the_pooled_path_alone(stage, texts):

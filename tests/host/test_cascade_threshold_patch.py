@@ -24,33 +24,46 @@ def texts():
     return three_texts()
 
 
-def out_of_range(model, texts, samplers, scheduler, cfg):
+def out_of_range(model, texts, samplers, scheduler, cfg, steps=4):
     """Samplers whose result leaves [-1.5, 1.5], with how far they went."""
-    sigmas = scheduled(model, scheduler)
+    sigmas = scheduled(model, scheduler, steps)
     found = {}
     for name in samplers:
         worst = (
             run(model, texts, name, sigmas.clone(), cfg).abs().max().item()
         )  # uni_pc writes into its sigmas
-        # Core ends these two at the last sigma above 0 and leaves that much noise, five deviations at most.
-        left = 5 * float(sigmas[-2]) if name in ("dpm_fast", "dpm_adaptive") else 0.0
+        # Core ends dpm_fast at the last sigma above 0 and leaves that much noise, five deviations at most.
+        left = 5 * float(sigmas[-2]) if name == "dpm_fast" else 0.0
         if not worst <= 1.5 + left:
             found[name] = worst
     return found
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_sampler_and_scheduler_stays_in_range(stage, texts, scheduler):
+@pytest.mark.parametrize("cfg, steps", [(15.0, 4), (7.0, 3)])
+def test_every_sampler_and_scheduler_stays_in_range(stage, texts, scheduler, cfg, steps):
     assert (len(SAMPLERS), len(SCHEDULERS)) == (44, 9)
     model = with_threshold(stage, IF_THRESHOLD, default=True)
-    assert not out_of_range(model, texts, SAMPLERS, scheduler, cfg=15.0)
+    names = [name for name in SAMPLERS if name != "dpm_adaptive"]
+    assert not out_of_range(model, texts, names, scheduler, cfg, steps)
 
 
-def test_they_do_so_at_ordinary_guidance_too(stage, texts):
+@pytest.mark.parametrize("cfg", [15.0, 7.0])
+def test_dpm_adaptive_stays_in_range_all_the_way(stage, texts, cfg):
+    """It reads the two ends of a list alone: the run to the lowest end passes by those of all schedulers."""
+    states = []
     model = with_threshold(stage, IF_THRESHOLD, default=True)
-    assert not out_of_range(model, texts, SAMPLERS, "normal", cfg=7.0)
-    for scheduler in SCHEDULERS:
-        assert not out_of_range(model, texts, ["ddpm", "euler", "dpmpp_2m_sde"], scheduler, cfg=7.0)
+    model.set_model_sampler_post_cfg_function(
+        lambda args: (
+            states.append((args["input"].abs().max().item(), args["sigma"].max().item())) or args["denoised"]
+        )
+    )
+    lists = [scheduled(model, scheduler) for scheduler in SCHEDULERS]
+    for first in {float(sigmas[0]) for sigmas in lists}:
+        last = min(float(sigmas[-2]) for sigmas in lists if float(sigmas[0]) == first)
+        out = run(model, texts, "dpm_adaptive", torch.tensor([first, last, 0.0]), cfg)
+        assert out.abs().max() <= 1.5 + 5 * last
+    assert len(states) > 100 and all(worst <= 1.5 + 5 * sigma for worst, sigma in states)
 
 
 def test_without_a_threshold_they_do_not(stage, texts):
@@ -72,7 +85,25 @@ def test_the_patch_is_dynamic_thresholding_of_the_guided_prediction(stage, texts
     assert torch.equal(seen["out"], dynamic_threshold(seen["raw"], 0.95, 1.5))
 
 
-@pytest.mark.parametrize("other", ["RescaleCFG", "APG", "post-CFG", "second threshold"])
+def mimicked(args):
+    """What DynamicThresholdingFull does in core's one slot for CFG: guided values as wide as a weaker guidance's."""
+    x, strong, weak, percentile = args["input"], args["cond_scale"], 3.0, 0.95
+    cond, uncond = x - args["cond"], x - args["uncond"]
+
+    def guided(scale):
+        out = uncond + scale * (cond - uncond)
+        mean = out.mean(dim=(2, 3), keepdim=True)
+        return mean, out - mean
+
+    (mean, wide), (_, narrow) = guided(strong), guided(weak)
+    reach = narrow.abs().amax(dim=(1, 2, 3), keepdim=True)
+    bound = torch.quantile(wide.abs().flatten(1), percentile, dim=1).view(-1, 1, 1, 1).maximum(reach)
+    return x - (mean + wide.clamp(-bound, bound) / bound * reach)
+
+
+@pytest.mark.parametrize(
+    "other", ["RescaleCFG", "APG", "DynamicThresholdingFull", "post-CFG", "second threshold"]
+)
 def test_it_chains_with_other_patches(stage, texts, other):
     from comfy_extras.nodes_apg import APG
     from comfy_extras.nodes_model_advanced import RescaleCFG
@@ -82,6 +113,11 @@ def test_it_chains_with_other_patches(stage, texts, other):
         model = RescaleCFG().patch(base, 0.7)[0]
     elif other == "APG":
         model = APG.execute(base, 1.0, 5.0, 0.0).args[0]
+    elif other == "DynamicThresholdingFull":
+        model, alone = base.clone(), stage.clone()
+        for one in (model, alone):
+            one.set_model_sampler_cfg_function(mimicked)
+        assert not run(alone, texts, "euler", stage_sigmas(stage, "2,2")).abs().max() <= 1.5
     elif other == "second threshold":
         model = with_threshold(with_threshold(stage, Threshold(percentile=0.9)), Threshold(mode="static"))
         assert len(model.model_options["sampler_post_cfg_function"]) == 2
