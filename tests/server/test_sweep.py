@@ -1,4 +1,7 @@
-"""Block sweeps through the queue of a real ComfyUI: one prompt, its cache, interruption, and many machines."""
+"""Block sweeps through the queue of a real ComfyUI: one prompt, interruption, and many machines.
+
+What the cache keeps, progress, SDXL and bad input are looked at in tests/host/test_sweep_queue.py.
+"""
 
 import asyncio
 import io
@@ -91,14 +94,6 @@ def test_one_prompt_samples_every_cell_once_and_again_none(client, small):
     assert np.array_equal(picture(client, again), picture(client, entry))
 
 
-def test_what_is_added_is_all_that_is_sampled(client, small):
-    client.run(small(seeds="21, 22"))
-    with Listener(client) as listener:
-        client.run(small(blocks="IN04, M00, OUT04, OUT11", seeds="21, 22, 23", cell_size=32))
-    expected = {f"{cell}_23" for cell in CELLS} | {f"OUT11_0.75_{seed}" for seed in (21, 22, 23)}
-    assert sorted(listener.sampled()) == sorted(expected)
-
-
 def test_an_interrupted_sweep_goes_on_where_it_stopped(client, small):
     prompt = small(seeds="11, 12")
     with Listener(client) as listener:
@@ -118,14 +113,13 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(client, small):
         everything[len(before) - 1 :],
         everything[len(before) :],
     )  # the one it was stopped in, again
-    whole = client.run(small(seeds="12, 11"))  # all pictures from the cache, in another order
-    assert np.isfinite(picture(client, whole)).all() and picture(client, entry).std() > 0
+    assert picture(client, entry).std() > 0
 
 
 def test_blocks_from_a_second_model(client, small):
-    entry = client.run(small("block_sweep_swap"))
+    entry = client.run(small("block_sweep_swap", seeds="1"))
     assert client.texts(entry)[REPORT][0].startswith("each block 1 of B")
-    both = small("block_sweep_swap", ratios="0")
+    both = small("block_sweep_swap", ratios="0", seeds="1")
     lines = client.texts(client.run(both))[REPORT][0].splitlines()[2:]
     assert len(lines) == 3
     assert all(float(line.split()[-1]) == 0 for line in lines)  # nothing of B: the unmodified picture
@@ -140,41 +134,8 @@ def test_one_block_at_many_ratios(client, small):
     assert picture(client, entry).shape[1] == 67 + 28 + 14
 
 
-def test_a_sweep_samples_as_a_ksampler_and_as_samplercustom_do(client, small):
-    """The unmodified cell is the user's own KSampler's picture; a SAMPLER with SIGMAS gives the same again."""
-    prompt = small(cell_size=64, sampler_name="euler", blocks="IN04", seeds="7")
-    sampling = {
-        name: prompt[SWEEP]["inputs"][name] for name in ("model", "positive", "negative", "latent_image")
-    }
-    numbers = {"seed": 7, "steps": 1, "cfg": 1.0, "scheduler": "normal", "denoise": 1.0}
-    settings = {**sampling, **numbers, "sampler_name": "euler"}
-    prompt["20"] = {"class_type": "KSampler", "inputs": settings}
-    prompt["21"] = {"class_type": "VAEDecode", "inputs": {"samples": ["20", 0], "vae": ["1", 2]}}
-    prompt["90"] = {
-        "class_type": "SaveImage",
-        "inputs": {"images": ["21", 0], "filename_prefix": "sweep_alone"},
-    }
-    entry = client.run(prompt)
-    grid, alone = picture(client, entry, 0), picture(client, entry, 2)
-    assert alone.shape == (64, 64, 3)
-    assert _contains(grid, alone)
-
-    prompt["22"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
-    sigmas = {"model": ["1", 0], "scheduler": "normal", "steps": 1, "denoise": 1.0}
-    prompt["23"] = {"class_type": "BasicScheduler", "inputs": sigmas}
-    prompt[SWEEP]["inputs"] |= {"sampler": ["22", 0], "sigmas": ["23", 0], "steps": 17}
-    assert np.array_equal(picture(client, client.run(prompt)), grid)
-
-
-def _contains(grid: np.ndarray, part: np.ndarray) -> bool:
-    """Whether ``part`` stands somewhere in ``grid``, pixel by pixel."""
-    height, width = part.shape[:2]
-    starts = np.argwhere((grid == part[0, 0]).all(axis=-1))
-    return any(np.array_equal(grid[y : y + height, x : x + width], part) for y, x in starts)
-
-
 def test_exported_prompts_on_two_servers_make_the_same_picture(client, server, small, tmp_path):
-    prompt = small()
+    prompt = small(seeds="1")
     expected = client.run(prompt)
     prompts = export(prompt, "sd1")
     assert list(prompts) == [*CELLS, "assemble"]
@@ -192,18 +153,3 @@ def test_exported_prompts_on_two_servers_make_the_same_picture(client, server, s
     for number in (0, 1):
         assert np.array_equal(picture(client, entry, number), picture(client, expected, number))
     assert client.texts(entry)[REPORT] == client.texts(expected)[REPORT]
-
-
-@pytest.mark.parametrize(
-    "inputs, message",
-    [
-        ({"seeds": "one"}, "'one' among the seeds is no whole number"),
-        ({"blocks": "IN12"}, "'IN12' is no block of sd1"),
-        ({"ratios": "0.5, 0.5"}, "stands twice"),
-        ({"share_a": "0.5"}, "connect model_b"),
-    ],
-)
-def test_bad_sweeps_stop_before_anything_is_sampled(client, small, inputs, message):
-    with Listener(client) as listener, pytest.raises(PromptFailed, match=message):
-        client.run(small(**inputs))
-    assert listener.sampled() == []
