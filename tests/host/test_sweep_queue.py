@@ -12,6 +12,7 @@ CELLS = ("unmodified", "IN04_0.75", "M00_0.75", "OUT04_0.75")
 
 @pytest.fixture(scope="module", autouse=True)
 def things(build):
+    known = dict(kit.core.NODE_CLASS_MAPPINGS)
     kit.register()
     generator = torch.Generator().manual_seed(0)
 
@@ -26,6 +27,8 @@ def things(build):
     yield
     kit.THINGS.clear()
     kit.KEPT.clear()
+    kit.core.NODE_CLASS_MAPPINGS.clear()
+    kit.core.NODE_CLASS_MAPPINGS.update(known)
 
 
 def sweep_prompt(model="sd1", **inputs):
