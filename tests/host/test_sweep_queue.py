@@ -1,5 +1,6 @@
 """Whole sweeps through ComfyUI's own executor on tiny models: its cache, its progress, interruption, SDXL."""
 
+import folder_paths
 import pytest
 import torch
 from blockwork.merge.sweep import parse_sweep
@@ -11,8 +12,9 @@ CELLS = ("unmodified", "IN04_0.75", "M00_0.75", "OUT04_0.75")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def things(build):
-    known = dict(kit.core.NODE_CLASS_MAPPINGS)
+def things(build, tmp_path_factory):
+    known, temp = dict(kit.core.NODE_CLASS_MAPPINGS), folder_paths.get_temp_directory()
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
     kit.register()
     generator = torch.Generator().manual_seed(0)
 
@@ -29,6 +31,7 @@ def things(build):
     kit.KEPT.clear()
     kit.core.NODE_CLASS_MAPPINGS.clear()
     kit.core.NODE_CLASS_MAPPINGS.update(known)
+    folder_paths.set_temp_directory(temp)
 
 
 def sweep_prompt(model="sd1", **inputs):
