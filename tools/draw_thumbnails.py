@@ -8,7 +8,7 @@ import json
 import sys
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 from refhost import layout
 from refhost.browser import ARGUMENTS, chromium
 from refhost.canvas import Canvas
@@ -56,6 +56,17 @@ def stand_ins(server: Server, names: list[str]) -> None:
                     place.touch()
 
 
+def bare_canvas(browser: Browser, server: Server) -> Canvas:
+    """The front-end in Nodes 2.0 with nothing but the graph in the window."""
+    canvas = Canvas(browser, server.url, nodes2=True, size=(SIDE, SIDE), settings=QUIET).open()
+    canvas.page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+    canvas.page.add_style_tag(
+        content="#comfyui-body-top, .comfyui-body-top, [data-testid='subgraph-breadcrumb'], .p-toast,"
+        " .graph-canvas-panel > *, button:not([data-node-id] button), .actionbar-container, .workflow-tabs-container { display: none !important }"
+    )
+    return canvas
+
+
 def main() -> int:
     names = sys.argv[1:] or [
         path.stem for path in sorted(EXAMPLES.glob("*.json")) if not path.with_suffix(".jpg").exists()
@@ -63,12 +74,7 @@ def main() -> int:
     with Server(layout.HOST / "thumbnails") as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(chromium()), args=list(ARGUMENTS))
         stand_ins(server, names)
-        canvas = Canvas(browser, server.url, nodes2=True, size=(SIDE, SIDE), settings=QUIET).open()
-        canvas.page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-        canvas.page.add_style_tag(
-            content="#comfyui-body-top, .comfyui-body-top, [data-testid='subgraph-breadcrumb'], .p-toast,"
-            " .graph-canvas-panel > *, button:not([data-node-id] button), .actionbar-container, .workflow-tabs-container { display: none !important }"
-        )
+        canvas = bare_canvas(browser, server)
         for name in names:
             (EXAMPLES / f"{name}.jpg").write_bytes(take(canvas, name))
         browser.close()

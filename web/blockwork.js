@@ -128,7 +128,7 @@ function mount(element, key, frames = 30) {
   });
 }
 
-loadStyle("./deck/deck.css");
+for (const part of ["deck", "bars", "sheet"]) loadStyle(`./deck/${part}.css`);
 app.registerExtension({
   name: "blockwork.deck",
   settings: [{ id: OWN_PRESETS, name: "Block weight presets of your own", type: "hidden", defaultValue: {} }],

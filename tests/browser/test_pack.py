@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from refhost.canvas import Canvas
 from refhost.client import Client
 
@@ -47,3 +48,20 @@ def test_queue_button_runs_the_graph(canvas: Canvas):
     canvas.connect(source, 0, shown, "text")
     entry = canvas.queue()
     assert Client(canvas.url).texts(entry) == {shown: [f"queued from {canvas.nodes2}"]}
+
+
+@pytest.mark.parametrize("page", [("1.47.12", True), ("1.58.1", True)], indirect=True, ids=str)
+def test_help_pages_show_their_pictures(canvas: Canvas):
+    """Through the front-end's own renderer, with the base address that its help panel gives to a pack's pages."""
+    widths = canvas.page.evaluate(
+        """async (names) => Promise.all(names.map(async (name) => {
+             const base = '/extensions/blockwork/docs/';
+             const text = await (await fetch(`${base}${name}.md`)).text();
+             const help = Object.assign(document.createElement('div'),
+               { innerHTML: app.extensionManager.renderMarkdownToHtml(text, base) });
+             return Promise.all([...help.querySelectorAll('img')].map(async (image) =>
+               { await image.decode(); return image.naturalWidth; })); }))""",
+        canvas.node_types(),
+    )
+    assert len(widths) > 50 and all(widths), "a page without a picture"
+    assert all(100 < width <= 700 for page in widths for width in page)

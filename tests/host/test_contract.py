@@ -83,6 +83,15 @@ def test_node_is_explained(node_id):
     text = page.read_text(encoding="utf-8")
     for entry in every_input(NODES[node_id]):
         assert f"`{entry.id}`" in text, f"{page.name} does not mention `{entry.id}`"
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert shown, f"{page.name} has no picture; tools/draw_help_pictures.py takes one"
+    for picture in shown:
+        assert (page.parent / picture).is_file(), f"{page.name} shows {picture}, which is not there"
+
+
+def test_help_pictures_are_small():
+    sizes = [path.stat().st_size for path in (ROOT / "web" / "docs").rglob("*.jpg")]
+    assert sum(sizes) < 1_500_000 and max(sizes) < 120_000
 
 
 def test_no_help_page_is_left_over():

@@ -188,7 +188,7 @@ export class Sheet {
       this.deck.host.keepOwn({ ...this.deck.host.own(), [key]: values });
       name.value = "";
       this.list();
-      this.deck.paint();
+      this.deck.face.paint();
     });
     name.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Enter") keep.click();

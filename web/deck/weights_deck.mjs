@@ -1,20 +1,17 @@
 // @ts-check
 /**
  * The block deck: one bar per block, standing in the shape of the U-Net. The text is the one truth; everything
- * here is painted from it, and every change goes out as a new text.
+ * is painted from it, and every change goes out as a new text.
  */
 
-import { LAYOUTS, place } from "./blocks.mjs";
-import { button, curve, el } from "./dom.mjs";
+import { LAYOUTS } from "./blocks.mjs";
 import { attach } from "./gestures.mjs";
 import { PRESETS } from "./presets.mjs";
-import { invert, mirror, points, range, relayout, same, solo } from "./shaping.mjs";
-import { Sheet } from "./sheet.mjs";
-import { WeightsError, format, numberText, parse } from "./weights.mjs";
+import { invert, range, relayout, same, solo } from "./shaping.mjs";
+import { WeightsError, format, parse } from "./weights.mjs";
+import { WeightsFace } from "./weights_face.mjs";
 
 const PAIR_SEPARATOR = " | ";
-const APART = ["BASE", "VAE"];
-const THUMB = { width: 60, height: 16 };
 
 /**
  * @typedef {object} Host what the deck needs from the node it stands on
@@ -40,17 +37,8 @@ export class WeightsDeck {
     this.tracks = [];
     /** @type {{text: string, before: string, index: number} | null} */
     this.soloed = null;
-    this.built = "";
-    this.u = el("div", { class: "bw-u", role: "group" });
-    this.apart = el("div", { class: "bw-apart" });
-    this.sheet = new Sheet(this);
-    this.element = el("div", { class: `bw-deck${tracks > 1 ? " bw-pair" : ""}`, title: "" }, [
-      this.toolbar(),
-      this.u,
-      this.apart,
-      this.footer(),
-      this.sheet.element,
-    ]);
+    this.face = new WeightsFace(this);
+    this.element = this.face.element;
     attach(this.element, {
       get: (bar) => this.get(bar),
       set: (bar, value, final) => this.set(bar, value, final),
@@ -72,7 +60,7 @@ export class WeightsDeck {
       this.error = error.message;
       if (!this.tracks.length) this.tracks = this.blank("sd1");
     }
-    this.paint();
+    this.face.paint();
   }
 
   /** @param {string} text */
@@ -168,7 +156,7 @@ export class WeightsDeck {
     if (soloed?.text === this.text) this.tracks = this.read(before);
     this.reshape((values, track) => solo(values, index, this.rest(track)));
     this.soloed = { text: this.text, before, index };
-    this.paint();
+    this.face.paint();
   }
 
   /** Name of the preset the weights are, the user's own first; empty for none. */
@@ -177,43 +165,6 @@ export class WeightsDeck {
     if (this.count > 1 && !same(this.tracks[0].values, invert(values))) return "";
     const known = { ...PRESETS[this.layout], ...this.host.own() };
     return Object.keys(known).reverse().find((name) => same(known[name], values)) ?? "";
-  }
-
-  toolbar() {
-    const { words } = this.host;
-    this.presetLabel = el("span", { class: "bw-preset-name" });
-    this.thumb = el("span", { class: "bw-thumb" });
-    const picker = button("", words("presetsHelp"), () => this.sheet.toggle(), "bw-picker");
-    picker.setAttribute("aria-haspopup", "dialog");
-    picker.append(this.thumb, this.presetLabel, el("span", { class: "bw-caret", "aria-hidden": "true", text: "\u25be" }));
-    this.layoutButtons = Object.values(LAYOUTS).map(({ id, title }) => {
-      const choose = button(title, words("layoutHelp"), () => this.relayout(id), "bw-segment");
-      choose.dataset.layout = id;
-      return choose;
-    });
-    const layouts = el("span", { class: "bw-segments", role: "group", "aria-label": words("layoutHelp") }, this.layoutButtons);
-    const shaping = el("div", { class: "bw-tools" }, [
-      button(words("mirror"), words("mirrorHelp"), () => this.reshape((values) => mirror(values))),
-      button(words("invert"), words("invertHelp"), () => this.invert()),
-      button(words("reset"), words("resetHelp"), () => this.reshape((values, track) => values.map(() => this.rest(track)))),
-      button(words("undo"), words("undoHelp"), () => this.host.undo()),
-    ]);
-    return el("div", { class: "bw-toolbar" }, [picker, layouts, shaping]);
-  }
-
-  footer() {
-    const { words } = this.host;
-    this.field = el("input", { type: "text", class: "bw-text", spellcheck: "false", "aria-label": words("textLabel") });
-    this.field.addEventListener("change", () => this.host.write(this.field.value.trim(), true));
-    this.field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      if (event.key === "Enter") this.field.blur();
-    });
-    const copy = button(words("copy"), words("copyHelp"), () => void navigator.clipboard.writeText(this.text));
-    const paste = button(words("paste"), words("pasteHelp"), async () => {
-      this.host.write((await navigator.clipboard.readText()).trim(), true);
-    });
-    this.message = el("div", { class: "bw-error", role: "alert" });
-    return el("div", { class: "bw-footer" }, [this.field, copy, paste, this.message]);
   }
 
   invert() {
@@ -243,80 +194,3 @@ export class WeightsDeck {
       return { ...weights, extra };
     });
   }
-
-  build() {
-    const layout = LAYOUTS[this.layout];
-    this.built = this.layout;
-    this.u.replaceChildren(
-      ...layout.blocks.map((block) => {
-        const { side, row, level } = place(layout, block);
-        const style = `grid-row:${row + 1};--level:${level};--hue:${205 + (115 * layout.blocks.indexOf(block)) / layout.blocks.length}`;
-        const name = button(block, this.host.words("solo"), () => this.solo(block), "bw-name");
-        name.tabIndex = -1;
-        return el("div", { class: `bw-row bw-${side}`, style }, [name, this.slot(block)]);
-      }),
-    );
-    this.apart.replaceChildren(
-      ...APART.map((key) => {
-        const name = button(key, this.host.words("baseHelp"), () => this.toggleApart(key), "bw-name");
-        return el("div", { class: "bw-row bw-in", style: "--level:0;--hue:160" }, [name, this.slot(key)]);
-      }),
-    );
-    /** @type {HTMLInputElement[]} */
-    this.bars = [...this.element.querySelectorAll(".bw-bar")];
-  }
-
-  /** The bars of one block, one per track. @param {string} key */
-  slot(key) {
-    const { words } = this.host;
-    const bars = this.tracks.map((_, track) => {
-      const meaning = this.count === 1 ? words("share") : words(track ? "shareB" : "shareA");
-      const bar = el("input", {
-        type: "range", step: "any", class: "bw-bar", "data-capture-wheel": "true", title: words("barHelp"),
-        "aria-label": `${key} ${meaning}`, "data-key": key, "data-track": track,
-      });
-      return el("span", { class: `bw-slot bw-track${track}` }, [bar, el("span", { class: "bw-value", "aria-hidden": "true" })]);
-    });
-    return el("span", { class: "bw-slots" }, bars);
-  }
-
-  paint() {
-    if (this.built !== this.layout) this.build();
-    const { low, high } = this.scale();
-    const at = (/** @type {number} */ value) => (100 * (value - low)) / (high - low);
-    for (const bar of this.bars ?? []) {
-      const value = this.get(bar);
-      const state = `${value} ${low} ${high}`;
-      if (bar.dataset.state === state) continue;
-      bar.dataset.state = state;
-      bar.disabled = value === undefined;
-      const shown = value ?? 0;
-      bar.min = String(low);
-      bar.max = String(high);
-      bar.value = String(shown);
-      bar.setAttribute("aria-valuetext", numberText(shown));
-      bar.style.setProperty("--from", `${at(Math.min(0, shown))}%`);
-      bar.style.setProperty("--to", `${at(Math.max(0, shown))}%`);
-      bar.style.setProperty("--one", low < 0 || high > 1 ? `${at(1)}%` : "-9%");
-      bar.style.setProperty("--zero", low < 0 ? `${at(0)}%` : "-9%");
-      bar.classList.toggle("bw-beyond", shown < 0 || shown > 1);
-      /** @type {any} */ (bar.nextSibling).textContent = value === undefined ? "\u2013" : brief(value);
-    }
-    for (const choose of this.layoutButtons) {
-      choose.setAttribute("aria-pressed", String(choose.dataset.layout === this.layout));
-    }
-    const shares = this.tracks[this.count - 1].values;
-    this.presetLabel.textContent = this.presetName() || this.host.words("custom");
-    this.thumb.replaceChildren(curve(points(shares, THUMB.width, THUMB.height), THUMB.width, THUMB.height));
-    if (document.activeElement !== this.field || this.field.value.trim() !== this.text) this.field.value = this.text;
-    this.message.textContent = this.error;
-    this.element.classList.toggle("bw-unread", Boolean(this.error));
-    const soloed = this.soloed?.text === this.text ? this.soloed.index : -1;
-    [...this.u.children].forEach((row, index) => row.classList.toggle("bw-solo", index === soloed));
-  }
-}
-
-/** Three places at most, as on a small display. @param {number} value */
-function brief(value) {
-  return String(Math.round(value * 1000) / 1000 + 0);
-}
