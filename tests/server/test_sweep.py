@@ -27,6 +27,7 @@ class Listener:
 
     def __init__(self, client: Client):
         self.executing: list[str] = []
+        self.shown: dict[str, dict] = {}  # sweeps for the browser, by the node that shows them
         self._url = f"{client.url}/ws?clientId={client.client_id}"
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
         self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._listen()))
@@ -51,6 +52,9 @@ class Listener:
                     data = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
                     if data.get("type") == "executing" and data["data"].get("node"):
                         self.executing.append(data["data"]["node"])
+                    if data.get("type") == "executed" and "blockwork_sweep" in (data["data"]["output"] or {}):
+                        [sweep] = data["data"]["output"]["blockwork_sweep"]
+                        self.shown[data["data"]["display_node"]] = sweep
         except asyncio.CancelledError:
             pass
 
@@ -88,6 +92,11 @@ def test_one_prompt_samples_every_cell_once_and_again_none(client, small):
     assert picture(client, entry).shape[1] == 3 * (2 * 67 + 28) + 14
     report = client.texts(entry)[REPORT][0]
     assert report.startswith("each block x 0.75, seeds 1, 2") and "OUT04 = 0.75" in report
+    assert list(listener.shown) == [SWEEP], "the node in the user's graph shows the sweep"
+    cells = listener.shown[SWEEP]["cells"]
+    assert [cell["block"] for cell in cells] == [None, "IN04", "M00", "OUT04"]
+    for cell in cells:
+        assert Image.open(io.BytesIO(client.get_bytes("/view", **cell["file"]))).size == (2 * 64, 64)
     with Listener(client) as listener:
         again = client.run(small())
     assert listener.executing == []

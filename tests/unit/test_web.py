@@ -29,6 +29,7 @@ TEXTS = [
     ("MINE\t" + ",".join(["0.1"] * 25) + ",", "sd1"),
     ("GRAD_A, IN00=0.75, OUT03-OUT05=0.2, MID=3, BASE=0.5, VAE=1e-3", "sd1"),
     ("in_4=.5, M_00=-1, ALL=0.125, OUT8=2", "sdxl"),
+    ("IN04=0.75", "sd1"),
 ]
 BAD = ["", "0.1, 0.2", "GRAD_X", "IN12=1", "OUT05-OUT03=1", "IN00=nan", "nan", "1,,2", "IN00=1=2"]
 
@@ -55,12 +56,13 @@ def test_browser_modules():
 
 @needs_node
 def test_texts_read_and_written_as_in_python():
-    program = """console.log(JSON.stringify(data.map(([text, layout]) => {
-        const read = lib.parse(text, layout); return { ...read, text: lib.format(read) }; })))"""
-    answers = _node(program, TEXTS)
-    assert isinstance(answers, list) and len(answers) == len(TEXTS)
-    for (text, layout), read in zip(TEXTS, answers, strict=True):
-        expected = weights.parse(text, layout)
+    program = """console.log(JSON.stringify(data.map(([text, layout, neutral]) => {
+        const read = lib.parse(text, layout, {}, neutral); return { ...read, text: lib.format(read) }; })))"""
+    given = [(*text, neutral) for neutral in (0.0, 1.0) for text in TEXTS]
+    answers = _node(program, given)
+    assert isinstance(answers, list) and len(answers) == len(given)
+    for (text, layout, neutral), read in zip(given, answers, strict=True):
+        expected = weights.parse(text, layout, default=neutral)
         assert read["layout"] == layout
         assert read["values"] == pytest.approx(expected.values, abs=1e-9)
         assert read["extra"] == dict(expected.extra)

@@ -194,3 +194,4 @@ export class WeightsDeck {
       return { ...weights, extra };
     });
   }
+}
