@@ -2,7 +2,18 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import atelier, atelier_stages, blocks, cascade, deprojector, injection, merge, merge_files, recipes, sweep
+from . import (
+    atelier,
+    atelier_stages,
+    blocks,
+    cascade,
+    deprojector,
+    injection,
+    merge,
+    merge_files,
+    recipes,
+    sweep,
+)
 
 ROOMS = (
     blocks,

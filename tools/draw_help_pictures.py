@@ -22,10 +22,11 @@ MARGIN, WIDTH, HEIGHT, QUALITY = 44, 560, 640, 66
 
 
 def example_of(node_id: str) -> str:
-    """The first example workflow with the node; empty where there is none."""
+    """The first drawn example workflow with the node; empty where there is none."""
     for path in sorted((EXAMPLES / "api").glob("*.json")):
         prompt = json.loads(path.read_text(encoding="utf-8"))
-        if any(node["class_type"] == node_id for node in prompt.values()):
+        drawn = (EXAMPLES / path.name).exists()
+        if drawn and any(node["class_type"] == node_id for node in prompt.values()):
             return path.stem
     return ""
 
