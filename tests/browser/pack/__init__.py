@@ -34,7 +34,9 @@ def _floats_node(node_id: str) -> type[io.ComfyNode]:
     class FloatsNode(io.ComfyNode):
         @classmethod
         def define_schema(cls) -> io.Schema:
-            inputs = [io.Float.Input(name, default=0.5, min=0, max=1, step=0.01) for name in NAMES]
+            inputs: list[io.Input] = [
+                io.Float.Input(name, default=0.5, min=0, max=1, step=0.01) for name in NAMES
+            ]
             return io.Schema(node_id, category=CATEGORY, inputs=inputs, outputs=[io.String.Output("text")])
 
         @classmethod
