@@ -16,14 +16,17 @@ from blockwork.cascade.host_load import prepared_stage  # noqa: E402
 from blockwork.cascade.host_model import LowRes  # noqa: E402
 from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas  # noqa: E402
 from blockwork.cascade.host_threshold import Threshold, with_threshold  # noqa: E402
+from blockwork.cascade.low_res import enlarge  # noqa: E402
 
 from . import easel  # noqa: E402
 
 SMALL, LARGE = 16, 64
-# Strides start at 96 and 90 % of the schedule; in its last few per cent the guess of the picture is the noise's
-# times thousands, and without a threshold every run would be lost there whatever the guidance.
-SPACING = {"I": "ddim25", "II": "ddim10"}
-AUGMENTATION = 0.2
+# It starts at 96 % of the schedule: in the last few per cent the guess of the picture is the noise's times thousands,
+# and without a threshold every run would be lost there whatever the guidance.
+SPACING = "ddim25"
+# Stage II starts from the enlarged picture, noised to half of the schedule (to mend it) or to 90 % (to redraw it). From
+# noise alone the little network believes the noise's mean, which is grey, more than the picture from below.
+MEND, REDRAW = "5,2,1,1,1,1,0,0,0,0", "5,2,1,1,1,1,1,1,1,1"
 
 
 @functools.cache
@@ -48,15 +51,16 @@ def drawn(
     model = stage("I") if threshold is None else with_threshold(stage("I"), threshold)
     return sampled(
         model, said(prompts), easel.said(""), guidance, sampler or LearnedRangeSampler(),
-        stage_sigmas(model, SPACING["I"]), torch.zeros(len(prompts), 3, SMALL, SMALL), seed,
+        stage_sigmas(model, SPACING), torch.zeros(len(prompts), 3, SMALL, SMALL), seed,
     )  # fmt: skip
 
 
 def enlarged(
     below: Tensor,
     prompts: Sequence[str],
-    guidance: float = 2.0,
-    augmentation: float = AUGMENTATION,
+    guidance: float = 1.0,
+    augmentation: float = 0.1,
+    spacing: str = MEND,
     seed: int = 1,
 ) -> Tensor:
     """Stage II: ``n 3 16 16`` to ``n 3 64 64``, clipped to -1..1 first as any image between two nodes is."""
@@ -64,8 +68,8 @@ def enlarged(
     positive, negative = (with_low_res(cond, low) for cond in (said(prompts), easel.said("")))
     model = stage("II")
     return sampled(
-        model, positive, negative, guidance, LearnedRangeSampler(), stage_sigmas(model, SPACING["II"]),
-        torch.zeros(len(below), 3, LARGE, LARGE), seed,
+        model, positive, negative, guidance, LearnedRangeSampler(), stage_sigmas(model, spacing),
+        enlarge(low.image, LARGE, LARGE), seed,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ THINGS = [
     for index, shape in enumerate(world.SHAPES)
 ]
 GROUNDS = [list(world.BACKGROUNDS)[index % 5] for index in range(len(THINGS))]
-LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LEVELS = (0.0, 0.3, 0.6, 0.9)
 # What stage I is told, what stage II: another shape, or another colour.
 SHAPE_CHANGES = [
     (("circle", "red"), ("star", "red")), (("square", "blue"), ("ring", "blue")),
@@ -66,7 +66,9 @@ def told(side: int) -> list[str]:
 def repainted(level: float) -> tuple[Tensor, dict[str, float]]:
     """Stage II with another prompt than stage I's at one augmentation level: pictures, and what the judge sees."""
     below = kept("changed below", "I", lambda: pixels.drawn(told(0), 7.0))
-    pictures = kept(f"changed {level:g}", "I II", lambda: pixels.enlarged(below, told(1), 6.0, level))
+    pictures = kept(
+        f"changed {level:g}", "I II", lambda: pixels.enlarged(below, told(1), 6.0, level, pixels.REDRAW)
+    )
     verdict = atelier.judge(pixels.images(pictures))
     half, found = len(SHAPE_CHANGES), {}
     for what, index, of in (("shape", 0, slice(half)), ("colour", 1, slice(half, None))):
@@ -79,7 +81,7 @@ def repainted(level: float) -> tuple[Tensor, dict[str, float]]:
 def kept(name: str, stages: str, make: Callable[[], Tensor]) -> Tensor:
     """``make()``, or what it gave before with the same weights and prompts: a study that was stopped goes on."""
     given = hashlib.sha256(b"".join(stage_file(stage).read_bytes() for stage in stages.split()))
-    given.update(repr((prompts(), CHANGES, pixels.SPACING)).encode())
+    given.update(repr((prompts(), CHANGES)).encode())
     path = SCRATCH / "thresholding" / f"{name} {given.hexdigest()[:12]}.pt"
     if not path.is_file():
         pictures = make()
@@ -140,7 +142,7 @@ def run(out: Path) -> None:
     text = f"""# What thresholding saves at high guidance
 
 The atelier's stage I (16 x 16), {len(THINGS)} prompts (a big shape in a colour on a background, every shape and every colour
-four times), learned-range DDPM, timesteps `{pixels.SPACING["I"]}`, one seed per prompt, the same for every cell. A pixel
+four times), learned-range DDPM, timesteps `{pixels.SPACING}`, one seed per prompt, the same for every cell. A pixel
 is *saturated* when one of its channels is within one level of 256 of the end of the range, or beyond it, as the picture
 leaves the sampler, before anything is clipped. Nothing drawn is: the whitest background is 244 of 255, the blackest 22.
 The judge reads the pictures enlarged; of true drawings shrunk to 16 x 16 and enlarged alike it reads 99 % of the big
@@ -149,7 +151,7 @@ Remade by `python tools/study_atelier.py thresholding`.
 
 ![stage II of what stage I drew](thresholding.jpg)
 
-Stage I under each threshold (rows) at guidance 2, 7, 15 and 30, enlarged by stage II at guidance 2; the four pictures of a
+Stage I under each threshold (rows) at guidance 2, 7, 15 and 30, mended by stage II at guidance 1; the four pictures of a
 group are {", ".join(f"*{prompt}*" for prompt in sheet_prompts)}.
 
 ![charts](thresholding.png)
@@ -168,8 +170,8 @@ group are {", ".join(f"*{prompt}*" for prompt in sheet_prompts)}.
 
 ## Another prompt while enlarging
 
-Stage I draws one thing on grey at guidance 7 and its own threshold (dynamic 0.95, cap 1.5); stage II enlarges it at
-guidance 6 with another prompt: another shape in the first six columns, another colour in the last six. The table counts
+Stage I draws one thing on grey at guidance 7 and its own threshold (dynamic 0.95, cap 1.5); stage II redraws it from
+90 % of the schedule at guidance 6 with another prompt: another shape in the first six columns, another colour in the last six. The table counts
 the six pictures of each kind. `aug_level` says how much noise hides the picture from below from stage II.
 
 ![another prompt in stage II](prompt_change.jpg)
