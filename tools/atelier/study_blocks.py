@@ -29,7 +29,7 @@ PROMPTS = [
     (("ring", "red"), ("star", "orange")), (("star", "yellow"), ("cross", "red")),
     (("cross", "orange"), ("triangle", "purple")), (("triangle", "green"), ("ring", "purple")),
 ]  # fmt: skip
-SEEDS = (1, 2)
+SEEDS = (1,)
 
 
 def sentence(thing: tuple[str, str]) -> str:
@@ -122,7 +122,7 @@ def run(out: Path) -> None:
     )  # fmt: skip
     text = f"""# What a block does, in the atelier's base model
 
-{len(PROMPTS)} pairs of prompts that differ in shape and colour, {len(SEEDS)} seeds, {easel.STEPS} steps of
+{len(PROMPTS)} pairs of prompts that differ in shape and colour, {len(SEEDS)} seed(s), {easel.STEPS} steps of
 {easel.SAMPLER}, guidance {easel.GUIDANCE}; shares are of {len(PROMPTS) * len(SEEDS)} pictures, read by the judge.
 Remade by `python tools/study_atelier.py blocks`.
 

@@ -68,7 +68,7 @@ def run(out: Path) -> None:
                       [f"sum of two,\n{name}" for name in FAMILIES])  # fmt: skip
     text = f"""# What a deprojector keeps, in the atelier
 
-{len(THINGS)} prompts, {len(SEEDS)} seeds, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}. Cosine and
+{len(THINGS)} prompts, {len(SEEDS)} seed(s), {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}. Cosine and
 squared error are of the words' hidden states, free-running, against the text encoder's own. A sum adds the embeddings
 of two texts, the one naming a shape, the other a colour (method "difference"). By chance a shape or a colour is right
 in one picture of six. Remade by `python tools/study_atelier.py deprojector`.

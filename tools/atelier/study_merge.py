@@ -66,7 +66,7 @@ def run(out: Path) -> None:
     text = f"""# Merging a style into the base, in the atelier
 
 `style` is the judge's mean probability that the picture is in the fine-tune's style; {len(THINGS)} prompts,
-{len(SEEDS)} seeds, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}.
+{len(SEEDS)} seed(s), {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}.
 Remade by `python tools/study_atelier.py merge`.
 
 ![pictures](merge_paths.jpg)
