@@ -14,9 +14,10 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="which; none for all")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "studies")
     given = parser.parse_args()
-    from refhost.pack import load_pack
+    from refhost.pack import load_pack, use_comfyui
 
     load_pack()
+    use_comfyui()
     for name in given.studies or STUDIES:
         print(f"study: {name}", flush=True)
         importlib.import_module(f"atelier.study_{name}").run(given.out)

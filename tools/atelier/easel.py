@@ -28,22 +28,35 @@ def said(text: str) -> Any:
     return clip().encode_from_tokens_scheduled(clip().tokenize(text))
 
 
+def together(prompts: Sequence[str]) -> Any:
+    """One conditioning for a batch of pictures, each with a prompt of its own."""
+    return [[torch.cat([said(prompt)[0][0] for prompt in prompts]), {}]]
+
+
 def paint(
     of: Any,
     positive: Any,
-    seeds: Sequence[int],
-    negative: Any = None,
+    count: int = 1,
+    seed: int = 1,
     guidance: float = GUIDANCE,
     steps: int = STEPS,
 ) -> Tensor:
-    """Pictures ``seeds 64 64 3`` in 0..1 of one MODEL and one conditioning (or prompt), a seed each."""
-    positive = said(positive) if isinstance(positive, str) else positive
-    noise = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    """Pictures ``count 64 64 3`` in 0..1 of one MODEL and a conditioning of one prompt or as many, or their texts."""
+    if isinstance(positive, list) and isinstance(positive[0], str):
+        positive, count = together(positive), len(positive)
+    noise = torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
     latents = comfy.sample.sample(
-        of, noise, steps, guidance, SAMPLER, SCHEDULER, positive, said("") if negative is None else negative,
-        torch.zeros_like(noise), disable_pbar=True, seed=seeds[0],
+        of, noise, steps, guidance, SAMPLER, SCHEDULER, positive, said(""), torch.zeros_like(noise),
+        disable_pbar=True, seed=seed,
     )  # fmt: skip
     return vae().decode(latents)
+
+
+def right(pictures: Tensor, things: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    """How often shape and colour of the pictures are as said, one thing each."""
+    verdict = atelier.judge(pictures)
+    shapes, colours = zip(*things, strict=True)
+    return verdict.right("shape", list(shapes)), verdict.right("colour", list(colours))
 
 
 def pairs(held_out: bool) -> list[tuple[str, str]]:

@@ -35,11 +35,6 @@ def stage(which: str) -> Any:
     return prepared_stage(str(stage_file(which)))
 
 
-def said(prompts: Sequence[str]) -> Any:
-    """One conditioning for a batch of pictures, each with a prompt of its own."""
-    return [[torch.cat([easel.said(prompt)[0][0] for prompt in prompts]), {}]]
-
-
 def drawn(
     prompts: Sequence[str],
     guidance: float,
@@ -50,7 +45,7 @@ def drawn(
     """Stage I: a picture ``3 16 16`` per prompt as it leaves the sampler, in -1..1 unless out of range."""
     model = stage("I") if threshold is None else with_threshold(stage("I"), threshold)
     return sampled(
-        model, said(prompts), easel.said(""), guidance, sampler or LearnedRangeSampler(),
+        model, easel.together(prompts), easel.said(""), guidance, sampler or LearnedRangeSampler(),
         stage_sigmas(model, SPACING), torch.zeros(len(prompts), 3, SMALL, SMALL), seed,
     )  # fmt: skip
 
@@ -65,7 +60,7 @@ def enlarged(
 ) -> Tensor:
     """Stage II: ``n 3 16 16`` to ``n 3 64 64``, clipped to -1..1 first as any image between two nodes is."""
     low = LowRes(below.clamp(-1, 1), augmentation)
-    positive, negative = (with_low_res(cond, low) for cond in (said(prompts), easel.said("")))
+    positive, negative = (with_low_res(cond, low) for cond in (easel.together(prompts), easel.said("")))
     model = stage("II")
     return sampled(
         model, positive, negative, guidance, LearnedRangeSampler(), stage_sigmas(model, spacing),

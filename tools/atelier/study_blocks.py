@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import blockwork.atelier.host as atelier
 from blockwork.blocks.names import LAYOUTS
 from blockwork.injection import host as injection
 from blockwork.injection.host_change import change
@@ -29,61 +28,48 @@ PROMPTS = [
     (("ring", "red"), ("star", "orange")), (("star", "yellow"), ("cross", "red")),
     (("cross", "orange"), ("triangle", "purple")), (("triangle", "green"), ("ring", "purple")),
 ]  # fmt: skip
-SEEDS = (1,)
 
 
 def sentence(thing: tuple[str, str]) -> str:
     return easel.prompt(*thing, extra="big")
 
 
-def attenuation() -> tuple[dict[str, list[float]], list[list[Tensor]]]:
+def sentences(side: int, pairs: Sequence = PROMPTS) -> list[str]:
+    """The own prompts (``side`` 0) or the other ones (1)."""
+    return [sentence(pair[side]) for pair in pairs]
+
+
+def attenuation() -> tuple[dict[str, list[float]], list[Tensor]]:
     """Per block at half its weights: how often shape and colour are still right, and how far the picture moved."""
     base = easel.model()
-    plain = {own: easel.paint(base, sentence(own), SEEDS) for own, _ in PROMPTS}
+    plain = easel.paint(base, sentences(0))
     found: dict[str, list[float]] = {"shape": [], "colour": [], "moved x 4": []}
     shown = []
     for block in BLOCKS:
-        scaled = scale_blocks(base, f"1, {block}={RATIO}")[0]
-        pictures = {own: easel.paint(scaled, sentence(own), SEEDS) for own, _ in PROMPTS}
-        right = {name: 0.0 for name in ("shape", "colour")}
-        moved = 0.0
-        for own, painted in pictures.items():
-            verdict = atelier.judge(painted)
-            right["shape"] += verdict.right("shape", own[0]) / len(pictures)
-            right["colour"] += verdict.right("colour", own[1]) / len(pictures)
-            moved += float((painted - plain[own]).abs().mean()) / len(pictures)
-        found["shape"].append(right["shape"])
-        found["colour"].append(right["colour"])
-        found["moved x 4"].append(4 * moved)
-        shown.append([painted[0] for painted in list(pictures.values())[:6]])
+        painted = easel.paint(scale_blocks(base, f"1, {block}={RATIO}")[0], sentences(0))
+        shape, colour = easel.right(painted, [own for own, _ in PROMPTS])
+        for values, value in zip(
+            found.values(), (shape, colour, 4 * float((painted - plain).abs().mean())), strict=True
+        ):
+            values.append(value)
+        shown.append(painted[:6])
     return found, shown
 
 
-def injected(blocks: str, pairs: Sequence = PROMPTS, seeds: Sequence[int] = SEEDS) -> list[Tensor]:
-    """Every pair's own prompt painted with the other prompt in ``blocks``: pictures ``seeds 64 64 3`` per pair."""
+def injected(blocks: str, pairs: Sequence = PROMPTS) -> Tensor:
+    """Every pair's own prompt painted with the other prompt in ``blocks``: a picture ``64 64 3`` per pair."""
     base = easel.model()
-    prepared = injection.prepare(base)
-    out = []
-    for own, other in pairs:
-        conditioning: Any = easel.said(sentence(own))
-        if blocks:
-            conditioning = change(base, easel.said(sentence(other)), blocks).on(conditioning)
-        out.append(easel.paint(prepared, conditioning, seeds))
-    return out
+    conditioning: Any = easel.together(sentences(0, pairs))
+    if blocks:
+        conditioning = change(base, easel.together(sentences(1, pairs)), blocks).on(conditioning)
+    return easel.paint(injection.prepare(base), conditioning, len(pairs))
 
 
-def share_of_other(pictures: Sequence[Tensor], pairs: Sequence = PROMPTS) -> dict[str, float]:
-    """How often the judge sees the other prompt's shape and colour, and the own prompt's, over all pictures."""
-    verdicts = [atelier.judge(painted) for painted in pictures]
-    count = len(pairs)
-    return {
-        f"{whose} {what}": sum(
-            v.right(what, pair[side][index]) for v, pair in zip(verdicts, pairs, strict=True)
-        )
-        / count
-        for side, whose in enumerate(("own", "other"))
-        for index, what in enumerate(("shape", "colour"))
-    }
+def share_of_other(pictures: Tensor, pairs: Sequence = PROMPTS) -> dict[str, float]:
+    """How often the judge sees the own prompt's shape and colour, and the other prompt's."""
+    own = easel.right(pictures, [pair[0] for pair in pairs])
+    other = easel.right(pictures, [pair[1] for pair in pairs])
+    return {"own shape": own[0], "own colour": own[1], "other shape": other[0], "other colour": other[1]}
 
 
 @functools.cache
@@ -104,10 +90,7 @@ def run(out: Path) -> None:
     fine = max(range(len(shrunk)), key=lambda n: shrunk[n]["other colour"] + shrunk[n]["own shape"])
     sets = {"object": inward[pick], "colour": outer[fine]}
     pairs = PROMPTS[:8]
-    rows = [
-        [painted[0] for painted in injected(blocks, pairs, SEEDS[:1])]
-        for blocks in ("", sets["object"], sets["colour"], ", ".join(ATTENDING))
-    ]
+    rows = [injected(blocks, pairs) for blocks in ("", sets["object"], sets["colour"], ", ".join(ATTENDING))]
     sheet = pages.grid(rows, [""] * len(pairs), ["own prompt", "other prompt\nin the middle", "other prompt\noutside", "other prompt\neverywhere"])  # fmt: skip
     chart = pages.stack(
         [
@@ -122,8 +105,8 @@ def run(out: Path) -> None:
     )  # fmt: skip
     text = f"""# What a block does, in the atelier's base model
 
-{len(PROMPTS)} pairs of prompts that differ in shape and colour, {len(SEEDS)} seed(s), {easel.STEPS} steps of
-{easel.SAMPLER}, guidance {easel.GUIDANCE}; shares are of {len(PROMPTS) * len(SEEDS)} pictures, read by the judge.
+{len(PROMPTS)} pairs of prompts that differ in shape and colour, one picture each, {easel.STEPS} steps of
+{easel.SAMPLER}, guidance {easel.GUIDANCE}, read by the judge: one picture is {1 / len(PROMPTS):.3f}.
 Remade by `python tools/study_atelier.py blocks`.
 
 ![pictures](block_roles.jpg)

@@ -1,5 +1,6 @@
 """What becomes of a style when its fine-tune is merged into the base: by ratio, by preset, by half of the U-Net."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import blockwork.atelier.host as atelier
@@ -7,7 +8,7 @@ from blockwork.merge.host import merge_models
 from torch import Tensor
 
 from . import easel, pages
-from .study_blocks import PROMPTS, SEEDS, sentence
+from .study_blocks import PROMPTS, sentence
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WAYS = {
@@ -18,21 +19,17 @@ WAYS = {
 THINGS = [own for own, _ in PROMPTS]
 
 
-def painted(style: str, weights: str) -> list[Tensor]:
-    """Every prompt on base and ``style`` merged: pictures ``seeds 64 64 3`` per prompt."""
+def painted(style: str, weights: str, things: Sequence[tuple[str, str]] = THINGS) -> Tensor:
+    """Every thing on base and ``style`` merged: a picture ``64 64 3`` each."""
     merged = merge_models(easel.model("base"), easel.model(style), weights)[0]
-    return [easel.paint(merged, sentence(thing), SEEDS) for thing in THINGS]
+    return easel.paint(merged, [sentence(thing) for thing in things])
 
 
-def scores(style: str, pictures: list[Tensor], things: list[tuple[str, str]] = THINGS) -> dict[str, float]:
+def scores(style: str, pictures: Tensor, things: Sequence[tuple[str, str]] = THINGS) -> dict[str, float]:
     """Mean probability of the style, and how often shape and colour are right, over all pictures."""
-    verdicts = [atelier.judge(some) for some in pictures]
-    count = len(verdicts)
-    return {
-        "style": sum(float(v.chance_of("style", style).mean()) for v in verdicts) / count,
-        "shape": sum(v.right("shape", t[0]) for v, t in zip(verdicts, things, strict=True)) / count,
-        "colour": sum(v.right("colour", t[1]) for v, t in zip(verdicts, things, strict=True)) / count,
-    }
+    shape, colour = easel.right(pictures, things)
+    chance = float(atelier.judge(pictures).chance_of("style", style).mean())
+    return {"style": chance, "shape": shape, "colour": colour}
 
 
 def run(out: Path) -> None:
@@ -47,7 +44,7 @@ def run(out: Path) -> None:
         )  # fmt: skip
         shown = RATIOS[::2]
         sheets.append(
-            pages.grid([[along[ratio][n][0] for ratio in shown] for n in (0, 3, 7)],
+            pages.grid([[along[ratio][n] for ratio in shown] for n in (0, 3, 7)],
                        [f"{ratio:g}" for ratio in shown], [f"{style}: {t[1]} {t[0]}".replace(": ", ":\n") for t in (THINGS[0], THINGS[3], THINGS[7])])
         )  # fmt: skip
         ways = {name: scores(style, painted(style, weights)) for name, weights in WAYS.items()}
@@ -66,7 +63,7 @@ def run(out: Path) -> None:
     text = f"""# Merging a style into the base, in the atelier
 
 `style` is the judge's mean probability that the picture is in the fine-tune's style; {len(THINGS)} prompts,
-{len(SEEDS)} seed(s), {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}.
+a picture each, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}.
 Remade by `python tools/study_atelier.py merge`.
 
 ![pictures](merge_paths.jpg)
