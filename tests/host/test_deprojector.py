@@ -1,73 +1,29 @@
 """Deprojection on a real ComfyUI: conditioning in, conditioning out, CLIP with an unusable text_projection."""
 
-import json
-
 import comfy.model_management
-import comfy.sd
-import comfy.sd1_clip
-import folder_paths
 import pytest
 import torch
-import torch.nn.functional as F
-from blockwork.deprojector import host, host_report, host_texts, loading
+from blockwork.deprojector import host_texts
 from blockwork.deprojector.config import LstmConfig, TransformerConfig
 from blockwork.deprojector.errors import DeprojectorError
 from blockwork.nodes import deprojector as nodes
+from blockwork.tests.host.deprojector_kit import deprojector, encoded, node, sd1_clip
 from comfy.model_management import InterruptProcessingException
-
-
-class SmallSd1:
-    """What comfy.sd.CLIP asks of a target: SD1's text encoder with two layers."""
-
-    clip = comfy.sd1_clip.SD1ClipModel
-    tokenizer = comfy.sd1_clip.SD1Tokenizer
-    params = {}
 
 
 @pytest.fixture(scope="module")
 def clip():
-    """CLIP-L's widths, random weights, and a text_projection of NaN, as core leaves it when a file has none."""
-    torch.manual_seed(0)
-    clip = comfy.sd.CLIP(SmallSd1, model_options={"clip_l_model_config": {"num_hidden_layers": 2}})
-    for name, parameter in clip.cond_stage_model.named_parameters():
-        if name.endswith("text_projection.weight"):
-            parameter.data.fill_(float("nan"))
-        elif parameter.dim() > 1:
-            parameter.data.normal_(std=0.02 if "embedding" in name else parameter.shape[1] ** -0.5)
-        elif "norm" in name and name.endswith("weight"):
-            parameter.data.fill_(1)
-        else:
-            parameter.data.normal_(std=0.02)
-    return clip
-
-
-def made(config, seed=0):
-    torch.manual_seed(seed)
-    module = loading.build(config, "cpu").eval()
-    for name, buffer in module.named_buffers():
-        if name.endswith("_embed"):
-            buffer.normal_()
-        elif name == "deprojection":
-            buffer.copy_(torch.linalg.qr(torch.randn(768, 768))[0])
-    return module
+    return sd1_clip()
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    return host.managed(made(LstmConfig(use_model3=True, num_layers=1)), "small")
+    return deprojector(LstmConfig(use_model3=True, num_layers=1))
 
 
 @pytest.fixture(scope="module")
 def transformer():
-    return host.managed(made(TransformerConfig(relative_to_null=True)), "transformer")
-
-
-def encoded(clip, text):
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-
-def node(kind, *args, **kwargs):
-    return kind.execute(*args, **kwargs).args
+    return deprojector(TransformerConfig(relative_to_null=True), "transformer")
 
 
 def test_everything_but_the_hidden_states_is_kept(clip, loaded):
@@ -280,93 +236,3 @@ def test_it_can_be_interrupted(clip, loaded):
             node(nodes.DeprojectConditioning, encoded(clip, "a cat"), loaded)
     finally:
         comfy.model_management.interrupt_current_processing(False)
-
-
-def test_report(clip, loaded, transformer):
-    plot, figures = node(nodes.DeprojectorReport, transformer, clip, "a cat")
-    assert plot.shape[0] == 1 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
-    lines = figures.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["free-running", "from true rows", "empty text's rows"]
-    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "a cat")
-    free = F.cosine_similarity(host.run(transformer, pooled, host.Shaping()), states, dim=-1)[0, 1:4].mean()
-    assert f"rows 1-3) {free:.4f}" in lines[0]
-    assert host_report.report(loaded, clip, "")[1].startswith("free-running: words and end (rows 1-1)")
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "deprojector", ([str(tmp_path)], host.SUFFIXES))
-    folder_paths.filename_list_cache.pop("deprojector", None)
-    return tmp_path
-
-
-def test_files(folder, loaded, clip):
-    published = folder / "published"
-    published.mkdir()
-    config = loaded.module.config.as_json()
-    (published / "config.json").write_text(json.dumps(config))
-    torch.save(loaded.module.state_dict(), published / "pytorch_model.bin")
-    assert host.names() == ["published"]
-    (again,) = node(nodes.LoadDeprojector, "published")
-    (path,) = node(nodes.SaveDeprojector, again, "converted/mine", "float32")
-    assert path.endswith("mine_00001.safetensors")
-    (second,) = node(nodes.SaveDeprojector, again, "converted/mine", "bfloat16")
-    assert second.endswith("mine_00002.safetensors")
-    folder_paths.filename_list_cache.pop("deprojector", None)
-    assert host.names() == [
-        "converted/mine_00001.safetensors",
-        "converted/mine_00002.safetensors",
-        "published",
-    ]
-    entry = encoded(clip, "a cat")
-    results = [
-        node(nodes.DeprojectConditioning, entry, node(nodes.LoadDeprojector, name)[0])[0][0][0]
-        for name in ("published", "converted/mine_00001.safetensors")
-    ]
-    assert torch.equal(*results)
-    stamp = nodes.LoadDeprojector.fingerprint_inputs("published")
-    (published / "config.json").write_text(json.dumps({**config, "vocab_size": 1}))
-    assert nodes.LoadDeprojector.fingerprint_inputs("published") != stamp
-    with pytest.raises(DeprojectorError, match=r"there is no deprojector '\.\./secret'"):
-        node(nodes.LoadDeprojector, "../secret")
-
-
-def test_half_precision_gives_float32_conditioning(folder, clip, transformer):
-    node(nodes.SaveDeprojector, transformer, "t")
-    (half,) = node(nodes.LoadDeprojector, "t_00001.safetensors", "bfloat16")
-    states = node(nodes.DeprojectConditioning, encoded(clip, "a cat"), half)[0][0][0]
-    assert states.dtype == torch.float32 and states.isfinite().all()
-
-
-def test_joining(clip, loaded, transformer):
-    other = host.managed(made(LstmConfig(use_model3=True, num_layers=1), seed=1), "other")
-    entry = encoded(clip, "a cat")
-    first, second = (node(nodes.DeprojectConditioning, entry, one)[0][0][0] for one in (loaded, other))
-    (both,) = node(nodes.JoinDeprojectors, loaded, other, "ensemble")
-    torch.testing.assert_close(
-        node(nodes.DeprojectConditioning, entry, both)[0][0][0][:, 1:],
-        (first + second)[:, 1:] / 2,
-        rtol=1e-4,
-        atol=1e-3,
-    )
-    (three,) = node(nodes.JoinDeprojectors, both, other, "ensemble")
-    assert three.module.config.ensemble_size == 3
-    (merged,) = node(nodes.JoinDeprojectors, loaded, other, "merge")
-    assert merged.module.config.ensemble_size == 1
-    (concat,) = node(nodes.JoinDeprojectors, loaded, transformer, "concat", 10)
-    states = node(nodes.DeprojectConditioning, entry, concat)[0][0][0]
-    assert states.shape[1] == 77
-    torch.testing.assert_close(states[:, :10], first[:, :10], rtol=1e-4, atol=1e-4)
-    with pytest.raises(DeprojectorError, match="only be concatenated"):
-        node(nodes.JoinDeprojectors, concat, other, "merge")
-
-
-def test_what_low_vram_leaves_behind_is_fetched(clip, monkeypatch):
-    """Core may move layers and leave the buffers of the top module; ``meta`` stands for the other device."""
-    loaded = host.managed(made(LstmConfig(use_model2=True)), "split")
-    monkeypatch.setattr(
-        comfy.model_management, "load_models_gpu", lambda *_, **__: loaded.module.models.to("meta")
-    )
-    monkeypatch.setattr(loaded.patcher, "load_device", torch.device("meta"))
-    host._onto_device(loaded)
-    assert {tensor.device.type for tensor in loaded.module.state_dict().values()} == {"meta"}

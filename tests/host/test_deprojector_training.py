@@ -1,39 +1,22 @@
 """The training node on a real ComfyUI text encoder, under inference mode as nodes run."""
 
 import comfy.model_management
-import comfy.sd
-import comfy.sd1_clip
 import folder_paths
 import pytest
 import torch
 from blockwork.deprojector import host, host_encoder, host_texts, loading
 from blockwork.deprojector.config import LstmConfig
 from blockwork.deprojector.errors import DeprojectorError
-from blockwork.nodes.deprojector import TrainDeprojector
+from blockwork.nodes.deprojector_models import TrainDeprojector
+from blockwork.tests.host.deprojector_kit import sd1_clip
 from comfy.model_management import InterruptProcessingException
 
-
-class SmallSd1:
-    """What comfy.sd.CLIP asks of a target: SD1's text encoder with two layers."""
-
-    clip = comfy.sd1_clip.SD1ClipModel
-    tokenizer = comfy.sd1_clip.SD1Tokenizer
-    params = {}
+WIDTH = 128  # the server tier trains for a CLIP-L
 
 
 @pytest.fixture(scope="module")
 def clip():
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        clip = comfy.sd.CLIP(SmallSd1, model_options={"clip_l_model_config": {"num_hidden_layers": 2}})
-        for name, parameter in clip.cond_stage_model.named_parameters():
-            if name.endswith("text_projection.weight"):
-                parameter.fill_(float("nan"))
-            elif parameter.dim() > 1:
-                parameter.normal_(std=0.02 if "embedding" in name else parameter.shape[1] ** -0.5)
-            else:
-                parameter.fill_(float("norm" in name and name.endswith("weight")))
-    return clip
+    return sd1_clip(hidden_size=WIDTH, intermediate_size=512, num_attention_heads=4)
 
 
 @pytest.fixture
@@ -64,7 +47,7 @@ def test_the_encoder_is_the_one_of_comfyui(clip):
     encode, weights, heads = host_encoder.text_encoder(clip)
     texts = ["a cat", "", "long " * 100]
     encoded = encode(texts)
-    assert encoded.cut == [False, False, True] and heads == 12
+    assert encoded.cut == [False, False, True] and heads == 4
     assert encoded.end.tolist() == [3, 1, 76]
     for number, text in enumerate(texts):
         states, pooled = host_texts.encode(host_texts.text_encoder(clip), text)
@@ -74,7 +57,9 @@ def test_the_encoder_is_the_one_of_comfyui(clip):
 
 
 def test_training_in_the_graph(clip, folders):
-    source = host.managed(loading.build(LstmConfig(use_model2=True), "cpu"), "source")
+    source = host.managed(
+        loading.build(LstmConfig(use_model2=True, hidden_size=WIDTH, projection_dim=WIDTH), "cpu"), "source"
+    )
     with torch.no_grad():
         source.module.deprojection.normal_()
     deprojector, plot, figures = trained(clip, projection_from=source)

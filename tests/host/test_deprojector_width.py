@@ -9,6 +9,7 @@ from blockwork.deprojector.errors import DeprojectorError
 from blockwork.deprojector.host_encoder import load_clip
 from blockwork.deprojector.start import PRESETS
 from blockwork.nodes import deprojector as nodes
+from blockwork.nodes import deprojector_models as models
 from blockwork.tests.host.deprojector_kit import deprojector, encoded, node, sd1_clip
 from safetensors.torch import save_file
 
@@ -72,16 +73,16 @@ def test_images(clip, narrow):
 
 
 def test_report_and_joining(clip, narrow, monkeypatch, tmp_path):
-    figures = node(nodes.DeprojectorReport, narrow, clip, "a red square")[1]
+    figures = node(models.DeprojectorReport, narrow, clip, "a red square")[1]
     assert figures.startswith("free-running: words and end (rows 1-4)")
     second = made("LSTM 3, initial, 1 layer", seed=1)
     entry = encoded(clip, "a red square")
     for how in ("ensemble", "merge", "concat"):
-        (both,) = node(nodes.JoinDeprojectors, narrow, second, how)
+        (both,) = node(models.JoinDeprojectors, narrow, second, how)
         assert node(nodes.DeprojectConditioning, entry, both)[0][0][0].shape == (1, 77, WIDTH)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "deprojector", ([str(tmp_path)], host.SUFFIXES))
-    node(nodes.SaveDeprojector, narrow, "narrow")
-    (again,) = node(nodes.LoadDeprojector, "narrow_00001.safetensors")
+    node(models.SaveDeprojector, narrow, "narrow")
+    (again,) = node(models.LoadDeprojector, "narrow_00001.safetensors")
     results = [node(nodes.DeprojectConditioning, entry, one)[0][0][0] for one in (narrow, again)]
     assert torch.equal(*results)
 
@@ -92,8 +93,8 @@ def test_training(clip, narrow, full, monkeypatch, tmp_path):
     (tmp_path / "captions.txt").write_text("\n".join(f"shape {n} in red" for n in range(20)))
     arguments = (clip, "captions.txt", "run", "LSTM 3, wide 1.5x, 1 layer", "scheduled", 2, 4, 1e-3, 2)
     with pytest.raises(DeprojectorError, match=r"is \(768, 768\), this text encoder needs \(128, 128\)"):
-        node(nodes.TrainDeprojector, *arguments, projection_from=full)
-    trained, _, figures = node(nodes.TrainDeprojector, *arguments, projection_from=narrow)
+        node(models.TrainDeprojector, *arguments, projection_from=full)
+    trained, _, figures = node(models.TrainDeprojector, *arguments, projection_from=narrow)
     assert "2 steps" in figures and trained.module.config.dim == WIDTH
     assert trained.module.config.num_attention_heads == HEADS
     assert torch.equal(trained.module.projection_inverse, narrow.module.projection_inverse)
@@ -105,7 +106,7 @@ def test_training(clip, narrow, full, monkeypatch, tmp_path):
     [
         (nodes.EncodeAndMerge, ("cat",)),
         (nodes.ImageToEmbedding, ()),
-        (nodes.DeprojectorReport, ("cat",)),
+        (models.DeprojectorReport, ("cat",)),
         (nodes.DeprojectEmbedding, ()),
         (nodes.DeprojectConditioning, ()),
     ],
@@ -116,7 +117,7 @@ def test_widths_that_differ_are_both_named(clip, clip_l, narrow, full, kind, res
         first = {
             nodes.EncodeAndMerge: (encoder, loaded),
             nodes.ImageToEmbedding: ({"image_embeds": torch.zeros(1, width)}, loaded, encoder),
-            nodes.DeprojectorReport: (loaded, encoder),
+            models.DeprojectorReport: (loaded, encoder),
             nodes.DeprojectEmbedding: (host_texts.merge_texts(encoder, "cat", "comma", "sum", "off"), loaded),
             nodes.DeprojectConditioning: (encoded(encoder, "cat"), loaded),
         }[kind]
