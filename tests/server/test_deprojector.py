@@ -167,26 +167,27 @@ def test_sdxl_is_refused_by_name(client, example, sdxl_checkpoints):
         client.run(prompt)
 
 
-def _recognised(name, layer, width):
-    """A text encoder file with the one tensor that core knows the family by; all other weights stay as they are."""
+def _recognised(name, layers, width):
+    """A text encoder file with the tensors that core knows the family by; all other weights stay as they are."""
     from safetensors.torch import save_file
 
     path = MODELS / "text_encoders" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    key = f"text_model.encoder.layers.{layer}.mlp.fc1.weight"
-    save_file({key: torch.zeros(4 * width, width, dtype=torch.float16)}, path)
+    shape = (4 * width, width)
+    keys = [f"text_model.encoder.layers.{layer}.mlp.fc1.weight" for layer in layers]
+    save_file({key: torch.zeros(shape, dtype=torch.float16) for key in keys}, path)
 
 
 @pytest.mark.parametrize(
-    ("layer", "width", "kind", "name", "sizes"),
+    ("layers", "width", "kind", "name", "sizes"),
     [
-        (22, 1024, "stable_diffusion", "Stable Diffusion 2", "width 1024, pooled 1024"),
-        (0, 768, "sd3", "Stable Diffusion 3", "width 4096, pooled 2048"),
+        ((22,), 1024, "stable_diffusion", "Stable Diffusion 2", "width 1024, pooled 1024"),
+        ((0, 1), 768, "sd3", "Stable Diffusion 3", "width 4096, pooled 2048"),
     ],
 )
-def test_other_text_encoders_are_refused_by_name(client, example, layer, width, kind, name, sizes):
+def test_other_text_encoders_are_refused_by_name(client, example, layers, width, kind, name, sizes):
     """Widths count, not numbers. (Flux would need its text encoder of ten gigabytes; the host tier refuses it.)"""
-    _recognised(f"{kind}.safetensors", layer, width)
+    _recognised(f"{kind}.safetensors", layers, width)
     prompt = example("deprojector_conditioning")
     prompt["50"] = {
         "class_type": "CLIPLoader",
