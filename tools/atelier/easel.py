@@ -33,6 +33,7 @@ def together(prompts: Sequence[str]) -> Any:
     return [[torch.cat([said(prompt)[0][0] for prompt in prompts]), {}]]
 
 
+@torch.no_grad()
 def paint(
     of: Any,
     positive: Any,
