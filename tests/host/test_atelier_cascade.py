@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 
 from atelier import pixels
 
+DYNAMIC = Threshold("dynamic", 0.95, bound="pixels")
 CHANCE = 1 / 6  # six shapes, six colours
 
 
 @pytest.fixture(scope="module")
 def strong():
     """What the judge says of guidance 15 without and with dynamic thresholding: same prompts, same noise."""
-    dynamic = Threshold("dynamic", 0.95, bound="pixels")
     return {
         name: read(pixels.drawn(prompts(), 15.0, threshold))
-        for name, threshold in (("none", Threshold("none")), ("dynamic", dynamic))
+        for name, threshold in (("none", Threshold("none")), ("dynamic", DYNAMIC))
     }
 
 
@@ -38,13 +38,25 @@ def test_dynamic_thresholding_keeps_the_meaning(strong):
     assert strong["dynamic"]["shape"] > 2.5 * CHANCE
 
 
+def test_on_the_whole_schedule_dynamic_thresholding_saves_the_picture():
+    """Measured: without, all pixels saturated and 3 of 12 shapes; with, 0.018 and 10 of 12, all colours."""
+    few = prompts()[:12]
+    without, saved = (
+        read(pixels.drawn(few, 4.0, threshold, spacing=pixels.WHOLE), THINGS[:12])
+        for threshold in (Threshold("none"), DYNAMIC)
+    )
+    assert saved["saturated"] < 0.1 < 0.5 < without["saturated"]
+    assert saved["shape"] >= without["shape"] + 0.2
+    assert saved["colour"] >= 0.9 > without["colour"]
+
+
 def test_a_core_sampler_draws_what_it_is_told():
     """With the loader's own threshold."""
     sampler = comfy.samplers.sampler_object("dpmpp_2m")
     found = read(pixels.drawn(prompts()[:12], 4.0, sampler=sampler), THINGS[:12])
     print(found)
     assert found["colour"] >= 0.75
-    assert found["shape"] > 2 * CHANCE
+    assert found["shape"] >= 0.5
 
 
 def test_stage_two_enlarges_what_stage_one_drew():
@@ -54,7 +66,7 @@ def test_stage_two_enlarges_what_stage_one_drew():
     error = torch.nn.functional.avg_pool2d(above, 4) - below.clamp(-1, 1)
     print(float(error.square().mean().sqrt()))
     assert above.shape == (3, 3, 64, 64)
-    assert error.square().mean().sqrt() < 0.25
+    assert error.square().mean().sqrt() < 0.2
     assert read(above, THINGS[:3])["colour"] == 1.0
 
 

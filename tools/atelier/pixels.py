@@ -21,9 +21,9 @@ from blockwork.cascade.low_res import enlarge  # noqa: E402
 from . import easel  # noqa: E402
 
 SMALL, LARGE = 16, 64
-# It starts at 96 % of the schedule: in the last few per cent the guess of the picture is the noise's times thousands,
-# and without a threshold every run would be lost there whatever the guidance.
-SPACING = "ddim25"
+# One list starts at 96 % of the schedule, one at its very end, as IF's own do: there the guess of the picture is the error
+# in the noise times thousands, and without a threshold every run is lost whatever the guidance.
+SPACING, WHOLE = "ddim25", "25"
 # Stage II starts from the enlarged picture, noised to half of the schedule (to mend it) or to 90 % (to redraw it). From
 # noise alone the little network believes the noise's mean, which is grey, more than the picture from below.
 MEND, REDRAW = "5,2,1,1,1,1,0,0,0,0", "5,2,1,1,1,1,1,1,1,1"
@@ -41,12 +41,13 @@ def drawn(
     threshold: Threshold | None = None,
     seed: int = 1,
     sampler: Any = None,
+    spacing: str = SPACING,
 ) -> Tensor:
     """Stage I: a picture ``3 16 16`` per prompt as it leaves the sampler, in -1..1 unless out of range."""
     model = stage("I") if threshold is None else with_threshold(stage("I"), threshold)
     return sampled(
         model, easel.together(prompts), easel.said(""), guidance, sampler or LearnedRangeSampler(),
-        stage_sigmas(model, SPACING), torch.zeros(len(prompts), 3, SMALL, SMALL), seed,
+        stage_sigmas(model, spacing), torch.zeros(len(prompts), 3, SMALL, SMALL), seed,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from .study_blocks import PROMPTS, sentence
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WAYS = {
-    "GRAD_V": "GRAD_V", "GRAD_A": "GRAD_A", "FLAT_50": "FLAT_50", "WRAP14": "WRAP14", "MID12_50": "MID12_50",
+    "GRAD_V": "GRAD_V", "GRAD_A": "GRAD_A", "WRAP14": "WRAP14", "MID12_50": "MID12_50",
     "RING10_5": "RING10_5", "down half": "1, OUT00-OUT11=0, M00=0", "up half": "0, OUT00-OUT11=1",
     "middle": "0, IN06-IN11=1, M00=1, OUT00-OUT05=1", "outside": "1, IN06-IN11=0, M00=0, OUT00-OUT05=0",
 }  # fmt: skip
