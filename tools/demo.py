@@ -17,14 +17,15 @@ from refhost.server import Server
 
 OUTPUT = layout.ROOT / "demo_output"
 EXAMPLES = layout.ROOT / "example_workflows" / "api"
-# Example workflow, title of its row, a word above each of its pictures.
+# Example workflow, title of its row, a word above each of its pictures; the nodes that show them, where not all do.
 ROWS = (
-    ("atelier_merge", "Merge:\na style into the base", ("base", "25 % ink", "50 %", "75 %", "ink")),
+    ("atelier_merge", "Merge:\na style into the base", ("base", "50 % ink", "70 %", "85 %", "ink")),
     ("atelier_block_prompts", "Block prompts:\nanother prompt in\nchosen blocks", ("A: red circle", "object from B", "colour from B", "B: blue star")),
     ("atelier_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("purple star", "deprojected", "ring + red", "cross + black")),
     ("atelier_words", "XTI: learnt words,\none vector a block", ("gem", "tile", "tile in the middle")),
-    ("atelier_cascade", "Cascade, guidance 20:\nthresholding", ()),
+    ("atelier_cascade", "Pixel cascade at\nhigh guidance:\n16, then 64 pixels", ("no threshold, 16", "64", "dynamic, 16", "64")),
 )  # fmt: skip
+SHOWN = {"atelier_cascade": ("preview_without", "save_without", "preview_dynamic", "save_dynamic")}
 
 
 def main() -> int:
@@ -52,8 +53,11 @@ def paint() -> Path:
         client = Client(server.url)
         for name, title, words in ROWS:
             entry = client.run(read(name))
-            pictures = client.save_images(entry, OUTPUT, name)
-            words = [words[place] if place < len(words) else "" for place in range(len(pictures))]
+            pictures = [
+                path
+                for node in SHOWN.get(name, (None,))
+                for path in client.save_images(entry, OUTPUT, f"{name}-{node}" if node else name, node)
+            ]
             rows.append({"title": title, "words": words, "pictures": [path.name for path in pictures]})
             print(f"  {name}: {time.monotonic() - started:.0f} s", flush=True)
     (OUTPUT / "contact_sheet.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
