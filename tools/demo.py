@@ -21,9 +21,9 @@ EXAMPLES = layout.ROOT / "example_workflows" / "api"
 ROWS = (
     ("atelier_merge", "Merge:\na style into the base", ("base", "50 % ink", "70 %", "85 %", "ink")),
     ("atelier_block_prompts", "Block prompts:\nanother prompt in\nchosen blocks", ("A: red circle", "object from B", "colour from B", "B: blue star")),
-    ("atelier_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("purple star", "deprojected", "ring + red", "cross + black")),
+    ("atelier_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("orange ring", "deprojected", "star + red", "cross + black")),
     ("atelier_words", "XTI: learnt words,\none vector a block", ("gem", "tile", "tile in the middle")),
-    ("atelier_cascade", "Pixel cascade at\nhigh guidance:\n16, then 64 pixels", ("no threshold, 16", "64", "dynamic, 16", "64")),
+    ("atelier_cascade", "Pixel cascade,\nguidance 7:\n16, then 64 pixels", ("no threshold, 16", "64", "dynamic, 16", "64")),
 )  # fmt: skip
 SHOWN = {"atelier_cascade": ("preview_without", "save_without", "preview_dynamic", "save_dynamic")}
 
