@@ -16,7 +16,7 @@ def font(size: int = 15) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def grid(
-    rows: Sequence[Sequence[Tensor]],
+    rows: Sequence[Sequence[Tensor] | Tensor],
     columns: Sequence[str],
     titles: Sequence[str],
     cell: int = 96,
