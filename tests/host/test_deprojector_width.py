@@ -47,8 +47,10 @@ def test_every_family_deprojects(clip, family):
     entry = encoded(clip, "a red square")
     (result, negative) = node(nodes.DeprojectConditioning, entry, loaded, entry, deproject_negative=True)
     expected = loaded.module.deproject(entry[0][1]["pooled_output"])
-    torch.testing.assert_close(result[0][0], expected)
-    assert expected.shape == (1, 77, WIDTH) and torch.equal(negative[0][0], result[0][0])
+    # Batches of two round otherwise than one alone, and 76 rows of recursion amplify that.
+    for found in (result, negative):
+        torch.testing.assert_close(found[0][0], expected, atol=1e-4, rtol=1e-3)
+    assert expected.shape == (1, 77, WIDTH)
 
 
 def test_texts_and_their_constant_rows(clip, narrow):
