@@ -1,4 +1,4 @@
-"""Draws a scene as a picture, by signed distances, with smooth edges and no random number of its own but the seed's."""
+"""Draws a scene as a picture, by signed distances, with smooth edges; the same scene gives the same picture."""
 
 import numpy as np
 import torch

@@ -1,7 +1,6 @@
 """Loads the atelier's latent family into ComfyUI's own classes: MODEL, CLIP, VAE, CLIP_VISION."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
@@ -21,9 +20,9 @@ from safetensors import safe_open
 
 from . import shape
 from .autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
+from .files import WEIGHTS, weights_file
 from .judge import Judge, Verdict, judged
 
-WEIGHTS = Path(__file__).parent / "weights"
 MODELS = {"base": "unet", "ink": "unet_ink", "night": "unet_night"}
 
 
@@ -114,9 +113,11 @@ class AtelierVae(comfy.sd.VAE):
         )
         self.downscale_ratio = self.upscale_ratio = DOWNSCALE
         self.latent_channels = LATENT_CHANNELS
-        widest = 16 * 64 * 64 * 4  # channels of the finest layer per picture pixel, and some more
-        self.memory_used_encode = lambda shape, dtype: widest * management.dtype_size(dtype)
-        self.memory_used_decode = self.memory_used_encode
+        values = 64  # per picture pixel: the 16 channels of the finest layer, a few of them at a time
+        self.memory_used_encode = lambda shape, dtype: (
+            values * shape[2] * shape[3] * management.dtype_size(dtype)
+        )
+        self.memory_used_decode = lambda shape, dtype: DOWNSCALE**2 * self.memory_used_encode(shape, dtype)
         self.size = None
         self.model_size()
 
@@ -134,13 +135,7 @@ def register() -> None:
 
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors and the card of ``weights/<name>.safetensors``. FileNotFoundError says what is missing."""
-    path = WEIGHTS / f"{name}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.name} is missing from {path.parent}: it belongs to the pack; install the pack anew, or make "
-            "it with tools/train_atelier.py."
-        )
-    with safe_open(path, framework="pt") as file:
+    with safe_open(weights_file(name), framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .drawing import SIDE
 from .world import BACKGROUNDS, COLOURS, SHAPES, STYLES, TEXTURES
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -15,11 +16,10 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "background": tuple(BACKGROUNDS),
     "style": STYLES,
 }
-SIDE = 64
 
 
 class Judge(nn.Module):
-    """A residual network over pictures ``b 3 64 64`` in 0..1; one head of logits ``b answers`` per question."""
+    """A convolutional network over pictures ``b 3 64 64`` in 0..1; one head of logits ``b answers`` per question."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 96)):
         super().__init__()

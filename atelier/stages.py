@@ -2,16 +2,11 @@
 
 from pathlib import Path
 
-WEIGHTS = Path(__file__).parent / "weights"
+from .files import weights_file
+
 STAGES = {"I": "stage1", "II": "stage2"}
 
 
 def stage_file(stage: str) -> Path:
     """The file of stage ``"I"`` (text to 16 x 16) or ``"II"`` (to 64 x 64). FileNotFoundError when it is gone."""
-    path = WEIGHTS / f"{STAGES[stage]}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.name} is missing from {path.parent}: it belongs to the pack; install the pack anew, or make "
-            f"it with `tools/train_atelier.py stages --stage {stage}`."
-        )
-    return path
+    return weights_file(STAGES[stage])

@@ -1,18 +1,14 @@
-"""Paints with the atelier's models in this process: ComfyUI's own sampling, the pack's own nodes."""
+"""Paints with the atelier's models in this process, which has ComfyUI on its path: core's own sampling."""
 
 import functools
 from collections.abc import Sequence
 from typing import Any
 
+import blockwork.atelier.host as atelier
+import comfy.sample
 import torch
 from blockwork.atelier import world
-from refhost.pack import use_comfyui
 from torch import Tensor
-
-use_comfyui()
-
-import blockwork.atelier.host as atelier  # noqa: E402 - needs ComfyUI on the path
-import comfy.sample  # noqa: E402
 
 STEPS, GUIDANCE = 14, 4.0
 SAMPLER, SCHEDULER = "dpmpp_2m", "karras"

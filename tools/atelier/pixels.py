@@ -6,19 +6,15 @@ from typing import Any
 
 import torch
 from blockwork.atelier.stages import stage_file
-from refhost.pack import use_comfyui
+from blockwork.cascade.host_cascade import as_images, sampled, with_low_res
+from blockwork.cascade.host_load import prepared_stage
+from blockwork.cascade.host_model import LowRes
+from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas
+from blockwork.cascade.host_threshold import Threshold, with_threshold
+from blockwork.cascade.low_res import enlarge
 from torch import Tensor
 
-use_comfyui()
-
-from blockwork.cascade.host_cascade import as_images, sampled, with_low_res  # noqa: E402 - needs ComfyUI
-from blockwork.cascade.host_load import prepared_stage  # noqa: E402
-from blockwork.cascade.host_model import LowRes  # noqa: E402
-from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas  # noqa: E402
-from blockwork.cascade.host_threshold import Threshold, with_threshold  # noqa: E402
-from blockwork.cascade.low_res import enlarge  # noqa: E402
-
-from . import easel  # noqa: E402
+from . import easel
 
 SMALL, LARGE = 16, 64
 # One list starts at 96 % of the schedule, one at its very end, as IF's own do: there the guess of the picture is the error

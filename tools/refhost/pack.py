@@ -23,11 +23,10 @@ def load_pack() -> ModuleType:
     return module
 
 
-def use_comfyui(*, cpu: bool = True, **flags: bool) -> None:
-    """Put the reference ComfyUI on ``sys.path``; ``cpu`` and other command line flags are set before anything reads them."""
+def use_comfyui(*, cpu: bool = True) -> None:
+    """Put the reference ComfyUI on ``sys.path``; with ``cpu`` pinned to the CPU before anything reads its flags."""
     sys.path.insert(0, str(layout.comfyui_path()))
     import comfy.cli_args
 
-    for name, value in {"cpu": cpu, **flags}.items():
-        setattr(comfy.cli_args.args, name, value)
+    comfy.cli_args.args.cpu = cpu
     import comfy.model_management
