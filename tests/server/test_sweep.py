@@ -1,6 +1,6 @@
 """Block sweeps through the queue of a real ComfyUI: one prompt, interruption, and many machines.
 
-What the cache keeps, progress, SDXL and bad input are looked at in tests/host/test_sweep_queue.py.
+What the cache keeps, progress and bad input are looked at in tests/host/test_sweep_queue.py.
 """
 
 import asyncio
@@ -141,6 +141,18 @@ def test_one_block_at_many_ratios(client, small):
     table = client.texts(entry)[REPORT][0].splitlines()
     assert table[-1].split()[:3] == ["OUT04", "=", "1"] and float(table[-1].split()[-1]) == 0
     assert picture(client, entry).shape[1] == 67 + 28 + 14
+
+
+def test_every_block_of_sdxl_from_its_checkpoint(client, small, sdxl_checkpoints):
+    prompt = small(blocks="ALL", seeds="1")
+    prompt["1"]["inputs"]["ckpt_name"] = "sdxl_a.safetensors"
+    with Listener(client) as listener:
+        entry = client.run(prompt)
+    blocks = [*(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9))]
+    assert listener.sampled() == [f"{cell}_1" for cell in ("unmodified", *(f"{b}_0.75" for b in blocks))]
+    lines = client.texts(entry)[REPORT][0].splitlines()[2:]
+    assert [line.split()[0] for line in lines] == blocks
+    assert all(float(line.split()[-1]) > 0 for line in lines), "every block moves the picture"
 
 
 def test_exported_prompts_on_two_servers_make_the_same_picture(client, server, small, tmp_path):
