@@ -142,10 +142,14 @@ def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 def load_model(name: str = "base") -> Any:
     """One of the atelier's U-Nets as core's loader makes it: ``base``, ``ink`` or ``night``.
 
-    A fine-tune's file holds what it changed; the rest is the base's.
+    A fine-tune's file holds how far it moved what it changed, in eight bits; the rest is the base's.
     """
     register()
-    return comfy.sd.load_diffusion_model_state_dict(read(MODELS["base"])[0] | read(MODELS[name])[0])
+    weights = read(MODELS["base"])[0]
+    if name != "base":
+        for key, moved in read(MODELS[name])[0].items():
+            weights[key] = (weights[key].float() + moved.float()).to(weights[key].dtype)
+    return comfy.sd.load_diffusion_model_state_dict(weights)
 
 
 def load_clip() -> Any:

@@ -18,6 +18,9 @@ def main() -> None:
     )
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--style", help="unet: which style to go on with from the base")
+    parser.add_argument(
+        "--onward", action="store_const", const=True, help="unet: go on from the published weights"
+    )
     parser.add_argument("--stage", help="stages: I or II")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--minutes", type=float, help="follow the clock instead of the count of steps")

@@ -14,11 +14,14 @@ from blockwork.atelier import drawing, world
 from refhost import layout
 from safetensors.torch import load_file, save_file
 
+from .muon import Muon
+
 SCRATCH = layout.ROOT / ".atelier"
 WEIGHTS = layout.ROOT / "atelier" / "weights"
 LOGS = layout.ROOT / "atelier" / "logs"
 M = TypeVar("M", bound=torch.nn.Module)
 PAUSE = 60.0  # seconds between two checkpoints
+CHANNELS = 8  # a layer as narrow as this reads or writes the picture: no work for Muon
 
 
 def scenes(count: int, seed: int, style: str = "plain", **how) -> list:
@@ -57,9 +60,11 @@ def train(
     warmup: int = 100,
     decay: float = 0.999,
     minutes: float | None = None,
+    muon: bool = False,
 ) -> M:
     """Train ``module`` with AdamW under a cosine rate and return its moving average.
 
+    With ``muon`` that takes the matrices and kernels at the same rate, but not those at the picture's own channels.
     A run that was stopped goes on from its last checkpoint. With ``minutes`` the cosine follows the clock
     instead of the count, so that the run ends in time whatever else the machine does. The log of losses is
     written to ``atelier/logs``.
@@ -68,13 +73,20 @@ def train(
     LOGS.mkdir(parents=True, exist_ok=True)
     state_file = SCRATCH / f"{name}.pt"
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    apart = [p for p in parameters if muon and p.ndim > 1 and min(p.shape[:2]) > CHANNELS]
+    rest = [p for p in parameters if not any(p is other for other in apart)]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    ]
+    if muon:
+        optimisers.append(Muon(apart, lr=rate))
     average = {key: value.detach().clone() for key, value in module.state_dict().items()}
     step, spent, log, recent = 0, 0.0, [], []
     if state_file.is_file():
         saved = torch.load(state_file, weights_only=True)
         module.load_state_dict(saved["module"])
-        optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         average, step, spent, log = saved["average"], saved["step"], saved["spent"], saved["log"]
     started = saved_at = time.monotonic()
 
@@ -84,7 +96,8 @@ def train(
         return max(step / steps, (spent + time.monotonic() - started) / 60 / minutes)
 
     def save() -> None:
-        state = dict(module=module.state_dict(), optimiser=optimiser.state_dict(), average=average, step=step)
+        state = dict(module=module.state_dict(), average=average, step=step)
+        state["optimisers"] = [optimiser.state_dict() for optimiser in optimisers]
         half = state_file.with_suffix(".part")
         torch.save(state | dict(spent=spent + time.monotonic() - started, log=log), half)
         half.replace(state_file)
@@ -92,13 +105,15 @@ def train(
     torch.manual_seed(step)
     while share() < 1:
         pace = min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share())))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * pace
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * pace
         loss = loss_of(step)
-        optimiser.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         step += 1
         recent.append(float(loss.detach()))
         keep = min(decay, (1 + step) / (10 + step))

@@ -18,6 +18,8 @@ BLOCKS = list(LAYOUTS["sd1"].blocks)
 ATTENDING = ["M00" if name == "MID" else name for name in LAYERS]
 FROM_MIDDLE = ["M00", "OUT03", "IN08", "OUT04", "IN07", "OUT05", "IN05", "OUT06", "IN04", "OUT07", "OUT08",
                "IN02", "OUT09", "IN01", "OUT10", "OUT11"]  # fmt: skip
+# What the study found to carry the one and not the other.
+OBJECT, COLOUR = "IN04-IN08, M00, OUT03-OUT07", "IN01, IN02, OUT08-OUT11"
 RATIO = 0.5
 # Own prompt, other prompt: shape and colour both differ, every shape and colour comes up on both sides.
 PROMPTS = [

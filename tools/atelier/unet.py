@@ -18,6 +18,7 @@ from .studio import batches, pictures, publish, published, scenes, signed, train
 
 EMPTY = 0.1
 # What a fine-tune leaves as it is, and its file leaves out: time, the text's keys and values, the feed-forwards.
+# The rest is written as the way from the base: so small a number that two bits of mantissa tell it well enough.
 KEPT = (".emb_layers.", ".time_embed.", ".attn2.to_k.", ".attn2.to_v.", ".ff.net.")
 GAMMA = 5.0
 
@@ -64,8 +65,14 @@ def latents_of(drawn: Tensor) -> Tensor:
         return torch.cat([vae.encode(signed(part)) for part in drawn.split(256)])
 
 
-def run(style: str = "plain", steps: int = 12000, minutes: float | None = None, seed: int = 31) -> None:
-    """Train and publish ``unet`` or, from it, ``unet_<style>``."""
+def run(
+    style: str = "plain",
+    steps: int = 12000,
+    minutes: float | None = None,
+    seed: int = 31,
+    onward: bool = False,
+) -> None:
+    """Train and publish ``unet`` (``onward``: from what it was) or, from it, ``unet_<style>``."""
     use_comfyui()
     from .clip import load_text
 
@@ -75,8 +82,9 @@ def run(style: str = "plain", steps: int = 12000, minutes: float | None = None, 
     latents = latents_of(pictures(seen))
     text, vocabulary = load_text()
     unet = new_unet()
-    if style != "plain":
+    if onward or style != "plain":
         unet.load_state_dict(published("unet"))
+    if style != "plain":
         for key, parameter in unet.named_parameters():
             parameter.requires_grad_(not any(mark in f".{key}" for mark in KEPT))
     order, chance, signal = batches(len(seen), 32, seed), random.Random(seed), alphas_cumprod()
@@ -95,7 +103,12 @@ def run(style: str = "plain", steps: int = 12000, minutes: float | None = None, 
         return ((predicted - v).square() * weight).mean()
 
     rate = 1e-3 if style == "plain" else 4e-4
-    train(name, unet, loss_of, steps, rate, minutes=minutes)
+    train(name, unet, loss_of, steps, rate, minutes=minutes, muon=True)
     learnt = {key for key, parameter in unet.named_parameters() if parameter.requires_grad}
     tensors = {key: value for key, value in unet.state_dict().items() if key in learnt}
-    publish(name, tensors, {"seed": str(seed), "style": style, "config": shape.UNET})
+    card = {"seed": str(seed), "style": style, "config": shape.UNET}
+    if style == "plain":
+        publish(name, tensors, card)
+    else:
+        base = published("unet")
+        publish(name, {key: value - base[key] for key, value in tensors.items()}, card, torch.float8_e5m2)
