@@ -4,6 +4,8 @@ PyTorch's own takes matrices alone and one at a time; a U-Net is mostly convolut
 matrices ``out (in h w)``, all of one shape together.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Steps of Muon with Nesterov's momentum; each is as large as one of Adam's at the same rate (Liu et al. 2025)."""
 
-    def __init__(self, parameters: list[Tensor], lr: float, momentum: float = 0.95):
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95):
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
