@@ -13,6 +13,7 @@ import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.supported_models
+import node_helpers
 import torch
 from blockwork.blocks.spec import parse
 from blockwork.injection import host
@@ -23,6 +24,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 CPU = torch.device("cpu")
+COND, UNCOND = 0, 1
+SIDE = 16  # of the latents of ``run``
 SD1 = {
     "image_size": 32,
     "in_channels": 4,
@@ -163,6 +166,16 @@ def predictions(
     guider = make_guider(watched) if make_guider else cfg_guider(watched, positive, negative, cfg)
     sample(guider, latent(batch) if noise is None else noise, steps)
     return record
+
+
+def run(model: Any, positive: Any, negative: Any, **options: Any) -> Recorder:
+    """``predictions`` on a latent large enough for areas and masks."""
+    return predictions(model, positive, negative, noise=latent(side=SIDE), **options)
+
+
+def placed(conditioning: Any, **values: Any) -> Any:
+    """``conditioning`` with values set as core's nodes set them: area, mask, control."""
+    return node_helpers.conditioning_set_values(conditioning, values)
 
 
 def carry(
