@@ -63,17 +63,26 @@ def count_calls(clip, monkeypatch):
     return calls
 
 
+# A batch of 16 prompts may take another kernel than a batch of one, which sums in another order. A sum of n
+# products then differs by at most 2 n u of the sum of their sizes (u = 2^-24). Between the embedding and the
+# output stand two layers of 8 sums each (q, k, v, scores, values, out, two of the MLP) with n <= 3072, and with
+# these weights a layer does not enlarge a relative error by more than its number of sums.
+OTHER_KERNEL = 2 * 2 * 8 * 3072 * 2**-24
+
+
 def test_one_call_equals_sixteen(clip, monkeypatch):
-    """T22: 16 layers in one CLIP call, bit-equal to encoding each layer's prompt on its own."""
+    """T22: 16 layers in one CLIP call: the same call's rows bit for bit, each prompt alone up to rounding."""
     concepts = [concept("cat", 1), concept("dog", 2, 3)]
     tokens = [host_xti.layer_tokens(clip, TEXT, concepts, layer) for layer in range(16)]
     calls = count_calls(clip, monkeypatch)
     together = host_xti.encode_layers(clip, tokens)
     assert len(calls) == 1
-    for layer in range(16):
+    joined = clip.encode_from_tokens({"l": [section for one in tokens for section in one]})
+    assert torch.equal(torch.cat([one[0][0] for one in together], dim=1), joined)
+    for layer in (0, 6, 15):
         alone = clip.encode_from_tokens({"l": tokens[layer]})
-        assert torch.equal(together[layer][0][0], alone)
-    assert not torch.equal(together[0][0][0], together[1][0][0])
+        assert worst(together[layer][0][0], alone) < OTHER_KERNEL
+        assert worst(together[layer - 1][0][0], alone) > 10 * OTHER_KERNEL
 
 
 def test_a_plain_inversion_is_cores_own(clip, embeddings):
@@ -89,7 +98,7 @@ def test_a_plain_inversion_is_cores_own(clip, embeddings):
 
 
 def test_every_layer_attends_to_its_own(clip, model):
-    """The encoded prompt injects layer by layer: equal to injecting 16 separate encodings by hand."""
+    """The encoded prompt injects layer by layer: every layer sees its own row of the one CLIP call."""
     concepts = [concept("cat", 1), concept("dog", 2)]
     change, base = host_xti.encode(model, clip, TEXT, concepts)
     seen = {}
@@ -101,11 +110,11 @@ def test_every_layer_attends_to_its_own(clip, model):
     prepared = host.prepare(model)
     prepared.set_model_attn2_patch(spy)
     predictions(prepared, change.on(base), prompt(2), cfg=1.0)
+    tokens = [host_xti.layer_tokens(clip, TEXT, concepts, layer) for layer in range(16)]
+    expected = host_xti.encode_layers(clip, tokens)
     for layer, sub_block in enumerate(SD1.sub_blocks):
-        tokens = host_xti.layer_tokens(clip, TEXT, concepts, layer)
         keys, values = seen[sub_block]
-        expected = clip.encode_from_tokens({"l": tokens})
-        assert torch.equal(keys, expected) and torch.equal(values, expected)
+        assert torch.equal(keys, expected[layer][0][0]) and torch.equal(values, expected[layer][0][0])
 
 
 def test_all_layers_from_one_is_that_one(clip, model):
