@@ -19,7 +19,7 @@ from ..blocks.weights import BlockWeights, split_pair
 from .errors import MergeError
 from .finite import all_finite
 from .host_incremental import incremental
-from .host_patch import KeyPatches, MergePatch
+from .host_patch import KeyPatches, MergePatch, merge_patch
 from .methods import add_difference, each, scale
 from .plan import Plan, Rule, plan_unet, plan_whole
 
@@ -216,7 +216,7 @@ def _patch(merged, sources: Sequence[Source], plan: Plan, method) -> None:
     def patch(key: str, parameters: tuple[float, ...]) -> MergePatch:
         own = whole[key] if narrow and sources[0][key][0][0].dtype == torch.float32 else None
         others = tuple(source[key] for source in sources[1:])
-        return MergePatch(set(), (method, parameters, others, own))
+        return merge_patch(method, parameters, others, own)
 
     patches = {key: patch(key, parameters) for key, parameters in plan.merged.items()}
     missed = set(patches) - set(merged.add_patches(patches))

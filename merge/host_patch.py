@@ -19,7 +19,10 @@ from .plan import LATENT
 Method = Callable[..., torch.Tensor]
 KeyPatches = list  # as ModelPatcher.get_key_patches gives them: [(weight, convert), patch, ...]
 
-Merge = tuple[Method, tuple[float, ...], tuple[KeyPatches, ...], KeyPatches | None]
+Merge = tuple[Method, tuple[float, ...], tuple[KeyPatches, ...], KeyPatches | None, torch.Tensor | None]
+
+# Core's dynamic loading gathers the tensors of a patch in a buffer and cannot make one of 0 bytes.
+ANCHOR = torch.zeros(1)
 
 CHUNK = (
     1 << 20
@@ -27,7 +30,7 @@ CHUNK = (
 
 
 class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
-    """``method(A, *others, *parameters)`` as a weight patch; ``weights`` is (method, parameters, others, own).
+    """``method(A, *others, *parameters)`` as a weight patch; made by ``merge_patch``.
 
     ``others`` are key patches of the other models, so that a merge of merges needs no copy of either. ``own`` are
     A's where A is stored in float32 but core hands patches a narrower copy, else None. The constructor's two
@@ -52,7 +55,7 @@ class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
         original_weight: Any = None,
     ) -> torch.Tensor:
         """The merged tensor, float32, or ``weight``'s own dtype where the caller computes in that."""
-        method, parameters, others, own = self.weights
+        method, parameters, others, own, _ = self.weights
         if own is not None and weight.dtype != torch.float32 == intermediate_dtype:
             merged = _effective(own, key, weight.device).to(torch.float32, copy=True)
         else:
@@ -65,6 +68,17 @@ class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
             latent = [operand[:, :LATENT].to(torch.float32) for operand in operands]
             part.copy_(method(part, *latent, *parameters))
         return merged.to(weight.dtype) if intermediate_dtype == weight.dtype else merged
+
+
+def merge_patch(
+    method: Method,
+    parameters: tuple[float, ...],
+    others: tuple[KeyPatches, ...] = (),
+    own: KeyPatches | None = None,
+) -> MergePatch:
+    """The patch value of one tensor; it always holds a tensor, also where the method reads A alone."""
+    anchor = None if others or own else ANCHOR
+    return MergePatch(set(), (method, parameters, others, own, anchor))
 
 
 def _effective(patches: KeyPatches, key: str, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,113 @@
+"""Core's dynamic loading on the simulated GPU, set up as main.py does, and what its tests share."""
+
+import gc
+import sys
+from pathlib import Path
+
+import device
+import pages
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tools"))
+
+pages.install()
+device.install(pages.used)
+
+from refhost import layout
+from refhost.pack import load_pack
+
+sys.path.insert(0, str(layout.comfyui_path()))
+
+import comfy.cli_args
+import comfy.memory_management
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.model_prefetch
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import comfy_kitchen
+import safetensors.torch
+import torch
+from safetensors import safe_open
+
+for backend in ("cuda", "triton"):
+    comfy_kitchen.registry.disable(backend)
+comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+comfy.memory_management.aimdo_enabled = True
+
+
+def _load_safetensors(path):
+    """Core reads weights from the file straight into a page; here they are read at once."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return safetensors.torch.load_file(path), metadata
+
+
+comfy.utils.load_safetensors = _load_safetensors
+load_pack()
+
+DEMO = {}
+
+
+def end_of_node() -> None:
+    """What core's executor does after every node."""
+    management.reset_cast_buffers()
+    comfy.model_prefetch.cleanup_prefetch_queues()
+
+
+def load(model):
+    """Load through core's memory management; returns the model."""
+    management.load_models_gpu([model])
+    return model
+
+
+def prompts(model, seed: int = 0):
+    """A positive and a negative conditioning of the model's width."""
+    generator = torch.Generator().manual_seed(seed)
+    width = model.model.model_config.unet_config["context_dim"]
+    return [[[torch.randn(1, 7, width, generator=generator), {}]] for _ in range(2)]
+
+
+def sample(model, steps: int = 1, positive=None, negative=None, side: int = 8, seed: int = 3) -> torch.Tensor:
+    """A latent sampled as KSampler does."""
+    usual = prompts(model)
+    latent = torch.zeros(1, model.model.latent_format.latent_channels, side, side)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    result = comfy.sample.sample(
+        model, noise, steps, 4.0, "euler", "normal", positive or usual[0], negative or usual[1], latent,
+        disable_pbar=True, seed=seed,
+    )  # fmt: skip
+    end_of_node()
+    return device.on_host(result).clone()
+
+
+def use_all_weights(patcher) -> None:
+    """Bring every paged weight into its page, merged, as a forward pass does."""
+    for module in patcher.model.modules():
+        if hasattr(module, "_v"):
+            dtype = getattr(module, "weight_comfy_model_dtype", None) or module.weight.dtype
+            weight, bias, stream = comfy.ops.cast_bias_weight(
+                module, device=device.GPU, dtype=dtype, bias_dtype=dtype, offloadable=True
+            )
+            comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+    end_of_node()
+
+
+def loaded_weights(patcher, use: bool = True) -> dict[str, torch.Tensor]:
+    """Every tensor that the loaded model computes with, by key, read from the module and its pages."""
+    if use and patcher.is_dynamic():
+        use_all_weights(patcher)
+    found = {key: device.on_host(value) for key, value in patcher.model.state_dict().items()}
+    for name, module in patcher.model.named_modules():
+        if getattr(module, "_v_signature", None) is not None and hasattr(module, "_v"):
+            for part in ("weight", "bias"):
+                if getattr(module, f"_v_{part}", None) is not None:
+                    found[f"{name}.{part}"] = device.on_host(getattr(module, f"_v_{part}"))
+    return {key: value.clone() for key, value in found.items()}
+
+
+def unload() -> None:
+    management.unload_all_models()
+    gc.collect()
