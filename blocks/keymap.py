@@ -1,6 +1,7 @@
-"""Which block a state-dict key belongs to, under the conventions of the field.
+"""Which block a state-dict key belongs to, under the conventions of the community.
 
-The tools disagree about what stands outside the numbered blocks, so the choice is explicit:
+Numbered modules are in the block of their number under every key map. The tools disagree about the rest of a
+U-Net, so the choice is explicit:
 
 =============  ==================  ===========  ========================  ====
 key_map        time_embed          label_emb    out.                      VAE
@@ -13,14 +14,28 @@ mecha          BASE                OUT11; BASE  last OUT                  BASE; 
 comfy          TIME_EMBED          LABEL_EMB    OUT                       none
 =============  ==================  ===========  ========================  ====
 
-Text encoders are BASE (CLIP under ``comfy``). ``mbw`` is kohya's and bbc-mc's rule, ``supermerger``
-hako-mikan's, ``mecha`` sd-mecha's ``*-supermerger_blocks`` configs, ``comfy`` that of ComfyUI's ModelMerge nodes.
+and of a transformer:
+
+=============  =========================================================================
+key_map        layers outside the stacks
+=============  =========================================================================
+mbw            IN (image, time), TXT (text), OUT (last layers), else BASE
+supermerger    IN where the key contains ``_in``, OUT for ``final_layer``, else BASE
+mecha          BASE
+comfy          ComfyUI's own prefix: ``img_in.`` is IMG_IN, ``final_layer.`` is FINAL_LAYER
+=============  =========================================================================
+
+A weight for BASE also applies to IN, TXT, OUT and ComfyUI's prefixes that have no weight of their own.
+Text encoders are BASE (CLIP under ``comfy``; CLIP and T5 for transformers under ``supermerger``). ``mbw`` is
+kohya's and bbc-mc's rule, ``supermerger`` hako-mikan's, ``mecha`` sd-mecha's ``*-supermerger_blocks`` configs,
+``comfy`` that of ComfyUI's ModelMerge nodes.
 """
 
-from .names import BASE, MIDDLE, VAE, BlockError, Layout, as_layout
+from . import outside
+from .names import BASE, CLIP, IN, LABEL_EMB, MIDDLE, OUT, T5, TIME_EMBED, VAE, BlockError, Layout, as_layout
+from .stacks import diffusion_key, place_of
 
 KEY_MAPS = ("mbw", "supermerger", "mecha", "comfy")
-CLIP, TIME_EMBED, LABEL_EMB, OUT = "CLIP", "TIME_EMBED", "LABEL_EMB", "OUT"
 
 _TEXT_ENCODERS = ("cond_stage_model.", "conditioner.", "clip_l.", "clip_g.", "clip_h.", "text_encoders.")
 _VAES = ("first_stage_model.", "vae.")
@@ -35,14 +50,14 @@ def block_of(key: str, layout: "str | Layout", key_map: str = "mbw") -> str | No
     """
     shape = as_layout(layout)
     if key_map not in KEY_MAPS:
-        raise BlockError(f"unknown key_map {key_map!r}; known are {', '.join(KEY_MAPS)}")
+        raise BlockError(f"Unknown key_map {key_map!r}. Available: {', '.join(KEY_MAPS)}.")
     if key_map == "supermerger" and not ("weight" in key or "bias" in key):
         return None  # supermerger leaves text_projection, positional_embedding, logit_scale, ... alone
-    inside = key.removeprefix("model.")
-    if inside.startswith("diffusion_model."):
-        return _unet_block(inside.removeprefix("diffusion_model."), shape, key_map)
+    inside = diffusion_key(key)
+    if inside is not None:
+        return _diffusion_block(inside, shape, key_map)
     if key.startswith(_TEXT_ENCODERS):
-        return CLIP if key_map == "comfy" else BASE
+        return _text_block(key, shape, key_map)
     if key.startswith(_VAES):
         return _vae_block(shape, key_map)
     if key.startswith(_EMA):
@@ -50,15 +65,28 @@ def block_of(key: str, layout: "str | Layout", key_map: str = "mbw") -> str | No
     return None
 
 
-def _unet_block(inside: str, layout: Layout, key_map: str) -> str | None:
+def _diffusion_block(inside: str, layout: Layout, key_map: str) -> str:
+    if layout.is_unet:
+        return _unet_block(inside, layout, key_map)
+    if place := place_of(inside, layout.titles):
+        stack, number = place
+        return stack.blocks[number]
+    if not layout.stacks or key_map == "mecha":
+        return BASE
+    if key_map == "comfy":
+        return outside.own_name(inside)
+    if key_map == "supermerger":
+        return IN if "_in" in inside else OUT if "final_layer" in inside else BASE
+    return outside.role(inside)
+
+
+def _unet_block(inside: str, layout: Layout, key_map: str) -> str:
     part, _, rest = inside.partition(".")
     number = rest.partition(".")[0]
-    if part == "input_blocks":
-        return f"IN{int(number):02}"
+    if part in ("input_blocks", "output_blocks") and number.isdecimal():
+        return f"{'IN' if part == 'input_blocks' else 'OUT'}{int(number[:6]):02}"
     if part == "middle_block":
         return MIDDLE
-    if part == "output_blocks":
-        return f"OUT{int(number):02}"
     if part == "time_embed":
         return {"mecha": BASE, "comfy": TIME_EMBED}.get(key_map, "IN00")
     if part == "label_emb":
@@ -69,7 +97,7 @@ def _unet_block(inside: str, layout: Layout, key_map: str) -> str | None:
 
 
 def _label_block(layout: Layout, key_map: str) -> str:
-    many = layout.inputs == 12  # the 25-block layouts; SDXL's family treats its label embedding apart
+    many = layout.inputs == 12  # the 25-block layouts; the SDXL family treats its label embedding apart
     return {
         "mbw": BASE,
         "supermerger": BASE if many else "IN00",
@@ -78,7 +106,17 @@ def _label_block(layout: Layout, key_map: str) -> str:
     }[key_map]
 
 
+def _text_block(key: str, layout: Layout, key_map: str) -> str:
+    if key_map == "comfy":
+        return CLIP
+    if key_map != "supermerger" or layout.is_unet or not layout.stacks:
+        return BASE
+    return T5 if "t5xxl" in key else CLIP if "clip" in key else BASE
+
+
 def _vae_block(layout: Layout, key_map: str) -> str | None:
     if key_map == "comfy":
         return None
-    return VAE if key_map == "mecha" and layout.inputs != 12 else BASE
+    if layout.is_unet or not layout.stacks:
+        return VAE if key_map == "mecha" and layout.inputs != 12 else BASE
+    return None if key_map == "supermerger" else BASE

@@ -1,4 +1,4 @@
-"""Pictures of block weights, laid out in the shape of the U: IN down the left, M00 below, OUT up the right."""
+"""Images of block weights in the shape of the model: a U for U-Nets, columns for the stacks of transformers."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -6,35 +6,47 @@ from PIL import Image, ImageDraw, ImageFont
 from .names import Layout
 from .weights import BlockWeights, number_text
 
+COLUMN = 30  # blocks in one column of a stack
 INK, PAPER, GRID = (32, 36, 44), (250, 250, 247), (214, 216, 220)
 LOW, HIGH, BEYOND = (92, 134, 196), (222, 120, 66), (176, 52, 92)  # A's colour, B's colour, outside 0..1
 
 
-def u_positions(layout: Layout) -> dict[str, tuple[int, int]]:
-    """(column, row) of every block: IN in column 0, M00 in column 1 below both, OUT in column 2 from below."""
-    rows = max(layout.inputs, layout.outputs)
-    places = {f"IN{i:02}": (0, i) for i in range(layout.inputs)}
-    places |= {f"OUT{i:02}": (2, rows - 1 - i) for i in range(layout.outputs)}
-    if layout.middle:
-        places["M00"] = (1, rows)
+def positions(layout: Layout) -> dict[str, tuple[int, int]]:
+    """(column, row) of every block. A U-Net: IN down column 0, M00 below in column 1, OUT up column 2.
+
+    Other models: one column per stack, in order; a long stack continues in the next column.
+    """
+    if layout.is_unet:
+        rows = max(layout.inputs, layout.outputs)
+        places = {f"IN{i:02}": (0, i) for i in range(layout.inputs)}
+        places |= {f"OUT{i:02}": (2, rows - 1 - i) for i in range(layout.outputs)}
+        if layout.middle:
+            places["M00"] = (1, rows)
+        return places
+    places, column = {}, 0
+    for stack in layout.stacks:
+        for number, block in enumerate(stack.blocks):
+            places[block] = (column + number // COLUMN, number % COLUMN)
+        column += -(-stack.count // COLUMN)
     return places
 
 
 def draw_weights(weights: BlockWeights, row_height: int = 26, column_width: int = 190) -> np.ndarray:
-    """The weights as bars in the shape of the U: float32 ``h w c`` in 0..1.
+    """The weights as bars in the shape of the model: float32 ``h w c`` in 0..1.
 
     A bar's length is its share of the range in use; it turns from A's blue to B's orange, and red outside 0..1.
     """
     layout = weights.layout
-    places = u_positions(layout)
+    places = positions(layout)
     margin = 16
-    rows = max(row for _, row in places.values()) + 1
-    size = (3 * column_width + 2 * margin, (rows + len(weights.extra)) * row_height + 2 * margin)
+    rows = max((row for _, row in places.values()), default=-1) + 1
+    columns = max((column for column, _ in places.values()), default=0) + 1
+    size = (columns * column_width + 2 * margin, (rows + len(weights.extra)) * row_height + 2 * margin)
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
     low, high = min(0.0, *weights.values), max(1.0, *weights.values)
     entries = [(name, value, places[name]) for name, value in zip(layout.blocks, weights.values, strict=True)]
-    entries += [(name, value, (1, rows + i)) for i, (name, value) in enumerate(weights.extra)]
+    entries += [(name, value, (columns // 2, rows + i)) for i, (name, value) in enumerate(weights.extra)]
     for name, value, (column, row) in entries:
         corner = (margin + column * column_width, margin + row * row_height)
         _bar(draw, corner, name, value, low, high, row_height, column_width)

@@ -1,9 +1,9 @@
-"""The community's weight presets, from their closed forms, and files of a user's own.
+"""The community's weight presets, from their closed forms, and files of the user's presets.
 
 A preset is one share of model B per block, in MBW order. With x = i/24 (i/18 for SDXL), ss(v) = 3v^2 - 2v^3 and
 tri the triangle wave that folds [0, inf) into [0, 1], the curves are those of bbc-mc's and supermerger's
 tables (38 for SD1) and of model-mixer's (34 for SDXL). SDXL presets are not the SD1 curves resampled:
-COSINE, RING08_5 and some others are curves of their own.
+COSINE, RING08_5 and some others are other curves. All other layouts take the SD1 curves, stretched.
 """
 
 import math
@@ -12,33 +12,43 @@ from functools import cache
 from pathlib import Path
 
 from .names import BlockError, Layout, as_layout
+from .numbers import number
 
 Curve = Callable[[float], float]
+THIRDS = ("FIRST_THIRD", "MIDDLE_THIRD", "LAST_THIRD")
+SHORTEST, LONGEST = 10, 2000  # numbers of a preset in a file
 
 
 def preset(name: str, layout: "str | Layout" = "sd1") -> list[float]:
-    """The values of a built-in preset: ``preset("GRAD_V")[0] == 1.0``. BlockError names the nearest ones."""
+    """The values of a built-in preset: ``preset("GRAD_V")[0] == 1.0``. BlockError names the nearest ones.
+
+    SD1 and SDXL have the tables of the community. On other layouts the curves are stretched over all blocks, in
+    the order in which the model runs them.
+    """
     shape = as_layout(layout)
-    known = _presets(shape.name)
-    if name not in known:
-        raise BlockError(f"unknown preset {name!r} for {shape.name}{_suggestion(name, known)}")
-    return list(known[name])
+    known = _presets(shape.name, len(shape.blocks))
+    if name in known:
+        return list(known[name])
+    if name in THIRDS and shape.blocks:
+        return list(_thirds(len(shape.blocks))[name])
+    raise BlockError(f"Unknown preset {name[:80]!r} for {shape.name}.{_suggestion(name, known)}")
 
 
 def names(layout: "str | Layout" = "sd1") -> list[str]:
-    """Names of the built-in presets, in the order of the field's lists; none for layouts without any."""
-    return list(_presets(as_layout(layout).name))
+    """Names of the built-in presets, in the order of the community's lists."""
+    shape = as_layout(layout)
+    return list(_presets(shape.name, len(shape.blocks)))
 
 
 def load_file(path: Path, bad: dict[str, BlockError] | None = None) -> dict[str, list[float]]:
     """Presets of a user's file: lines ``name<TAB>v,...``, ``name:v,...`` or ``name,v,...``.
 
-    A header line ``preset_name ...`` and blank or ``#`` lines are skipped; 25/26 numbers (SD1), 19/20/21
-    (SDXL), BASE first where there is one more. A bad line is a BlockError that names file and line: raised, or
-    put into ``bad`` under the line's name.
+    A header line ``preset_name ...`` and blank or ``#`` lines are skipped. The count says for which models a line
+    is (25 or 26 for SD1, 19 to 21 for SDXL, 57, 58 or 61 for Flux ...); BASE is first where there is one more. A
+    bad line is a BlockError that names file and line: raised, or put into ``bad`` under the line's name.
     """
     found: dict[str, list[float]] = {}
-    for number, line in enumerate(
+    for place, line in enumerate(
         path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1
     ):
         text = line.strip()
@@ -48,7 +58,7 @@ def load_file(path: Path, bad: dict[str, BlockError] | None = None) -> dict[str,
         try:
             found[name] = _preset_values(values)
         except ValueError as error:
-            problem = BlockError(f"{path.name}, line {number}, preset {name!r}: {error}")
+            problem = BlockError(f"{path.name}, line {place}, preset {name[:80]!r}: {error}")
             if bad is None:
                 raise problem from None
             bad[name] = problem
@@ -56,18 +66,21 @@ def load_file(path: Path, bad: dict[str, BlockError] | None = None) -> dict[str,
 
 
 def _preset_values(text: str) -> list[float]:
-    numbers = [float(value) for value in text.split(",") if value.strip()]
-    if len(numbers) not in (19, 20, 21, 25, 26) or not all(map(math.isfinite, numbers)):
+    values = [value for value in text.split(",") if value.strip()]
+    if not SHORTEST <= len(values) <= LONGEST:
         raise ValueError(
-            f"{len(numbers)} numbers; expected 25 or 26 (SD1) or 19, 20 or 21 (SDXL) finite ones"
+            f"{len(values)} numbers are given. Expected one per block, for example 25 or 26 (SD1), 19, 20 or 21 "
+            "(SDXL), 57, 58 or 61 (Flux)."
         )
-    return numbers
+    return [number(value) for value in values]
 
 
 def blend(first: Sequence[float], second: Sequence[float], amount: float) -> list[float]:
     """``(1 - amount) * first + amount * second``, value by value; BlockError when the lengths differ."""
     if len(first) != len(second):
-        raise BlockError(f"cannot blend {len(first)} weights with {len(second)}")
+        raise BlockError(
+            f"Cannot blend {len(first)} weights with {len(second)}. Use lists of the same length."
+        )
     return [(1 - amount) * a + amount * b for a, b in zip(first, second, strict=True)]
 
 
@@ -77,7 +90,7 @@ def scale(values: Sequence[float], factor: float = 1.0, offset: float = 0.0) -> 
 
 
 def mirror(values: Sequence[float]) -> list[float]:
-    """Swap the down and the up path: IN00 with OUT11, IN01 with OUT10, ..."""
+    """Reverse the order: IN00 and OUT11 change places, IN01 and OUT10, ..."""
     return list(reversed(values))
 
 
@@ -97,19 +110,70 @@ def _split_line(text: str) -> tuple[str, str]:
 def _suggestion(name: str, known: Mapping[str, object]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(name.upper(), known, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name[:80].upper(), known, n=3, cutoff=0.4)
     return (
-        f"; did you mean {', '.join(near)}?" if near else f"; known are {', '.join(known)}" if known else ""
+        f" Did you mean {', '.join(near)}?" if near else f" Available: {', '.join(known)}." if known else ""
     )
 
 
 @cache
-def _presets(layout: str) -> dict[str, tuple[float, ...]]:
+def _presets(layout: str, count: int) -> dict[str, tuple[float, ...]]:
     if layout == "sd1":
         return _sd1()
     if layout == "sdxl":
         return _sdxl()
-    return {}
+    return _stretched(count)
+
+
+def _thirds(count: int) -> dict[str, tuple[float, ...]]:
+    return {
+        name: tuple(float(3 * i // count == third) for i in range(count)) for third, name in enumerate(THIRDS)
+    }
+
+
+def _stretched(count: int) -> dict[str, tuple[float, ...]]:
+    """The SD1 presets on any number of blocks: curves in closed form, steps at the same share of the way."""
+    if not count:
+        return {}
+    places = [i / (count - 1) if count > 1 else 0.0 for i in range(count)]
+    curves = _curves()
+    stretched = {}
+    for name, values in _sd1().items():
+        curve = curves.get(name, lambda x, steps=values: steps[round(x * 24)])
+        stretched[name] = tuple(map(curve, places))
+    return stretched | _thirds(count)
+
+
+def _curves() -> dict[str, Curve]:
+    """The presets of SD1 that are functions of x, the share of the way from the first to the last block."""
+    fake = _hermite(25 / 6)
+    curves: dict[str, Curve] = {
+        "GRAD_A": lambda x: 1 - abs(1 - 2 * x),
+        "FLAT_25": lambda x: 0.25,
+        "FLAT_75": lambda x: 0.75,
+        "SMOOTHSTEP": _ss,
+        "COSINE": lambda x: (1 + math.cos(math.pi * x)) / 2,
+        "FAKE_CUBIC_HERMITE": fake,
+        "TRUE_CUBIC_HERMITE": lambda x: fake(x) + (1 - _ss(x)) / 24 if x else 0.0,
+        "ALL_A": lambda x: 0.0,
+    }
+    for times in (2, 3, 4):
+        curves[f"SMOOTHSTEP*{times}"] = lambda x, n=times: _tri(n * _ss(x))
+        curves[f"SMOOTHSTEP/{times}"] = lambda x, n=times: _ss(_tri(n * x))
+    for name, reverse in _REVERSED.items():
+        curves[reverse] = lambda x, curve=curves[name]: 1 - curve(x)
+    return curves
+
+
+_REVERSED = {
+    "GRAD_A": "GRAD_V",
+    "SMOOTHSTEP": "REVERSE-SMOOTHSTEP",
+    **{f"SMOOTHSTEP{mark}{times}": f"R_SMOOTHSTEP{mark}{times}" for mark in "*/" for times in (2, 3, 4)},
+    "COSINE": "REVERSE_COSINE",
+    "FAKE_CUBIC_HERMITE": "FAKE_REVERSE_CUBIC_HERMITE",
+    "TRUE_CUBIC_HERMITE": "TRUE_REVERSE_CUBIC_HERMITE",
+    "ALL_A": "ALL_B",
+}
 
 
 def _ss(v: float) -> float:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .names import LAYOUTS, Layout
+from .names import LAYOUTS, Layout, unet_layout
 
 Side = Literal["input", "middle", "output"]
 SubBlock = tuple[str, int, int]  # (side, number, inner): one cross-attention layer
@@ -68,8 +68,8 @@ class UNetBlocks:
         """What a list of weights for this model addresses."""
         count = Counter(block.side for block in self.blocks)
         shape = (count["input"], bool(count["middle"]), count["output"])
-        known = {(layout.inputs, layout.middle, layout.outputs): layout for layout in LAYOUTS.values()}
-        return known.get(shape) or Layout("this U-Net", *shape)
+        known = {(x.inputs, x.middle, x.outputs): x for x in LAYOUTS.values() if x.is_unet}
+        return known.get(shape) or unet_layout("this U-Net", *shape)
 
     @property
     def attending(self) -> tuple[Block, ...]:

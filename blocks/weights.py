@@ -1,70 +1,99 @@
-"""Block weights as text: the MBW list, and the other forms in which the field writes one.
+"""Block weights as text: the MBW list, and the other forms in which the community writes one.
 
 ======================================  =====================================================
-``1, 0.9166666667, ... , 1``            25 numbers for SD1, 19 for SDXL, in MBW order
+``1, 0.9166666667, ... , 1``            one number per block, in the order of the layout
 ``0, 1, 0.9166666667, ...``             one more: BASE first
 ``0, 1, ..., 0``                        two more: BASE first, VAE last
-``0.5``                                 one number for every block
+``0, 0, 0, 1, ..., 1``                  61 numbers for Flux: CLIP, T5, IN, the blocks, OUT
+``0.5``                                 one number for everything
 ``GRAD_V``                              a preset
 ``MY_NAME: 1, 0.9, ...`` (or TAB)       a named list, as preset files have them
+``flux: D00-D07=0.3``                   the name of a layout: the model must have that layout
 ``GRAD_V, IN00=0.75, OUT03-OUT05=0.2``  names and ranges over a preset or over the default; later wins
 ======================================  =====================================================
 
-Two ratios stand in one text as ``M_A | M_B``, each side in any of these forms.
+Two ratios are written in one text as ``M_A | M_B``, each side in any of these forms. ``block_names`` lists the
+ways to name a block.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import presets
-from .keymap import CLIP, LABEL_EMB, OUT, TIME_EMBED
-from .names import BASE, MIDDLE, VAE, BlockError, Layout, as_layout
+from .blocknames import block_names, is_block_label
+from .names import BASE, CLIP, IN, LAYOUTS, OUT, T5, VAE, BlockError, Layout, as_layout
+from .numbers import NUMBER, is_number, number, number_text
 
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
-_NAMED = re.compile(r"^\s*([^\d\s:,=+.-][^:,=\t]*?)\s*[:\t]\s*(?=\S)")
-_MIDDLES = ("MID", MIDDLE, "M_00", "M0")
-APART = (BASE, VAE, CLIP, TIME_EMBED, LABEL_EMB, OUT)
-_BLOCK = re.compile(r"(IN|OUT)_?(\d{1,2})$")
+__all__ = ["NUMBER", "BlockWeights", "block_names", "from_numbers", "number_text", "parse", "split_pair"]
+
+LONGEST_TEXT = 10_000  # characters
+_FIXED = {**LAYOUTS, "sd2": LAYOUTS["sd1"]}
 
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """One number per block of ``layout``, and per extra name (BASE, VAE, TIME_EMBED ...) that was given."""
+    """One number per block of ``layout``, and per extra name (BASE, VAE, IN ...) that was given.
+
+    ``named`` are the blocks that the text gives a number (None: all). ``rest`` is the number of a text that is
+    one number for everything.
+    """
 
     layout: Layout
     values: tuple[float, ...]
     extra: tuple[tuple[str, float], ...] = ()
+    named: frozenset[str] | None = field(default=None, compare=False)
+    rest: float | None = field(default=None, compare=False)
 
     def of(self, block: str, otherwise: float) -> float:
-        """The weight of ``block``; ``otherwise`` for an extra name that was not given."""
-        if block in self.layout.blocks:
-            return self.values[self.layout.blocks.index(block)]
-        return dict(self.extra).get(block, otherwise)
+        """The weight of ``block``. Names outside the blocks without a weight follow BASE; VAE does not.
+
+        ``otherwise`` is the weight of a name that nothing gives one.
+        """
+        place = self.layout.index.get(block)
+        if place is not None:
+            return self.values[place]
+        extra = dict(self.extra)
+        if block in extra:
+            return extra[block]
+        if block == VAE:
+            return otherwise
+        if BASE in extra:
+            return extra[BASE]
+        return otherwise if self.rest is None else self.rest
+
+    def is_named(self, block: str) -> bool:
+        """Whether the text gives this block, or what it follows, a number: what it does not name stays A's."""
+        if block in self.layout.index:
+            return self.named is None or block in self.named
+        extra = dict(self.extra)
+        return block in extra or (block != VAE and (BASE in extra or self.rest is not None))
 
     def checked(self) -> "BlockWeights":
         """These weights, or a BlockError that names the first one that is not a finite number."""
         for name, value in (*zip(self.layout.blocks, self.values, strict=True), *self.extra):
             if not math.isfinite(value):
-                raise BlockError(f"the weight of {name} comes out as {value}; weights must be finite numbers")
+                raise BlockError(f"The weight of {name} becomes {value}. Weights must be finite numbers.")
         return self
 
     def text(self) -> str:
-        """The list form, which ``parse`` reads back equal; extra names beyond BASE and VAE follow as name=value."""
+        """The weights as text, which ``parse`` reads back equal: a list, or pairs where not all blocks are named."""
         extra = dict(self.extra)
-        numbers = list(self.values)
-        if BASE in extra and VAE in extra:
-            numbers = [extra.pop(BASE), *numbers, extra.pop(VAE)]
-        elif BASE in extra:
-            numbers = [extra.pop(BASE), *numbers]
-        return ", ".join([*map(number_text, numbers), *(f"{k}={number_text(v)}" for k, v in extra.items())])
-
-
-def number_text(value: float) -> str:
-    """The shortest text that reads back as the same float: ``0.25``, ``1``."""
-    text = repr(float(value))
-    return text.removesuffix(".0")
+        pairs = [f"{name}={number_text(value)}" for name, value in extra.items()]
+        if self.rest is not None and all(value == self.rest for value in self.values):
+            return ", ".join([number_text(self.rest), *pairs])
+        given = zip(self.layout.blocks, self.values, strict=True)
+        if self.named is not None and not self.named.issuperset(self.layout.blocks):
+            return ", ".join([*(f"{n}={number_text(v)}" for n, v in given if n in self.named), *pairs])
+        numbers = [number_text(value) for value in self.values]
+        if BASE in extra:
+            numbers.insert(0, number_text(extra.pop(BASE)))
+            if VAE in extra:
+                numbers.append(number_text(extra.pop(VAE)))
+        label = f"{self.layout.name}: " if not self.layout.is_unet and self.layout.name in LAYOUTS else ""
+        return label + ", ".join(
+            [*numbers, *(f"{name}={number_text(value)}" for name, value in extra.items())]
+        )
 
 
 def parse(
@@ -76,28 +105,20 @@ def parse(
     """Read any form of the table above for ``layout``; ``default`` is what blocks not named get.
 
     ``own_presets`` are looked up before the built-in ones. BlockError quotes the text and says what was
-    expected: a wrong count, NaN or infinity, a block the layout lacks, an unknown preset.
+    expected: a wrong count, NaN or infinity, a block the layout lacks, an unknown preset, another layout.
     """
     shape = as_layout(layout)
-    if (label := _NAMED.match(text)) and _is_block(label.group(1)):
-        raise BlockError(
-            f"{_quote(text)}: a block and its weight are written with =, as in {label.group(1)}=0.75"
-        )
-    items = _items(text)
+    items = _items(text, shape)
     if not items:
-        raise BlockError(f"no weights given; {_expected(shape)}")
+        raise BlockError(f"No weights are given. {_expected(shape)}")
     if any(item == "" for item in items):
-        raise BlockError(f"two commas in a row in the weights {_quote(text)}; {_expected(shape)}")
-    numbers: list[float] = []
-    while items and _is_number(items[0]):
-        numbers.append(_number(items.pop(0), text))
-    if numbers:
-        weights = from_numbers(numbers, shape)
+        raise BlockError(f"The weights {_quote(text)} have two commas in a row. {_expected(shape)}")
+    start = next((i for i, item in enumerate(items) if not _looks_numeric(item)), len(items))
+    if start:
+        weights = from_numbers([_number(item, text) for item in items[:start]], shape)
     else:
-        weights = BlockWeights(shape, (default,) * len(shape.blocks))
-    for item in items:
-        weights = _apply(weights, item, text, own_presets or {})
-    return weights
+        weights = BlockWeights(shape, (default,) * len(shape.blocks), named=frozenset())
+    return _applied(weights, items[start:], text, own_presets or {})
 
 
 def split_pair(text: str) -> tuple[str, str]:
@@ -105,118 +126,158 @@ def split_pair(text: str) -> tuple[str, str]:
     sides = [side.strip() for side in text.split("|")]
     if len(sides) != 2 or not all(sides):
         raise BlockError(
-            f"{_quote(text)} is not two lists; write M_A | M_B, as in 1, IN00=0.75 | GRAD_V, with the shares of A "
-            "before the bar and those of B after it"
+            f"{_quote(text)} is not two lists of weights. Write M_A | M_B, as in 1, IN00=0.75 | GRAD_V: the weights of "
+            "model A before the bar and those of model B after it."
         )
     return sides[0], sides[1]
 
 
 def named_presets(text: str) -> set[str]:
     """The preset names in a weights text, whether there are such presets or not."""
-    return {item for item in _items(text) if item and "=" not in item and not _is_number(item)}
+    if len(text) > LONGEST_TEXT:
+        return set()
+    return {item for item in _split(_label(text)[1]) if item and "=" not in item and not _looks_numeric(item)}
 
 
 def from_numbers(numbers: Sequence[float], layout: "str | Layout") -> BlockWeights:
-    """Weights from a list: one per block, or with BASE first, or BASE first and VAE last, or one for all."""
+    """Weights from a list: one per block, or with BASE first, or BASE first and VAE last, or one for all.
+
+    For Flux also the 61 of supermerger and LBW: CLIP, T5, IN, the blocks of D and S, OUT.
+    """
     shape = as_layout(layout)
     count = len(shape.blocks)
     values = tuple(float(number) for number in numbers)
     if len(values) == 1:
-        return BlockWeights(shape, values * count)
+        return BlockWeights(shape, values * count, rest=values[0])
     if len(values) == count:
         return BlockWeights(shape, values)
     if len(values) == count + 1:
         return BlockWeights(shape, values[1:], ((BASE, values[0]),))
     if len(values) == count + 2:
         return BlockWeights(shape, values[1:-1], ((BASE, values[0]), (VAE, values[-1])))
-    raise BlockError(f"{len(values)} weights given; {_expected(shape)}")
+    if (double := _flux_blocks(shape)) and len(values) in (len(double), len(double) + 1, len(double) + 4):
+        return _from_flux(values, shape, double)
+    raise BlockError(f"{len(values)} weights are given. {_expected(shape)}")
 
 
-def block_names(text: str, layout: Layout) -> list[str]:
-    """The blocks meant by ``IN04``, ``IN_04``, ``MID``, ``OUT03-OUT05``, ``BASE``, ``ALL``; BlockError otherwise."""
-    first, dash, last = (part.strip() for part in text.partition("-"))
-    if not dash:
-        if first.upper() == "ALL":
-            return list(layout.blocks)
-        return [_canonical(first, layout)]
-    start, end = _canonical(first, layout), _canonical(last, layout)
-    if start not in layout.blocks or end not in layout.blocks:
-        raise BlockError(f"{text!r} is no range of blocks; ranges run between {', '.join(layout.blocks)}")
-    low, high = layout.blocks.index(start), layout.blocks.index(end)
-    if low > high:
-        raise BlockError(f"the range {text!r} runs backwards; write {end}-{start}")
-    return list(layout.blocks[low : high + 1])
+def _flux_blocks(layout: Layout) -> list[str]:
+    """The blocks that a list of Flux names: D and S, where these are all, or as many as Flux has (Chroma)."""
+    found = {stack.letter: stack.blocks for stack in layout.stacks}
+    double, single = found.get("D", ()), found.get("S", ())
+    fits = len(found) == 2 or (len(double), len(single)) == (19, 38)
+    return [*double, *single] if double and single and fits else []
 
 
-def _items(text: str) -> list[str]:
-    body = _NAMED.sub("", text, count=1).strip().rstrip(",")
+def _from_flux(values: tuple[float, ...], layout: Layout, double: list[str]) -> BlockWeights:
+    """A list of Flux: 57 (D, S), 58 (BASE first) or 61; the layout may have more stacks, which it does not name."""
+    extra: dict[str, float] = {}
+    if len(values) == len(double) + 1:
+        extra, values = {BASE: values[0]}, values[1:]
+    elif len(values) == len(double) + 4:
+        extra, values = {CLIP: values[0], T5: values[1], IN: values[2], OUT: values[-1]}, values[3:-1]
+    by_name = dict(zip(double, values, strict=True))
+    numbers = tuple(by_name.get(block, 0.0) for block in layout.blocks)
+    return BlockWeights(layout, numbers, tuple(sorted(extra.items())), frozenset(by_name))
+
+
+def _applied(
+    weights: BlockWeights, items: Sequence[str], text: str, own_presets: Mapping[str, Sequence[float]]
+) -> BlockWeights:
+    """``weights`` changed by each ``name=value`` or preset in turn."""
+    layout, rest = weights.layout, weights.rest
+    values, extra = list(weights.values), dict(weights.extra)
+    named = set(layout.blocks) if weights.named is None else set(weights.named)
+    for item in items:
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if equals:
+            chosen = dict.fromkeys(_block_names(name, layout, text), _number(value, text))
+        else:
+            numbers = own_presets[name] if name in own_presets else presets.preset(name, layout)
+            preset = from_numbers(numbers, layout)
+            chosen = dict(zip(layout.blocks, preset.values, strict=True)) | dict(preset.extra)
+            chosen = {block: share for block, share in chosen.items() if preset.is_named(block)}
+            rest = preset.rest if preset.rest is not None else rest
+        for block, share in chosen.items():
+            if block in layout.index:
+                values[layout.index[block]] = share
+                named.add(block)
+            else:
+                extra[block] = share
+    return BlockWeights(layout, tuple(values), tuple(sorted(extra.items())), frozenset(named), rest)
+
+
+def _block_names(name: str, layout: Layout, text: str) -> list[str]:
+    try:
+        return block_names(name, layout)
+    except BlockError as error:
+        raise BlockError(f"{error} Given: {_quote(text)}.") from None
+
+
+def _items(text: str, layout: Layout) -> list[str]:
+    """The items of a text without its label, which is checked."""
+    if len(text) > LONGEST_TEXT:
+        raise BlockError(
+            f"The weights have {len(text)} characters; the limit is {LONGEST_TEXT}. Use a shorter text."
+        )
+    label, body = _label(text)
+    if is_block_label(label, layout):
+        raise BlockError(f"{_quote(text)}: write a block and its weight with =, as in {label}=0.75.")
+    if label.lower() in _FIXED:
+        wanted = _FIXED[label.lower()]
+        if wanted.blocks != layout.blocks:
+            raise BlockError(
+                f"The weights are for {label} ({wanted.spans()}), but this model is {layout.describe()}. "
+                "Use weights for this model, or remove the name of the layout."
+            )
+        body = _label(body)[1]
+    return _split(body)
+
+
+def _label(text: str) -> tuple[str, str]:
+    """The label before a colon or TAB and what follows it; no label, and the whole text, where there is none."""
+    end = min((place for place in map(text.find, ":\t") if place >= 0), default=-1)
+    label = text[:end].strip() if end >= 0 else ""
+    if (
+        not label
+        or label[0] in "0123456789:=+.-"
+        or any(mark in label for mark in ",=")
+        or not text[end + 1 :].strip()
+    ):
+        return "", text
+    return label, text[end + 1 :]
+
+
+def _split(body: str) -> list[str]:
+    body = body.strip().rstrip(",")
     return [item.strip() for item in body.split(",")] if body else []
 
 
-def _is_block(name: str) -> bool:
-    """Whether a label is a block, a range of blocks or a name that stands apart, in any layout."""
-    ends = name.upper().split("-")
-    return all(_BLOCK.match(end.strip()) or end.strip() in (*APART, *_MIDDLES, "ALL") for end in ends)
-
-
-def _apply(
-    weights: BlockWeights, item: str, text: str, own_presets: Mapping[str, Sequence[float]]
-) -> BlockWeights:
-    """``weights`` changed by one ``name=value`` or preset."""
-    name, equals, value = (part.strip() for part in item.partition("="))
-    if not equals:
-        values = own_presets[name] if name in own_presets else presets.preset(name, weights.layout)
-        chosen = from_numbers(values, weights.layout)
-        return BlockWeights(
-            chosen.layout, chosen.values, tuple(sorted({**dict(weights.extra), **dict(chosen.extra)}.items()))
-        )
-    number = _number(value, text)
-    values, extra = list(weights.values), dict(weights.extra)
-    for block in block_names(name, weights.layout):
-        if block in weights.layout.blocks:
-            values[weights.layout.blocks.index(block)] = number
-        else:
-            extra[block] = number
-    return BlockWeights(weights.layout, tuple(values), tuple(sorted(extra.items())))
-
-
-def _canonical(name: str, layout: Layout) -> str:
-    upper = name.upper()
-    if upper in _MIDDLES:
-        upper = MIDDLE
-    elif match := _BLOCK.match(upper):
-        upper = f"{match.group(1)}{int(match.group(2)):02}"
-    if upper in layout.blocks or upper in APART:
-        return upper
-    raise BlockError(
-        f"{name!r} is no block of {layout.name}; its blocks are {_spans(layout)}, and {', '.join(APART)} stand apart"
-    )
-
-
-def _is_number(item: str) -> bool:
-    return bool(_NUMBER.match(item)) or item.lower().lstrip("+-") in ("nan", "inf", "infinity")
+def _looks_numeric(item: str) -> bool:
+    """A number, or what can only be meant as one: NaN, infinity, a long row of digits."""
+    return is_number(item) or item.lower().lstrip("+-") in ("nan", "inf", "infinity")
 
 
 def _number(item: str, text: str) -> float:
-    if not _is_number(item):
-        raise BlockError(f"{item!r} in the weights {_quote(text)} is no number")
-    value = float(item)
-    if not math.isfinite(value):
-        raise BlockError(f"{item!r} in the weights {_quote(text)}: weights must be finite numbers")
-    return value
+    if item.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        raise BlockError(
+            f"{item!r} in the weights {_quote(text)} is not allowed. Weights must be finite numbers."
+        )
+    try:
+        return number(item)
+    except ValueError as error:
+        raise BlockError(f"{error} Weights must be finite numbers. Given: {_quote(text)}.") from None
 
 
 def _expected(layout: Layout) -> str:
     count = len(layout.blocks)
+    if not count:
+        return "This model has no blocks. Expected: one number for the whole model."
+    double = len(_flux_blocks(layout))
+    flux = f", {double + 4} with CLIP, T5, IN before D and S and OUT after them" if double else ""
     return (
-        f"expected {count} numbers for {layout.name} ({_spans(layout)}), {count + 1} with BASE first, "
-        f"{count + 2} with BASE first and VAE last, one number for all, a preset name, or name=value pairs"
+        f"Expected for {layout.name}: {count} numbers ({layout.spans()}), {count + 1} with BASE first, "
+        f"{count + 2} with BASE first and VAE last{flux}, one number for all, a preset name, or name=value pairs."
     )
-
-
-def _spans(layout: Layout) -> str:
-    middle = [MIDDLE] if layout.middle else []
-    return ", ".join([f"IN00-IN{layout.inputs - 1:02}", *middle, f"OUT00-{layout.last_output}"])
 
 
 def _quote(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..blocks.picture import GRID, INK, PAPER, u_positions
+from ..blocks.picture import GRID, INK, PAPER, positions
 from ..blocks.walk import Block, UNetBlocks
 from .entries import Injection
 
@@ -23,7 +23,7 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def draw_plan(injections: Sequence[Injection], blocks: UNetBlocks) -> np.ndarray:
     """The blocks in the shape of the U, one coloured band per injection: float32 ``h w c`` in 0..1."""
-    places = u_positions(blocks.layout)
+    places = positions(blocks.layout)
     rows = max(row for _, row in places.values()) + 1
     legend = [_legend_line(one) for one in injections] or ["no injections: the conditioning's own prompt"]
     size = (3 * COLUMN + 2 * MARGIN, (rows + len(legend) + 1) * ROW + 2 * MARGIN)

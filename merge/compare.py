@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..blocks.keymap import block_of
-from ..blocks.names import BASE, VAE, BlockError, Layout, layout_of
+from ..blocks.names import BASE, NO_LAYOUT, VAE, BlockError, Layout, layout_of
 from .checkpoint import Checkpoint
 from .errors import MergeError
 from .parts import EMA, OTHER, VAE_PART, part_of
@@ -110,7 +110,7 @@ def compare(a: Checkpoint, b: Checkpoint, key_map: str = "mbw", tick: Tick = lam
         raise MergeError(
             f"{a.name} is {layout.name} and {b.name} is {other.name}: they have no blocks in common"
         )
-    layout = layout or other or Layout("any", 0, False, 0)
+    layout = layout or other or NO_LAYOUT
     result = Comparison((a.name, b.name), layout, {})
     result.only_b.extend(key for key in b.entries if key not in a.entries)
     found: dict[str, Likeness] = {}

@@ -163,15 +163,10 @@ def _common_layout(models: Sequence[Tensors]) -> Layout:
     for number, layout in enumerate(layouts[1:], start=1):
         if layout.blocks != layouts[0].blocks:
             raise MergeError(
-                f"A is {_describe(layouts[0])}, {_letter(number)} is {_describe(layout)}: "
+                f"A is {layouts[0].describe()}, {_letter(number)} is {layout.describe()}: "
                 "only models with the same blocks can be merged"
             )
     return layouts[0]
-
-
-def _describe(layout: Layout) -> str:
-    middle = "a middle" if layout.middle else "no middle"
-    return f"{layout.name} ({layout.inputs} input blocks, {middle}, {layout.outputs} output blocks)"
 
 
 def _refuse_foreign(models: Sequence[Tensors]) -> None:

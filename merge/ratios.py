@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from ..blocks import weights
 from ..blocks.keymap import CLIP, block_of
-from ..blocks.names import BASE, VAE, BlockError, Layout, layout_of
+from ..blocks.names import BASE, NO_LAYOUT, VAE, BlockError, Layout, layout_of
 from . import elemental
 from .checkpoint import Checkpoint
 from .errors import MergeError
@@ -14,7 +14,6 @@ from .parts import TEXT, UNET, VAE_PART
 from .recipe import Lane
 
 _ONE_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$")
-NO_LAYOUT = Layout("any", 0, False, 0)
 
 
 def neutral(method: Method, name: str) -> float:

@@ -14,7 +14,6 @@ from ..blocks.weights import block_names, number_text
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_PICTURES = 5000  # what a mistyped range of seeds must not queue
 
-_UNNAMED = re.compile(r"unet-(\d+)-([01])-(\d+)$")
 _SEEDS = re.compile(r"(\d+)(?:\s*-\s*(\d+))?$")
 
 
@@ -73,7 +72,7 @@ def parse_sweep(layout: "str | Layout", blocks: str, ratios: str, seeds: str) ->
 
     BlockError quotes what is no block, number or seed, stands twice, or would be more than MAX_PICTURES pictures.
     """
-    shape = _layout(layout)
+    shape = as_layout(layout)
     names = [name for item in _items(blocks, "blocks") for name in block_names(item, shape)]
     strange = [name for name in names if name not in shape.blocks]
     if strange:
@@ -92,12 +91,6 @@ def parse_sweep(layout: "str | Layout", blocks: str, ratios: str, seeds: str) ->
             f"{len(sweep.cells)} cells x {len(chosen)} seeds are more than {MAX_PICTURES} pictures"
         )
     return sweep
-
-
-def _layout(layout: "str | Layout") -> Layout:
-    if isinstance(layout, str) and (match := _UNNAMED.match(layout)):
-        return Layout(layout, int(match.group(1)), match.group(2) == "1", int(match.group(3)))
-    return as_layout(layout)
 
 
 def _items(text: str, what: str) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..blocks.names import BlockError
-from ..blocks.picture import GRID, HIGH, INK, LOW, PAPER, u_positions
+from ..blocks.picture import GRID, HIGH, INK, LOW, PAPER, positions
 from .sweep import Cell, Sweep
 
 GAP, MARGIN, LABEL = 3, 14, 22  # pixels
@@ -135,7 +135,7 @@ def cell_places(sweep: Sweep) -> dict[str | None, tuple[int, int]]:
     """(column, row) of every block, and of the unmodified pictures under None; unused rows and columns closed up."""
     if len(sweep.blocks) == 1:
         return {None: (0, 0), sweep.blocks[0]: (0, 1)}
-    whole = u_positions(sweep.layout)
+    whole = positions(sweep.layout)
     used: dict[str | None, tuple[int, int]] = {
         None: (1, 0),
         **{block: whole[block] for block in sweep.blocks},

@@ -1,4 +1,4 @@
-"""Block weights: one list of numbers, shaped by hand or by preset, for every node that takes one."""
+"""Block weights: one text of weights, typed, dragged or from a preset, for every node that takes one."""
 
 import torch
 from comfy_api.latest import io
@@ -13,7 +13,7 @@ EVERY_PRESET = list(dict.fromkeys(name for layout in LAYOUTS for name in presets
 
 
 class BlockWeightsNode(io.ComfyNode):
-    """The MBW list: sliders in the browser, one text in the graph."""
+    """The list of block weights: sliders in the browser, one text in the graph."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,13 +21,13 @@ class BlockWeightsNode(io.ComfyNode):
             node_id="BlockworkBlockWeights",
             display_name="Block Weights",
             category="blockwork/blocks",
-            description="One weight per U-Net block, as the MBW text that every Blockwork node takes: typed, dragged, or from a preset; then blended, mirrored, inverted, scaled and shifted, in that order.",
+            description="One weight per block of a model, as the text that every Blockwork node takes. Type it, drag the bars or choose a preset. The weights are then blended, mirrored, inverted, scaled and shifted, in that order.",
             search_aliases=["MBW", "block weights", "merge block weighted preset", "LBW", "weight preset"],
             inputs=[
-                io.Combo.Input("layout", options=list(LAYOUTS), default="sd1", tooltip="Which blocks the numbers address: sd1 (SD1 and SD2, 25 blocks) or sdxl (19)."),
-                io.Combo.Input("blend_with", options=[NO_PRESET, *EVERY_PRESET], default=NO_PRESET, optional=True, tooltip="A preset to mix into the weights."),
-                io.Float.Input("blend", default=0.5, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="How far the weights go towards the blend_with preset: 0 not at all, 1 all the way."),
-                io.Boolean.Input("mirror", default=False, optional=True, tooltip="Swap the down and the up path: IN00 with OUT11, IN01 with OUT10, and so on."),
+                io.Combo.Input("layout", options=list(LAYOUTS), default="sd1", tooltip="The blocks of your model: sd1 (SD1 and SD2, 25 blocks), sdxl (19), flux (57), qwen_image (60) and others."),
+                io.Combo.Input("blend_with", options=[NO_PRESET, *EVERY_PRESET], default=NO_PRESET, optional=True, tooltip="A preset to blend with the weights."),
+                io.Float.Input("blend", default=0.5, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="Share of the blend_with preset: 0 uses the weights only, 1 the preset only."),
+                io.Boolean.Input("mirror", default=False, optional=True, tooltip="Reverse the order of the weights: IN00 and OUT11 change places, IN01 and OUT10, and so on."),
                 io.Boolean.Input("invert", default=False, optional=True, tooltip="Use one minus each weight: the same merge with the models exchanged."),
                 io.Float.Input("scale", default=1.0, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="Multiply every weight by this."),
                 io.Float.Input("offset", default=0.0, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="Add this to every weight, after scaling."),
@@ -35,13 +35,13 @@ class BlockWeightsNode(io.ComfyNode):
                     "weights",
                     default="GRAD_V",
                     optional=True,
-                    tooltip="25 numbers for sd1 or 19 for sdxl (one more with BASE first), one number for all, the name of a preset of the field's or of your own, or pairs such as GRAD_V, IN00=0.75.",
+                    tooltip="One number per block (one more with BASE first), one number for all, a built-in preset or your own, or pairs such as GRAD_V, IN00=0.75 or D00-D07=0.3.",
                     extra_dict={"widgetType": "BLOCKWORK_WEIGHTS"},
                 ),
             ],
             outputs=[
-                io.String.Output("weights_text", display_name="weights", tooltip="The resulting numbers as MBW text."),
-                io.Image.Output("picture", display_name="picture", tooltip="The resulting numbers as bars in the shape of the U."),
+                io.String.Output("weights_text", display_name="weights", tooltip="The resulting weights as text."),
+                io.Image.Output("picture", display_name="picture", tooltip="The resulting weights as bars: a U for U-Nets, columns for transformers."),
             ],
         )  # fmt: skip
 
@@ -62,16 +62,19 @@ class BlockWeightsNode(io.ComfyNode):
         weights="GRAD_V",
     ) -> io.NodeOutput:
         given = host.read_weights(weights, layout)
+        if (blend_with, mirror, invert, scale, offset) == (NO_PRESET, False, False, 1.0, 0.0):
+            return _output(given)
         values, apart = list(given.values), dict(given.extra)
+        rest = None if given.rest is None else _reshape([given.rest], invert, scale, offset)[0]
         if blend_with != NO_PRESET:
-            values = presets.blend(values, presets.preset(blend_with, layout), blend)
-        values = presets.mirror(values) if mirror else values
-        shaped = BlockWeights(
-            given.layout,
-            tuple(_reshape(values, invert, scale, offset)),
-            tuple(zip(apart, _reshape(list(apart.values()), invert, scale, offset), strict=True)),
-        ).checked()
-        return io.NodeOutput(shaped.text(), torch.from_numpy(draw_weights(shaped))[None])
+            values, rest = presets.blend(values, presets.preset(blend_with, layout), blend), None
+        values = _reshape(presets.mirror(values) if mirror else values, invert, scale, offset)
+        extra = zip(apart, _reshape(list(apart.values()), invert, scale, offset), strict=True)
+        return _output(BlockWeights(given.layout, tuple(values), tuple(extra), rest=rest).checked())
+
+
+def _output(shaped: BlockWeights) -> io.NodeOutput:
+    return io.NodeOutput(shaped.text(), torch.from_numpy(draw_weights(shaped))[None])
 
 
 def _reshape(values: list[float], invert: bool, scale: float, offset: float) -> list[float]:

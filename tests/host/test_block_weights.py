@@ -43,7 +43,7 @@ def test_what_stands_apart_is_shaped_too_but_not_mirrored():
 
 
 def test_numbers_that_overflow_are_refused():
-    with pytest.raises(BlockError, match="the weight of IN00 comes out as inf"):
+    with pytest.raises(BlockError, match="The weight of IN00 becomes inf"):
         shaped(weights="1e308", scale=10.0)
 
 
@@ -69,9 +69,9 @@ def test_merges_read_own_presets(own, build):
 
 
 def test_a_bad_line_matters_only_where_its_name_is_asked_for(own):
-    own(f"ALL_R\tR,R,R\nFLUX\t{','.join(['1'] * 61)}\nMINE\t{','.join(['0.5'] * 25)}\n")
+    own(f"ALL_R\tR,R,R\nFLUX\t{','.join(['x'] * 61)}\nMINE\t{','.join(['0.5'] * 25)}\n")
     assert shaped(weights="0.5").values == shaped(weights="MINE").values
-    with pytest.raises(BlockError, match=r"mine\.tsv, line 2, preset 'FLUX': 61 numbers"):
+    with pytest.raises(BlockError, match=r"mine\.tsv, line 2, preset 'FLUX': 'x' is not a number"):
         shaped(weights="FLUX")
 
 
@@ -83,3 +83,20 @@ def test_the_fingerprint_follows_the_presets_that_are_named(own):
     own(f"MINE\t{','.join(['0.6'] * 25)}\n")
     assert BlockWeightsNode.fingerprint_inputs(weights="MINE") != before
     assert BlockWeightsNode.fingerprint_inputs(weights=None) == {}
+
+
+@pytest.mark.parametrize("layout", ["flux", "qwen_image", "z_image", "klein_4b"])
+def test_layouts_of_transformers(layout):
+    text, image = BlockWeightsNode.execute(layout, weights="GRAD_V", scale=0.5).result
+    assert text.startswith(f"{layout}: 0.5, ")
+    assert parse(text, layout).values == tuple(0.5 * value for value in preset("GRAD_V", layout))
+    assert image.ndim == 4 and image.shape[2] > image.shape[1] / 4
+
+
+def test_what_is_not_named_stays_not_named():
+    assert (
+        BlockWeightsNode.execute("sd1", weights="IN03=0.5, OUT02-OUT03=1").result[0]
+        == "IN03=0.5, OUT02=1, OUT03=1"
+    )
+    assert BlockWeightsNode.execute("sd1", weights="0.5, VAE=1").result[0] == "0.5, VAE=1"
+    assert BlockWeightsNode.execute("sd1", weights="0.5", invert=True, scale=0.5).result[0] == "0.25"

@@ -160,7 +160,7 @@ def test_a_sweep_samples_as_a_ksampler_and_as_samplercustom_do():
     "inputs, message",
     [
         ({"seeds": "one"}, "'one' among the seeds is no whole number"),
-        ({"blocks": "IN12"}, "'IN12' is no block of sd1"),
+        ({"blocks": "IN12"}, "Unknown block 'IN12' for sd1"),
         ({"ratios": "0.5, 0.5"}, "stands twice"),
         ({"share_a": "0.5"}, "connect model_b"),
     ],

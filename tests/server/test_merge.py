@@ -121,10 +121,10 @@ def test_vae_scale_and_difference_nodes_run(client, example):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"3": {"weights": "1, 2, 3"}}, "3 weights given; expected 25"),
+        ({"3": {"weights": "1, 2, 3"}}, "3 weights are given. Expected for sd1: 25"),
         ({"3": {"weights": ", ".join(["nan"] * 25)}}, "finite"),
-        ({"3": {"weights": "GRAD_X"}}, "did you mean GRAD_V"),
-        ({"4": {"weights": "IN12=1"}}, "'IN12' is no block of sd1"),
+        ({"3": {"weights": "GRAD_X"}}, "Did you mean GRAD_V"),
+        ({"4": {"weights": "IN12=1"}}, "Unknown block 'IN12' for sd1"),
     ],
 )
 def test_bad_weights_stop_the_prompt_with_a_clear_message(client, example, change, message):

@@ -83,7 +83,7 @@ def test_a_queue_repeated_is_not_merged_again(client: Client):
     [
         ({"name": "../outside"}, "below the output folder"),
         ({"name": ""}, "below the output folder"),
-        ({"weights": "1, 2, 3"}, "3 weights given"),
+        ({"weights": "1, 2, 3"}, "3 weights are given"),
         ({"weights": "NO_SUCH"}, "unknown preset"),
         ({"method": "add_difference"}, "takes 3 models, 2 are given"),
         ({"options": "gamma=2"}, "has no 'gamma'"),

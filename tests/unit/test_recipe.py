@@ -200,7 +200,7 @@ def test_random_recipes_print_back_equal():
         ("O=x, IN_A_12=3", 1, 6, "no mbw_each name"),
         ("O=x, IN_A_01=abc", 1, 14, "no finite number"),
         ("O=x, IN_A_01=nan", 1, 14, "no finite number"),
-        ("O=x, preset_weights=GRADV", 1, 21, "did you mean GRAD_V"),
+        ("O=x, preset_weights=GRADV", 1, 21, "Did you mean GRAD_V"),
     ],
 )
 def test_malformed_recipes_name_line_and_column(text, line, column, told):

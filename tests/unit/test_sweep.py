@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from blockwork.blocks.names import SD1, SDXL, BlockError, Layout
+from blockwork.blocks.names import SD1, SDXL, BlockError, as_layout
 from blockwork.merge.sweep import Cell, Sweep, parse_sweep
 from blockwork.merge.sweep_graph import LIST_SIZE, cell_nodes, export, sweep_graph
 from blockwork.merge.sweep_picture import as_bytes, by_cell, draw_plot, draw_sweep, measure, report
@@ -50,7 +50,7 @@ def test_a_sweep_reads_back_from_its_own_texts(layout):
 
 
 def test_an_unnamed_layout_keeps_its_blocks():
-    sweep = parse_sweep(Layout("unet-9-0-9", 9, False, 9), "ALL", "0.5", "1")
+    sweep = parse_sweep(as_layout("unet-9-0-9"), "ALL", "0.5", "1")
     assert parse_sweep(**sweep.texts()) == sweep and len(sweep.blocks) == 18
 
 
@@ -66,7 +66,7 @@ def test_an_unnamed_layout_keeps_its_blocks():
         ({"seeds": " "}, r"no seeds given"),
         ({"ratios": "0.5; 1"}, r"'0.5; 1' among the ratios is no number"),
         ({"ratios": "nan"}, r"finite"),
-        ({"blocks": "IN00, IN12"}, r"'IN12' is no block of sd1"),
+        ({"blocks": "IN00, IN12"}, r"Unknown block 'IN12' for sd1"),
         ({"blocks": "BASE"}, r"BASE is no numbered block; a sweep goes over IN00 to OUT11"),
         ({"blocks": "IN01-IN03, IN02"}, r"IN02 stands twice among the blocks"),
     ],
