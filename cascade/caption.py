@@ -1,6 +1,6 @@
-"""Cleans a caption the way IF's training captions were: no links, markup, file names or shop-talk.
+"""Cleans a caption as IF's training captions were cleaned: no links, markup, file names or advertising.
 
-The rules are those of diffusers' IF pipelines (Apache 2.0), less ``ftfy``'s mending of broken encodings.
+The rules are those of diffusers' IF pipelines (Apache 2.0), without ``ftfy``'s repair of broken encodings.
 """
 
 import html

@@ -22,7 +22,7 @@ def step_coefficients(abar: float, abar_next: float) -> StepCoefficients:
     """Coefficients of the step from signal share ``abar`` to ``abar_next`` (1 at the end of the list).
 
     The posterior of DDPM (arXiv 2006.11239, equations 6 and 7) with ``beta = 1 - abar / abar_next``,
-    which is what respacing a schedule comes to.
+    which is what respacing a schedule amounts to.
     """
     alpha = abar / abar_next
     beta = 1 - alpha
@@ -41,7 +41,7 @@ def learned_range_step(
     """Go from ``x`` (``b c h w``) towards ``x0``, the thresholded prediction; the next, less noisy ``x``.
 
     ``v`` interpolates the log variance, -1 being the posterior's and 1 the forward process's; it is not
-    clamped. Without ``noise``, which is how the last step is taken, the mean comes back.
+    clamped. Without ``noise``, as in the last step, the mean is returned.
     """
     mean = coefficients.x0 * x0 + coefficients.x * x
     if noise is None:

@@ -1,4 +1,4 @@
-"""The whole cascade by file names: T5, then each stage, one after the other and never two at once."""
+"""The whole cascade from file names: T5, then each stage, one in memory at a time."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,22 +12,26 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from .host_files import CHECKPOINTS, ENCODERS, STAGES, locate
+from .host_check import checked_stage, checked_t5, checked_upscaler
+from .host_files import CHECKPOINTS, locate
 from .host_load import prepared_stage
 from .host_memory import Ledger, alone
 from .host_model import LOW_RES, LowRes
 from .host_sampler import LearnedRangeSampler, stage_sigmas
-from .host_text import encode, load_t5
+from .host_t5 import load_t5
+from .host_text import TextCache, encode
 from .host_threshold import Threshold
+from .low_res import check as check_low_res
 
 LEARNED_RANGE = "learned_range"
 SAMPLERS = (LEARNED_RANGE, *comfy.samplers.SAMPLER_NAMES)
 SCHEDULERS = tuple(comfy.samplers.SCHEDULER_NAMES)
+TEXTS = TextCache()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One pixel stage of a cascade: its file and how to sample it; None for a prompt takes the cascade's."""
+    """One pixel stage of a cascade: its file and how to sample it; a prompt of None uses the cascade's."""
 
     file: str
     spacing: str = "smart50"
@@ -43,8 +47,15 @@ class Stage:
     fresh_noise: bool = False
     blur: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_low_res(self.aug_level, self.blur)
+        if not self.scale >= 1.0:
+            raise ValueError(
+                f"The scale is {self.scale}. It has to be at least 1. The released stages use 4."
+            )
+
     def sample(self, model: Any, positive: Any, negative: Any, job: "Job", below: Tensor | None) -> Tensor:
-        """The stage's picture (``b 3 h w`` in [-1, 1]), on top of the one from below if there is one."""
+        """The stage's image (``b 3 h w`` in [-1, 1]), from the image of the stage below if there is one."""
         if below is None:
             latent = torch.zeros(job.batch, 3, job.height, job.width)
         else:
@@ -79,7 +90,7 @@ class LatentUpscaler:
 
 @dataclass(frozen=True)
 class Job:
-    """What a cascade draws: prompts, the size of stage I in pixels, how many, and from which seed."""
+    """One run of a cascade: prompts, the size of stage I in pixels, the number of images, the seed, T5's settings."""
 
     t5: str
     prompt: str
@@ -89,39 +100,36 @@ class Job:
     batch: int = 1
     seed: int = 0
     clean_caption: bool = False
+    t5_weight_dtype: str = "default"
+    t5_device: str = "default"
 
 
 @dataclass
 class Result:
-    """The pictures (``b 3 h w`` in [-1, 1]) of every stage, first to last, and the memory books."""
+    """The images (``b 3 h w`` in [-1, 1]) of every stage, first to last, and the memory report."""
 
-    pictures: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
 
 
 def run_cascade(job: Job, stages: list[Stage], upscaler: LatentUpscaler | None = None) -> Result:
-    """Draw a cascade: every file is found first, then T5 and each stage are loaded, used and freed in turn.
+    """Run a cascade: everything is checked first, then T5 and each stage are loaded, used and freed in turn.
 
-    FileNotFoundError before anything is loaded when a file is missing.
+    T5 is not loaded when its states of all texts are kept from earlier runs. FileNotFoundError or ValueError, before
+    anything is loaded, for a file or setting that does not fit its place.
     """
-    t5 = locate(ENCODERS, job.t5)
-    paths = [locate(STAGES, stage.file) for stage in stages]
+    t5, width = checked_t5(job.t5)
+    paths = [
+        checked_stage(stage, number, width, LEARNED_RANGE) for number, stage in enumerate(stages, start=1)
+    ]
     if upscaler is not None:
-        locate(CHECKPOINTS, upscaler.file)
+        checked_upscaler(upscaler.file)
     result = Result()
     prompts = [_prompts(job, stage) for stage in stages]
-    texts = alone(
-        result.ledger,
-        "T5",
-        lambda: load_t5(t5),
-        lambda clip: {
-            text: encode(clip, text, job.clean_caption)
-            for text in dict.fromkeys(text for pair in prompts for text in pair)
-        },
-    )
+    texts = _encoded(job, t5, list(dict.fromkeys(text for pair in prompts for text in pair)), result.ledger)
     for number, (stage, path, pair) in enumerate(zip(stages, paths, prompts, strict=True), start=1):
-        below = result.pictures[-1] if result.pictures else None
-        picture = alone(
+        below = result.images[-1] if result.images else None
+        image = alone(
             result.ledger,
             f"stage {'I' * number}",
             lambda stage=stage, path=path: prepared_stage(
@@ -131,29 +139,47 @@ def run_cascade(job: Job, stages: list[Stage], upscaler: LatentUpscaler | None =
                 model, texts[pair[0]], texts[pair[1]], job, below
             ),
         )
-        result.pictures.append(picture)
+        result.images.append(image)
     if upscaler is not None:
-        result.pictures.append(_upscaled(upscaler, job, result))
+        result.images.append(_upscaled(upscaler, job, result))
     return result
 
 
+def _encoded(job: Job, path: str, texts: list[str], ledger: Ledger) -> dict[str, Any]:
+    """CONDITIONING of each text, from earlier runs or from T5, which is loaded only for the others."""
+    settings = (job.t5_weight_dtype, job.t5_device, job.clean_caption)
+    found = TEXTS.find(path, settings, texts)
+    wanted = [text for text in texts if text not in found]
+    if not wanted:
+        ledger.skip("T5", "not loaded, its states of these prompts are kept from an earlier run")
+        return found
+    encoded = alone(
+        ledger,
+        "T5",
+        lambda: load_t5(path, job.t5_weight_dtype, job.t5_device),
+        lambda clip: {text: encode(clip, text, job.clean_caption) for text in wanted},
+    )
+    TEXTS.keep(path, settings, encoded)
+    return {**found, **encoded}
+
+
 def with_low_res(conditioning: Any, low: LowRes) -> Any:
-    """A copy of a CONDITIONING that shows a super-resolution stage the picture to enlarge."""
+    """A copy of a CONDITIONING with the image that a super-resolution stage enlarges."""
     return [[text, {**options, LOW_RES: low}] for text, options in conditioning]
 
 
 def low_res_of(images: Tensor, level: float, fresh_noise: bool = False, blur: float = 0.0) -> LowRes:
-    """The picture to enlarge, from ComfyUI's IMAGE (``b h w c`` in [0, 1])."""
+    """The image to enlarge, from ComfyUI's IMAGE (``b h w c`` in [0, 1])."""
     return LowRes(images[..., :3].movedim(-1, 1) * 2 - 1, level, fresh_noise, blur)
 
 
-def as_images(pictures: Tensor) -> Tensor:
-    """ComfyUI's IMAGE (``b h w c`` in [0, 1]) of pictures (``b c h w`` in [-1, 1])."""
-    return (pictures.movedim(1, -1) / 2 + 0.5).clamp(0, 1)
+def as_images(pixels: Tensor) -> Tensor:
+    """ComfyUI's IMAGE (``b h w c`` in [0, 1]) of pixels (``b c h w`` in [-1, 1])."""
+    return (pixels.movedim(1, -1) / 2 + 0.5).clamp(0, 1)
 
 
 def empty_above(below: Tensor, scale: float) -> Tensor:
-    """An empty latent ``scale`` times as large as the picture below it, sides in multiples of 8."""
+    """An empty latent ``scale`` times as large as the image below it, sides in multiples of 8."""
     height, width = (max(8, round(side * scale / 8) * 8) for side in below.shape[-2:])
     return torch.zeros(below.shape[0], 3, height, width)
 
@@ -194,15 +220,16 @@ def _prompts(job: Job, stage: Stage | LatentUpscaler) -> tuple[str, str]:
 
 
 def _upscaled(upscaler: LatentUpscaler, job: Job, result: Result) -> Tensor:
-    """The last picture through core's x4 upscaler: text, U-Net and VAE of one checkpoint."""
-    below = result.pictures[-1]
+    """The last image through core's x4 upscaler: text encoder, U-Net and VAE of one checkpoint."""
+    below = result.images[-1]
     path = locate(CHECKPOINTS, upscaler.file)
 
     def load() -> Any:
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(path)
         if model is None or clip is None or vae is None:
             raise ValueError(
-                f"{upscaler.file} is not a whole checkpoint: the upscaler needs model, CLIP and VAE."
+                f"{upscaler.file} is not a complete checkpoint: ComfyUI found no U-Net, text encoder or VAE in it. "
+                "Choose x4-upscaler-ema.safetensors or a checkpoint trained from it."
             )
         return _Bundle(model, clip, vae)
 
@@ -224,7 +251,7 @@ def _upscaled(upscaler: LatentUpscaler, job: Job, result: Result) -> Tensor:
 
 @dataclass
 class _Bundle:
-    """A checkpoint's three models; the U-Net is the one the books weigh."""
+    """A checkpoint's three models; the memory report weighs the U-Net."""
 
     patcher: Any
     clip: Any

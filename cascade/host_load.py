@@ -11,12 +11,18 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from . import keys
-from .host_files import tensors_of
+from . import files, keys
+from .host_files import QUANTISED, dequantised, tensors_of
 from .host_model import PixelStage
 from .host_threshold import Threshold, with_threshold
 from .lora import comfy_names
 from .schedule import sigmas
+from .unet import describe
+from .unet_config import UNetConfig
+
+# Tensors of quantised files that are no part of the network.
+QUANTISED_MARKS = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", QUANTISED)
+NORM = {"original": "out.0.weight", "diffusers": "conv_norm_out.weight"}  # a tensor that is never quantised
 
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -33,19 +39,39 @@ SUPER_RESOLUTION_THRESHOLD = Threshold(mode="static", bound="pixels")
 def load_stage(path: str, model_options: dict[str, Any] | None = None, disable_dynamic: bool = False) -> Any:
     """The MODEL in a stage file (safetensors or ``.bin``, original or diffusers keys), nothing attached.
 
-    KeysError when the file is not a whole IF stage.
+    FileError or KeysError naming the file when it is not a complete IF stage. Quantised layers are dequantised.
     """
     options = model_options or {}
-    state_dict = tensors_of(path)
-    prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
-    state_dict = (
-        comfy.utils.state_dict_prefix_replace(state_dict, {prefix: ""}, filter_keys=True) or state_dict
-    )
+    state_dict = _stage_part(tensors_of(path))
+    state_dict, _ = comfy.utils.convert_old_quants(
+        state_dict, ""
+    )  # a prefix hides the mark from the first try
     try:
-        keys.format_of(state_dict)
+        norm = NORM[keys.format_of(state_dict)]
+        if any(key.endswith(QUANTISED) for key in state_dict):
+            state_dict = dequantised(state_dict, state_dict[norm].dtype)
         return _load(state_dict, path, options, disable_dynamic)
     except keys.KeysError as error:
         raise keys.KeysError(f"{Path(path).name}: {error}") from error
+
+
+def stage_config(path: str) -> UNetConfig:
+    """The configuration of a stage file, from its header alone; KeysError naming the file when it is not one."""
+    tensors = {
+        key: tensor
+        for key, tensor in _stage_part(files.meta_tensors(path)).items()
+        if not key.endswith(QUANTISED_MARKS)
+    }
+    try:
+        return describe(keys.to_diffusers(tensors))
+    except keys.KeysError as error:
+        raise keys.KeysError(f"{Path(path).name}: {error}") from error
+
+
+def _stage_part(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of the U-Net, without the prefix they have inside a checkpoint."""
+    prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
+    return comfy.utils.state_dict_prefix_replace(tensors, {prefix: ""}, filter_keys=True) or tensors
 
 
 def _load(state_dict: dict, path: str, options: dict[str, Any], disable_dynamic: bool) -> Any:
@@ -89,8 +115,8 @@ def with_lora(model: Any, path: str, strength: float) -> Any:
     )
     if not fitted:
         raise ValueError(
-            f"{Path(path).name} changes nothing in this stage: none of its {len(lora)} entries, the first "
-            f"being {next(iter(lora), 'none')}, names one of its modules."
+            f"{Path(path).name} does not fit this stage: none of its {len(lora)} entries names one of the stage's "
+            f"modules; the first is {next(iter(lora), 'none')}. Choose a LoRA that was trained on this stage."
         )
     return patched
 

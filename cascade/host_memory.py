@@ -1,4 +1,4 @@
-"""One model at a time: load it with nothing else resident, use it, leave nothing behind, keep the books."""
+"""One model at a time: load it with nothing else resident, use it, free it, and report the memory it took."""
 
 import gc
 import logging
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Entry:
-    """What one model took: weights, RAM before, at most and after (bytes), VRAM at most, and seconds."""
+    """What one model took: weights, RAM before, at most and after (bytes), VRAM added at most, and seconds."""
 
     label: str
     weights: int = 0
@@ -33,9 +33,12 @@ class Entry:
     loading: float = 0.0
     running: float = 0.0
     freeing: float = 0.0
+    skipped: str = ""
 
     def line(self) -> str:
         """The entry as one line of the report."""
+        if self.skipped:
+            return f"{self.label}: {self.skipped}"
         vram = f", VRAM peak {self.vram_peak / MIB:.0f} MiB" if self.vram_peak else ""
         return (
             f"{self.label}: weights {self.weights / MIB:.1f} MiB, RAM {self.ram_before / MIB:.0f} -> "
@@ -49,6 +52,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+
+    def skip(self, label: str, reason: str) -> None:
+        """Note a model that did not have to be loaded."""
+        self.entries.append(Entry(label, skipped=reason))
 
     def text(self) -> str:
         """The report: one line per model, then the largest."""
@@ -83,7 +90,7 @@ def alone(ledger: Ledger, label: str, load: Callable[[], Any], use: Callable[[An
             result = use(model)
             entry.running = time.perf_counter() - started - entry.loading
         except BaseException as error:
-            # The traceback's frames would hold the model for as long as the error is looked at.
+            # The traceback's frames would hold the model for as long as the error is kept.
             traceback.clear_frames(error.__traceback__)
             raise
         finally:
@@ -104,27 +111,44 @@ def release() -> None:
 
 
 class _Watch:
-    """Follows a model's memory in its own thread and writes what it saw into the entry."""
+    """Measures a model's memory in its own thread and writes the peaks into the entry."""
 
     def __init__(self, entry: Entry):
         self.entry = entry
         self.process = psutil.Process()
+        self.vram_before = 0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> None:
         self.entry.ram_before = self.entry.ram_peak = self.process.memory_info().rss
-        if torch.cuda.is_available() and not comfy.model_management.cpu_mode():
+        if _on_cuda():
             torch.cuda.reset_peak_memory_stats()
+            self.vram_before = vram_in_use()
         self.thread.start()
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
-        if torch.cuda.is_available() and not comfy.model_management.cpu_mode():
-            self.entry.vram_peak = torch.cuda.max_memory_allocated()
+        if _on_cuda():
+            self.entry.vram_peak = max(self.entry.vram_peak, torch.cuda.max_memory_allocated())
         self.entry.ram_after = self.process.memory_info().rss
 
     def _follow(self) -> None:
         while not self.over.wait(POLL_SECONDS):
             self.entry.ram_peak = max(self.entry.ram_peak, self.process.memory_info().rss)
+            if _on_cuda():
+                self.entry.vram_peak = max(self.entry.vram_peak, vram_in_use() - self.vram_before)
+
+
+def _on_cuda() -> bool:
+    return torch.cuda.is_available() and not comfy.model_management.cpu_mode()
+
+
+def vram_in_use() -> int:
+    """Bytes of VRAM in use by the driver's count.
+
+    Torch's own counters leave out the pages of weights that ComfyUI loads dynamically.
+    """
+    free, total = torch.cuda.mem_get_info(comfy.model_management.get_torch_device())
+    return total - free

@@ -1,9 +1,10 @@
 """An IF stage as a ComfyUI model: registered with core's detection, conditioned, and applied.
 
-The text's part of the U-Net is computed when a prompt is first met in a sampling run and kept in that
-run's conds, so nothing outlives the run.
+What the U-Net derives from the text is computed once per prompt and sampling run, and kept in that run's conds, so
+that nothing stays in memory after the run.
 """
 
+import zlib
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ AUGMENTATION_TABLE = alphas_cumprod("cosine").tolist()
 
 @dataclass(frozen=True)
 class LowRes:
-    """The picture (``b c h w`` in [-1, 1]) that a super-resolution stage enlarges, and how it is noised.
+    """The image (``b c h w`` in [-1, 1]) that a super-resolution stage enlarges, and how it is noised.
 
     ``level`` 0 to 1; ``fresh_noise`` draws new noise at every model call (IF) instead of once (diffusers).
     """
@@ -42,6 +43,9 @@ class LowRes:
     level: float
     fresh_noise: bool = False
     blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        low_res.check(self.level, self.blur)
 
 
 class Prompt:
@@ -74,7 +78,7 @@ class PromptBatch:
         return [sum(count for _, count in self.parts), *first.shape[1:]]
 
     def states(self, unet: Any, device: torch.device, dtype: torch.dtype, remember: bool) -> TextStates:
-        """What the U-Net derives from these prompts; taken from the first prompt's memory where it can."""
+        """What the U-Net derives from these prompts; kept with the first prompt where ``remember`` is set."""
         memory = self.parts[0][0].remembered
         key = (*((id(prompt), count) for prompt, count in self.parts), device, dtype)
         if remember and key in memory:
@@ -94,35 +98,57 @@ class PromptBatch:
         return states
 
 
-class NoiseStream:
-    """Fresh augmentation noise for every model call (a cond shared by all branches of the call)."""
+def fresh_seed(seed: int, branch: str) -> int:
+    """The seed of a branch's fresh noise; ``branch`` is its name in the guider ("positive", "negative", ...)."""
+    return ((seed ^ AUGMENTATION_STREAM) + zlib.crc32(branch.encode())) % 2**63
+
+
+class FreshNoise:
+    """New augmentation noise for every model call, of one prompt (a cond, as ``comfy.conds`` has them).
+
+    Each prompt has its own stream, so the noise does not depend on which prompts core runs together.
+    """
 
     def __init__(self, seed: int, abar: float):
-        self.generator = torch.Generator().manual_seed(seed)
-        self.abar = abar
+        self.seed, self.abar = seed, abar
+        self.generator: torch.Generator | None = None
 
-    def process_cond(self, **_: Any) -> "NoiseStream":
-        return self
+    def process_cond(self, batch_size: int, **_: Any) -> "FreshNoiseBatch":
+        return FreshNoiseBatch([(self, batch_size)])
 
-    def can_concat(self, other: "NoiseStream") -> bool:
-        return self.abar == other.abar
+    def draw(self, like: Tensor) -> Tensor:
+        """Noise like a tensor, drawn on its device."""
+        if self.generator is None:
+            self.generator = torch.Generator(like.device).manual_seed(self.seed)
+        return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like)
 
-    def concat(self, _: list["NoiseStream"]) -> "NoiseStream":
-        return self
+
+class FreshNoiseBatch:
+    """The noise of prompts side by side in one model call, each over its part of the batch."""
+
+    def __init__(self, parts: list[tuple[FreshNoise, int]]):
+        self.parts = parts
+
+    def can_concat(self, other: "FreshNoiseBatch") -> bool:
+        return self.parts[0][0].abar == other.parts[0][0].abar
+
+    def concat(self, others: list["FreshNoiseBatch"]) -> "FreshNoiseBatch":
+        return FreshNoiseBatch([part for batch in (self, *others) for part in batch.parts])
 
     def size(self) -> list[int]:
         return [1]
 
     def augmented(self, image: Tensor) -> Tensor:
-        """``image`` with its own noise for each sample of the call."""
-        noise = torch.randn(image.shape, generator=self.generator).to(image)
-        return low_res.augment(image, noise, self.abar)
+        """``image`` (``b c h w``) with its own noise for each sample of the call."""
+        pieces = image.split([count for _, count in self.parts])
+        noise = [stream.draw(piece) for (stream, _), piece in zip(self.parts, pieces, strict=True)]
+        return low_res.augment(image, torch.cat(noise), self.parts[0][0].abar)
 
 
 class PixelStageModel(comfy.model_base.BaseModel):
     """The model of one stage: epsilon prediction in pixel space, with the learned variance on request.
 
-    A sampler that asks with twice the picture's channels gets (denoised, v) back in them.
+    A sampler that passes twice the image's channels gets (denoised, v) back.
     """
 
     def __init__(self, model_config: Any, device: torch.device | None = None):
@@ -133,44 +159,51 @@ class PixelStageModel(comfy.model_base.BaseModel):
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the U-Net predicts the variance beside the noise."""
+        """Whether the U-Net predicts the variance in addition to the noise."""
         return self.config.out_channels == 2 * self.config.image_channels
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        if kwargs.get("control") is not None:
+            raise ValueError(
+                "A ControlNet is attached to the prompt of an IF stage. IF stages have no ControlNet support. Remove "
+                "the Apply ControlNet node from this prompt."
+            )
         text, pooled_text = kwargs.get("cross_attn"), kwargs.get(POOLED_TEXT)
         for states in (text, pooled_text):
             if states is not None and states.shape[-1] != self.config.text_dim:
                 raise ValueError(
-                    f"the conditioning is {states.shape[-1]} wide, but this stage reads T5 states of "
-                    f"{self.config.text_dim}. Encode the prompt with the T5 that belongs to it "
-                    "(Cascade T5 Loader), not with another text encoder."
+                    f"The conditioning is {states.shape[-1]} wide. This stage reads T5 states {self.config.text_dim} wide. "
+                    "Encode the prompt with the stage's own T5 (IF T5 Loader), not with another text encoder."
                 )
         if text is None:
             raise ValueError(
-                "the conditioning holds no text states; encode a prompt with Cascade Text Encode."
+                "The conditioning has no text states. An IF stage needs T5 states. Encode the prompt with IF Text Encode."
             )
         out: dict[str, Any] = {"text": Prompt(text, pooled_text)}
         if self.config.super_resolution:
-            out.update(self._low_res_conds(**kwargs))
+            out.update(self._low_res_conds(kwargs.pop("noise").shape, **kwargs))
         return out
 
-    def _low_res_conds(self, noise: Tensor, device: torch.device, **kwargs: Any) -> dict[str, Any]:
+    def _low_res_conds(self, shape: torch.Size, device: torch.device, **kwargs: Any) -> dict[str, Any]:
         given: LowRes | None = kwargs.get(LOW_RES)
         if given is None:
             raise ValueError(
-                "this is a super-resolution stage, and its conditioning names no picture to enlarge: "
-                "put Cascade Low-Res between the prompts and the sampler."
+                "This is a super-resolution stage, and its conditioning has no image to enlarge. Put IF Low-Res between "
+                "the prompts and the sampler."
             )
         image = low_res.blur(given.image.to(device, torch.float32), given.blur)
-        image = low_res.enlarge(image, noise.shape[-2], noise.shape[-1])
-        image = comfy.utils.repeat_to_batch_size(image, noise.shape[0])
+        image = low_res.enlarge(image, shape[-2], shape[-1])
+        image = comfy.utils.repeat_to_batch_size(image, shape[0])
         step = low_res.augmentation_step(given.level)
-        stream = NoiseStream((kwargs.get("seed") or 0) ^ AUGMENTATION_STREAM, AUGMENTATION_TABLE[step])
+        seed = kwargs.get("seed") or 0
+        abar = AUGMENTATION_TABLE[step]
         conds: dict[str, Any] = {"aug_steps": comfy.conds.CONDRegular(torch.tensor([step], device=device))}
         if given.fresh_noise:
-            conds["low_res_noise"] = stream
+            conds["low_res_noise"] = FreshNoise(fresh_seed(seed, kwargs.get("prompt_type", "")), abar)
         else:
-            image = stream.augmented(image)
+            generator = torch.Generator().manual_seed(seed ^ AUGMENTATION_STREAM)
+            noise = torch.randn(image.shape, generator=generator).to(image)
+            image = low_res.augment(image, noise, abar)
         conds["low_res"] = comfy.conds.CONDNoiseShape(image)
         return conds
 
@@ -185,18 +218,19 @@ class PixelStageModel(comfy.model_base.BaseModel):
         *,
         text: PromptBatch,
         low_res: Tensor | None = None,
-        low_res_noise: NoiseStream | None = None,
+        low_res_noise: FreshNoiseBatch | None = None,
         aug_steps: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
+        _refuse_patches(transformer_options or {})
         channels, dtype = self.config.image_channels, self.get_dtype_inference()
         with_variance = x.shape[1] == 2 * channels
         x = x[:, :channels]
         xc = self.model_sampling.calculate_input(t, x)
         if low_res is not None:
-            picture = low_res.to(xc)
-            xc = torch.cat([xc, low_res_noise.augmented(picture) if low_res_noise else picture], dim=1)
-        # Hooks may change the weights from step to step, and then nothing of the text can be kept.
+            below = low_res.to(xc)
+            xc = torch.cat([xc, low_res_noise.augmented(below) if low_res_noise else below], dim=1)
+        # Hooks may change the weights from step to step; then nothing derived from the text can be kept.
         hooked = self.current_patcher is not None and self.current_patcher.current_hooks is not None
         states = text.states(self.diffusion_model, xc.device, dtype, remember=not hooked)
         timesteps = self.model_sampling.timestep(t).float()
@@ -210,8 +244,19 @@ class PixelStageModel(comfy.model_base.BaseModel):
         return float(activation_bytes(self.config, batch, height, width, itemsize))
 
 
+def _refuse_patches(transformer_options: dict[str, Any]) -> None:
+    """ValueError for patches of the U-Net's inside, which an IF stage does not read."""
+    patches = transformer_options.get("patches", {}), transformer_options.get("patches_replace", {})
+    names = sorted({name for kind in patches for name, entries in kind.items() if entries})
+    if names:
+        raise ValueError(
+            f"The model has patches that an IF stage does not read: {', '.join(names)}. They come from nodes such "
+            "as FreeU, HyperTile, Perturbed-Attention Guidance or IP-Adapter. Remove that node from this stage."
+        )
+
+
 class PixelStage(comfy.supported_models_base.BASE):
-    """How core recognises an IF stage in the original format and makes a model of it."""
+    """How core recognises an IF stage in the original format and builds a model from it."""
 
     unet_config = {"context_dim": None, "transformer_depth_middle": -1}
     required_keys = {"{}" + keys.ORIGINAL_MARK: {}}
@@ -219,7 +264,7 @@ class PixelStage(comfy.supported_models_base.BASE):
     latent_format = comfy.latent_formats.ChromaRadiance  # three channels, one per colour, unscaled
 
     def clip_target(self, state_dict: dict | None = None) -> None:
-        """No text encoder travels in these files."""
+        """These files contain no text encoder."""
 
     def get_model(self, state_dict: dict, prefix: str = "", device: Any = None) -> PixelStageModel:
         shapes = {k.removeprefix(prefix): v.to("meta") for k, v in state_dict.items() if k.startswith(prefix)}
@@ -236,6 +281,6 @@ class PixelStage(comfy.supported_models_base.BASE):
 
 
 def register() -> None:
-    """Make core's loaders recognise IF stages; harmless when done before."""
+    """Make core's loaders recognise IF stages; a second call changes nothing."""
     if PixelStage not in comfy.supported_models.models:
         comfy.supported_models.models.append(PixelStage)

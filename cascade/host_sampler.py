@@ -1,4 +1,4 @@
-"""The learned-range DDPM sampler, its list of sigmas, and the guider that mixes two positive prompts."""
+"""The learned-range DDPM sampler, sigmas from a spacing, and the guider that mixes two positive prompts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,36 +18,44 @@ from .schedule import respaced_timesteps, trailing
 
 WRAPPER_KEY = "blockwork_cascade_variance"
 KNOWN_REGIONS = ("renoised", "clean")
+CALC_COND_BATCH = "sampler_calc_cond_batch_function"
+PURE_NOISE = 10.0  # the signal has 1 % of the variance there; every released list starts above
 
 
 class VarianceRecord:
-    """A CALC_COND_BATCH wrapper that asks a stage for its variance beside the picture.
+    """A CALC_COND_BATCH wrapper that makes a stage return its variance in addition to the prediction.
 
-    The variance goes through core's own weighting of areas, masks and strengths, as channels of the
-    same tensor, and is taken from the positive prompt: it is never guided.
+    The variance passes through core's own weighting of areas, masks and strengths, as further channels of the
+    same tensor. It is the positive prompt's and is never guided.
     """
 
     def __init__(self, guider: Any):
         self.guider = guider
         self.v: Tensor | None = None
+        self.from_positive = False
+
+    def start_step(self) -> None:
+        """Forget the variance of the step before."""
+        self.v, self.from_positive = None, False
 
     def __call__(
         self, executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict
     ) -> list[Tensor]:
         channels = x.shape[1]
         outs = executor(model, conds, torch.cat([x, torch.zeros_like(x)], dim=1), timestep, model_options)
-        if self.v is None:  # the step's first call; attention guidance and the like call again
-            positive = self.guider.conds.get("positive")
-            index = next((i for i, cond in enumerate(conds) if cond is positive), 0)
-            self.v = outs[index][:, channels:]
+        positive = self.guider.conds.get("positive")
+        index = next((i for i, cond in enumerate(conds) if cond is positive), None)
+        # The step's first call with the positive prompt counts; attention guidance and the like call again.
+        if self.v is None or (index is not None and not self.from_positive):
+            self.v, self.from_positive = outs[index or 0][:, channels:], index is not None
         return [out[:, :channels] for out in outs]
 
 
 class LearnedRangeSampler(comfy.samplers.Sampler):
     """DDPM with the stage's own variance (arXiv 2102.09672), on any list of sigmas.
 
-    ``known_region`` says what a denoise mask keeps: ``"renoised"`` as core's samplers do, ``"clean"``
-    as IF does, which puts the clean picture back after every step.
+    ``known_region`` is what the model sees where a denoise mask keeps the image: ``"renoised"`` as in core's
+    samplers, ``"clean"`` as in IF, which restores the clean image after every step.
     """
 
     def __init__(
@@ -69,8 +77,8 @@ class LearnedRangeSampler(comfy.samplers.Sampler):
         stage = model_wrap.inner_model
         if not (isinstance(stage, PixelStageModel) and stage.learns_variance):
             raise ValueError(
-                f"the learned-range sampler needs an IF stage, which predicts its variance; this model is "
-                f"a {type(stage).__name__}. Use one of core's samplers with it, 'ddpm' being the nearest."
+                f"The model is a {type(stage).__name__}. The learned-range sampler needs an IF stage, which predicts its "
+                "variance. Use one of core's samplers with this model, for example ddpm."
             )
         clean = torch.zeros_like(noise) if latent_image is None else latent_image
         record = VarianceRecord(model_wrap)
@@ -87,15 +95,16 @@ class LearnedRangeSampler(comfy.samplers.Sampler):
         renoise_mask = denoise_mask if self.known_region == "renoised" else None
         fresh_noise = self.noise_sampler or _noise_of(noise, extra_args.get("seed"))
 
-        # One read of the device for the whole run: every coefficient is a number from here on.
-        abars = (1 / (1 + sigmas.double() ** 2)).tolist()
+        # The device is read once for the whole run; every coefficient is a Python number after that.
+        levels = sigmas.tolist()
+        abars = [1 / (1 + sigma**2) for sigma in levels]
         scales = [abar**-0.5 for abar in abars]
-        x = noise if _starts_from_noise(clean) else (clean + noise * sigmas[0]) / scales[0]
+        x = starting_point(clean, noise, levels[0])
         ones = x.new_ones(x.shape[0])
         for i in trange(len(sigmas) - 1, disable=disable_pbar):
             if denoise_mask is not None and renoise_mask is None:
                 x = clean + (x - clean) * denoise_mask
-            record.v = None
+            record.start_step()
             x0 = model(
                 x * scales[i],
                 sigmas[i] * ones,
@@ -103,7 +112,12 @@ class LearnedRangeSampler(comfy.samplers.Sampler):
                 model_options=options,
                 seed=extra_args.get("seed"),
             )
-            assert record.v is not None  # every call of the model passes through the record
+            if record.v is None:
+                raise ValueError(
+                    "A patch on this model computes predictions without ComfyUI's calc_cond_batch, so the variance "
+                    "that the stage predicts cannot be read. Remove the patch (a custom calc_cond_batch function "
+                    "or a cache), or use one of core's samplers, for example ddpm."
+                )
             last = abars[i + 1] == 1.0
             coefficients = step_coefficients(abars[i], abars[i + 1])
             x = learned_range_step(x, x0, record.v, None if last else fresh_noise(x), coefficients)
@@ -115,7 +129,7 @@ class LearnedRangeSampler(comfy.samplers.Sampler):
 
 
 def stage_sigmas(model: Any, spec: str, denoise: float = 1.0) -> Tensor:
-    """SIGMAS of a respacing string for the model's own schedule, zero last.
+    """SIGMAS of a spacing for the model's own schedule, zero last.
 
     ``denoise`` below 1 keeps that share of the list, its low-noise end.
     """
@@ -140,25 +154,41 @@ class MixGuider(comfy.samplers.CFGGuider):
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: int | None = None
     ) -> Tensor:
-        options = model_options or {}
-        positive, style, negative = (self.conds.get(key) for key in ("positive", "style", "negative"))
-        if self.cfg == 1.0 and not options.get("disable_cfg1_optimization", False):
-            negative = None
-        branches: list[Any] = [positive, negative, style if self.mix > 0 else None]
-        mixed, uncond, styled = comfy.samplers.calc_cond_batch(
-            self.inner_model, branches, x, timestep, options
+        # Core's sampling function does the rest, so that its patches before and after guidance act as ever.
+        options = {**(model_options or {})}
+        given = options.get(CALC_COND_BATCH, _calc_cond_batch)
+        options[CALC_COND_BATCH] = lambda args: self._mixed(given, args)
+        positive, negative = self.conds.get("positive"), self.conds.get("negative")
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, negative, positive, self.cfg, model_options=options, seed=seed
         )
-        if self.mix > 0:
-            mixed = styled if self.mix == 1.0 else mixed.lerp(styled, self.mix)
-        return comfy.samplers.cfg_function(
-            self.inner_model, mixed, uncond, self.cfg, x, timestep,
-            model_options=options, cond=positive, uncond=negative,
-        )  # fmt: skip
+
+    def _mixed(self, calc: Callable[[dict], list[Tensor]], args: dict[str, Any]) -> list[Tensor]:
+        """The predictions of (positive, negative) with the style's mixed into the first."""
+        style = self.conds.get("style") if self.mix > 0 else None
+        if style is None:
+            return calc(args)
+        if calc is _calc_cond_batch:  # all three in one call of the model
+            mixed, uncond, styled = calc({**args, "conds": [*args["conds"], style]})
+        else:  # a patch's function expects two
+            (mixed, uncond), (styled, _) = calc(args), calc({**args, "conds": [style, None]})
+        return [styled if self.mix == 1.0 else mixed.lerp(styled, self.mix), uncond]
 
 
-def _starts_from_noise(latent_image: Tensor) -> bool:
-    """An all-zero latent is core's sign for "no picture"; then the noise is the start, unscaled."""
-    return not bool(torch.any(latent_image))
+def starting_point(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """Where a run starts: ``clean`` (0 for an empty latent) with noise of level ``sigma``, at variance one.
+
+    From ``PURE_NOISE`` on an empty latent starts as the noise itself, unscaled, as the IF pipelines start.
+    """
+    if sigma >= PURE_NOISE and not bool(torch.any(clean)):
+        return noise
+    return (clean + noise * sigma) / (1 + sigma**2) ** 0.5
+
+
+def _calc_cond_batch(args: dict[str, Any]) -> list[Tensor]:
+    return comfy.samplers.calc_cond_batch(
+        args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
+    )
 
 
 def _noise_of(x: Tensor, seed: int | None) -> Callable[[Tensor], Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .threshold import dynamic_threshold, matched_threshold, static_threshold
+from .threshold import check, dynamic_threshold, matched_threshold, static_threshold
 
 MODES = ("none", "static", "dynamic")
 BOUNDS = ("auto", "pixels", "conditional")
@@ -13,11 +13,11 @@ BOUNDS = ("auto", "pixels", "conditional")
 
 @dataclass(frozen=True)
 class Threshold:
-    """How to keep x0 in range.
+    """How to keep x0 in range; ValueError for settings that are not valid.
 
-    ``bound`` is what counts as in range: [-1, 1] for ``"pixels"``, the reach of the conditional
-    prediction for ``"conditional"`` (latents), or whichever fits the model for ``"auto"``. ``blend`` 0
-    leaves x0 alone. ``start`` and ``end`` are shares of the sampling run, 0 its first step.
+    ``bound`` is the range: [-1, 1] for ``"pixels"``, the range of the conditional prediction for
+    ``"conditional"`` (latents), or the one that fits the model for ``"auto"``. ``blend`` 0 returns x0 unchanged.
+    ``start`` and ``end`` are fractions of the sampling run, 0 its first step.
     """
 
     mode: str = "dynamic"
@@ -28,6 +28,14 @@ class Threshold:
     blend: float = 1.0
     start: float = 0.0
     end: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.percentile, self.cap)
+        if self.start > self.end:
+            raise ValueError(
+                f"Thresholding starts at {self.start} of the run and ends at {self.end}. The start has to come "
+                "first. Lower start_percent or raise end_percent."
+            )
 
     def apply(self, x0: Tensor, conditional: Tensor, in_pixels: bool) -> Tensor:
         """``x0`` (``b c ...``) thresholded, blended with itself."""
@@ -48,9 +56,9 @@ class Threshold:
 
 
 class ThresholdPatch:
-    """The post-CFG function; ``default`` marks the one a loader attached, which a node replaces.
+    """The post-CFG function; ``default`` marks the one that a loader attached, which a node replaces.
 
-    At CFG 1 core hands over zeros for the unconditional prediction; only the conditional one is read.
+    At CFG 1 core passes zeros as the unconditional prediction; only the conditional one is read.
     """
 
     def __init__(self, threshold: Threshold, default: bool):
@@ -68,7 +76,7 @@ class ThresholdPatch:
     def _active(self, sigma: Tensor, model_sampling: Any) -> bool:
         start, end = self.threshold.start, self.threshold.end
         if (start, end) == (0.0, 1.0):
-            return True  # without a look at sigma, which would wait for the GPU
+            return True  # reading sigma would wait for the GPU
         now = sigma.max().item()
         return model_sampling.percent_to_sigma(end) <= now <= model_sampling.percent_to_sigma(start)
 
@@ -79,7 +87,7 @@ def works_in_pixels(latent_format: Any) -> bool:
 
 
 def with_threshold(model: Any, threshold: Threshold, default: bool = False) -> Any:
-    """A clone of the MODEL with the threshold; in place of a loader's default, after everything else."""
+    """A clone of the MODEL with the threshold, which replaces a loader's default and comes after other patches."""
     model = model.clone()
     options = model.model_options
     options["sampler_post_cfg_function"] = [

@@ -49,19 +49,19 @@ SUFFIXES = (".weight", ".bias")
 
 
 class KeysError(ValueError):
-    """The keys of a file are not those of an IF stage; the message names the first of them."""
+    """The keys of a file are not those of an IF stage; the message names the first that do not fit."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the block numbering depends on: residual blocks per level, and which levels attend."""
+    """What the block numbering depends on: residual blocks per level, and which levels have attention."""
 
     layers: tuple[int, ...]
     attends: tuple[bool, ...]
 
     @classmethod
     def of_original(cls, state_dict: StateDict) -> "Layout":
-        """Read it off the output blocks: a block whose last child is a residual block ends its level."""
+        """From the output blocks: a block whose last child is a residual block is the last of its level."""
         layers, attends, count, index = [], [], 0, 0
         while f"output_blocks.{index}.0.in_layers.0.weight" in state_dict:
             count += 1
@@ -77,7 +77,7 @@ class Layout:
 
     @classmethod
     def of_diffusers(cls, state_dict: StateDict) -> "Layout":
-        """Read it off the down blocks, which are numbered level by level."""
+        """From the down blocks, which are numbered level by level."""
         layers, attends = [], []
         while f"down_blocks.{len(layers)}.resnets.0.norm1.weight" in state_dict:
             level, count = len(layers), 0
@@ -143,15 +143,16 @@ def format_of(state_dict: StateDict) -> str:
         return "original"
     if DIFFUSERS_MARK in state_dict:
         return "diffusers"
-    examples = ", ".join(sorted(state_dict)[:3]) or "nothing"
+    examples = ", ".join(sorted(state_dict)[:3]) or "none"
     raise KeysError(
-        f"this is not an IF stage: neither {ORIGINAL_MARK} (the original format) nor {DIFFUSERS_MARK} "
-        f"(diffusers) is among its {len(state_dict)} keys, which start with {examples}."
+        f"This is not an IF stage. Neither {ORIGINAL_MARK} (original format) nor {DIFFUSERS_MARK} (diffusers "
+        f"format) is among its {len(state_dict)} keys; the first keys are {examples}. Choose the U-Net file of an IF "
+        "stage."
     )
 
 
 def to_diffusers(state_dict: StateDict, head_channels: int = 64) -> dict[str, Tensor]:
-    """The same tensors under diffusers' keys; a state dict that has them already comes back as it is.
+    """The same tensors under diffusers' keys; a state dict that has them already is returned unchanged.
 
     KeysError for a key that belongs to neither format.
     """
@@ -175,7 +176,7 @@ def to_diffusers(state_dict: StateDict, head_channels: int = 64) -> dict[str, Te
 
 
 def to_original(state_dict: StateDict, head_channels: int = 64) -> dict[str, Tensor]:
-    """The same tensors under DeepFloyd's keys; a state dict that has them already comes back as it is.
+    """The same tensors under DeepFloyd's keys; a state dict that has them already is returned unchanged.
 
     KeysError for a key that belongs to neither format.
     """
@@ -199,8 +200,8 @@ def _unpack(packed: Tensor, parts: int, head: int) -> list[Tensor]:
     """A packed projection, weight ``(heads parts d) c 1`` or bias, as ``parts`` linear ones."""
     if packed.shape[0] % (head * parts):
         raise KeysError(
-            f"an attention projection has {packed.shape[0]} rows, which do not divide into {parts} x heads "
-            f"of {head} channels; IF stages have heads of 64."
+            f"An attention projection has {packed.shape[0]} rows. Expected a multiple of {parts * head}, for {parts} "
+            f"projections with heads of {head} channels. The file is damaged or is not an IF stage."
         )
     linear = packed.squeeze(-1) if packed.ndim == 3 else packed
     split = rearrange(linear, "(heads part d) ... -> part (heads d) ...", part=parts, d=head)
@@ -216,6 +217,6 @@ def _pack(parts: list[Tensor], head: int) -> Tensor:
 def _refuse(rest: dict[str, Tensor]) -> None:
     if rest:
         raise KeysError(
-            f"{len(rest)} keys belong to no IF stage, the first: {', '.join(sorted(rest)[:5])}. "
-            "Is the file a whole and unmixed stage I, II or III?"
+            f"{len(rest)} keys are not part of an IF stage, the first: {', '.join(sorted(rest)[:5])}. Choose a file "
+            "with one complete stage I, II or III and nothing else."
         )

@@ -1,4 +1,4 @@
-"""The low-resolution picture a super-resolution stage looks at: enlarged, blurred and noised."""
+"""The low-resolution image that a super-resolution stage reads: enlarged, blurred and noised."""
 
 import math
 
@@ -13,8 +13,11 @@ def enlarge(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur (``b c h w``) with IF's 3x3 kernel, mirrored at the border; ``sigma`` in pixels."""
-    if sigma <= 0:
+    """Gaussian blur (``b c h w``) with IF's 3x3 kernel, mirrored at the border; ``sigma`` in pixels.
+
+    An image one pixel high or wide is returned as it is.
+    """
+    if sigma <= 0 or min(image.shape[-2:]) < 2:
         return image
     side = math.exp(-0.5 / sigma**2)
     row = torch.tensor([side, 1.0, side], dtype=image.dtype, device=image.device)
@@ -23,10 +26,17 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), kernel, groups=image.shape[1])
 
 
+def check(level: float, blur: float) -> None:
+    """ValueError for a noise level outside [0, 1] or a negative blur."""
+    augmentation_step(level)
+    if not blur >= 0.0:
+        raise ValueError(f"The blur is {blur}. It is a sigma in pixels and has to be at least 0.")
+
+
 def augmentation_step(level: float, steps: int = 1000) -> int:
-    """The timestep that an augmentation level from 0 to 1 means; ValueError outside."""
+    """The timestep of an augmentation level from 0 to 1; ValueError outside."""
     if not 0.0 <= level <= 1.0:
-        raise ValueError(f"the augmentation level is {level}; it has to lie between 0 and 1.")
+        raise ValueError(f"The noise level aug_level is {level}. It has to be between 0 and 1.")
     return min(int(level * steps), steps - 1)
 
 

@@ -1,4 +1,4 @@
-"""What thresholding does to saturation, measured on finished images and drawn side by side."""
+"""The effect of thresholding on saturation, measured on images and drawn as histograms."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ END = 1 / 512  # within half an 8-bit step of black or full
 
 
 class Measures(NamedTuple):
-    """Means over a batch: shares of values at the ends of the range, HSV saturation, standard deviation."""
+    """Means over a batch: fractions of values at both ends of the range, HSV saturation, standard deviation."""
 
     dark_end: float
     bright_end: float
@@ -37,12 +37,12 @@ def measure(images: Tensor) -> Measures:
 
 
 def text(measures: dict[str, Measures]) -> str:
-    """The measures as lines of words."""
+    """The measures as text, one line per batch."""
     return "\n".join(f"{label}: {_words(found)}" for label, found in measures.items())
 
 
 def draw(images: dict[str, Tensor], measures: dict[str, Measures]) -> Tensor:
-    """Histograms of each batch above each other, as an IMAGE (``1 h w 3``); the ends of the range stand out."""
+    """Histograms of each batch above each other, as an IMAGE (``1 h w 3``)."""
     block = LINE * 2 + HEIGHT + MARGIN
     canvas = Image.new("RGB", (WIDTH + 2 * MARGIN, block * len(images) + MARGIN), PAPER)
     pen = ImageDraw.Draw(canvas)

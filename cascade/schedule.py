@@ -21,11 +21,11 @@ NAMED_SPACINGS = {
 
 
 def respaced_timesteps(spec: str, steps: int = TIMESTEPS) -> list[int]:
-    """The timesteps, highest first, that a respacing string picks out of a process of ``steps``.
+    """The timesteps, highest first, that a spacing (respacing string) selects from ``steps`` timesteps.
 
-    ``"n1,n2,..."`` cuts the process into as many equal sections as there are numbers, lowest noise
-    first, and spaces that many timesteps evenly over each, ends included; ``"150"`` is one section;
-    ``"ddim50"`` takes an integer stride; the names in ``NAMED_SPACINGS`` stand for their strings.
+    ``"n1,n2,..."`` divides the timesteps into as many equal sections as there are numbers, lowest noise
+    first, and selects that many evenly from each, ends included; ``"150"`` is one section;
+    ``"ddim50"`` uses an integer stride; a name in ``NAMED_SPACINGS`` means its string.
     ValueError for anything else. Improved DDPM (arXiv 2102.09672), section 4.
     """
     text = NAMED_SPACINGS.get(spec.strip(), spec.strip())
@@ -36,15 +36,15 @@ def respaced_timesteps(spec: str, steps: int = TIMESTEPS) -> list[int]:
     except ValueError:
         raise ValueError(_unreadable(spec)) from None
     if any(count < 0 for count in counts) or sum(counts) == 0:
-        raise ValueError(f"{_unreadable(spec)} No count may be negative and one has to be above 0.")
+        raise ValueError(f"{_unreadable(spec)} No count may be negative, and one has to be above 0.")
     picked: set[int] = set()
     start = 0
     for index, count in enumerate(counts):
         size = steps // len(counts) + (index < steps % len(counts))
         if count > size:
             raise ValueError(
-                f"respacing {spec!r} asks for {count} timesteps in section {index + 1}, "
-                f"which holds {size} of the {steps}."
+                f"The spacing {spec!r} asks for {count} timesteps in section {index + 1}, which holds {size} of the "
+                f"{steps}. Use at most {size} there."
             )
         picked.update(start + offset for offset in _spread(size, count))
         start += size
@@ -54,7 +54,7 @@ def respaced_timesteps(spec: str, steps: int = TIMESTEPS) -> list[int]:
 def trailing(timesteps: list[int], denoise: float) -> list[int]:
     """The last ``denoise`` share (0 to 1) of a timestep list: where image-to-image starts."""
     if not 0.0 <= denoise <= 1.0:
-        raise ValueError(f"denoise is {denoise}; it has to lie between 0 and 1.")
+        raise ValueError(f"The denoise value is {denoise}. It has to be between 0 and 1.")
     kept = min(int(len(timesteps) * denoise), len(timesteps))
     return timesteps[len(timesteps) - kept :]
 
@@ -81,7 +81,7 @@ SCHEDULES = {"cosine": cosine_betas, "linear": linear_betas}
 def alphas_cumprod(schedule: str = "cosine", steps: int = TIMESTEPS) -> Tensor:
     """``abar_t``, the signal's share of variance at each timestep (float64, ``steps``)."""
     if schedule not in SCHEDULES:
-        raise ValueError(f"there is no schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}.")
+        raise ValueError(f"Unknown schedule {schedule!r}. Available: {', '.join(SCHEDULES)}.")
     return torch.cumprod(1 - SCHEDULES[schedule](steps), dim=0)
 
 
@@ -96,7 +96,7 @@ def _spread(size: int, count: int) -> list[int]:
     offsets, position = [], 0.0
     for _ in range(count):
         offsets.append(round(position))
-        position += stride  # summed, not multiplied: the released lists round the running sum
+        position += stride  # summed, not multiplied, because the released lists round the running sum
     return offsets
 
 
@@ -106,11 +106,14 @@ def _strided(text: str, steps: int) -> list[int]:
     for stride in range(1, steps):
         if len(range(0, steps, stride)) == wanted:
             return list(range(0, steps, stride))[::-1]
-    raise ValueError(f"respacing {text!r}: no integer stride gives that many of {steps} timesteps.")
+    raise ValueError(
+        f"The spacing {text!r} is not valid: no even stride gives that many of {steps} timesteps. Use a count, for "
+        f"example '50'."
+    )
 
 
 def _unreadable(spec: str) -> str:
     return (
-        f"respacing {spec!r} is not understood: give counts per section ('10,10,3,2,2'), one count ('150'), "
-        f"'ddim' and a count ('ddim50'), or one of {', '.join(NAMED_SPACINGS)}."
+        f"The spacing {spec!r} is not valid. Give counts per section ('10,10,3,2,2'), one count ('150'), 'ddim' "
+        f"and a count ('ddim50'), or one of {', '.join(NAMED_SPACINGS)}."
     )

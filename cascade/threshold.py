@@ -1,8 +1,7 @@
-"""Keeps a predicted picture in range: static and dynamic thresholding (Imagen, arXiv 2205.11487, 2.3).
+"""Keeps a predicted image in range: static and dynamic thresholding (Imagen, arXiv 2205.11487, 2.3).
 
 ``static_threshold`` and ``dynamic_threshold`` are the paper's, for pixels in [-1, 1]. ``matched_threshold``
-carries the same idea to latents, which have no fixed range: the bound is what the conditional
-prediction itself reaches.
+is for latents, which have no fixed range: it uses the range of the conditional prediction as the bound.
 """
 
 import math
@@ -23,7 +22,7 @@ def dynamic_threshold(x0: Tensor, percentile: float = 0.995, cap: float | None =
     With ``cap`` 1 this is static thresholding, and no percentile is computed. A sample whose percentile
     is not finite is clipped statically. ValueError for a percentile outside [0, 1] or a cap below 1.
     """
-    _check(percentile, cap)
+    check(percentile, cap)
     if cap == 1.0:
         return static_threshold(x0)
     x = x0 if x0.dtype == torch.float64 else x0.float()
@@ -41,15 +40,15 @@ def matched_threshold(
     static: bool = False,
     per_channel: bool = False,
 ) -> Tensor:
-    """Threshold a guided prediction ``x0`` (``b c ...``) to the reach of its ``conditional`` prediction.
+    """Threshold a guided prediction ``x0`` (``b c ...``) to the range of its ``conditional`` prediction.
 
     Both are centred on their mean per sample and channel. ``r`` is the percentile of the centred
-    conditional's magnitude and takes the place of Imagen's 1: ``s = clamp(percentile(|d|), r, cap * r)``,
+    conditional's magnitude and replaces Imagen's 1: ``s = clamp(percentile(|d|), r, cap * r)``,
     result ``mean + clip(d, -s, s) * r / s``; ``static`` clips to ``r`` without rescaling. Percentiles are
     taken per sample, or per sample and channel. For zero-mean input with ``r = 1`` this is
-    ``dynamic_threshold``. A conditional without any spread leaves ``x0`` as it is.
+    ``dynamic_threshold``. With a constant conditional, ``x0`` is returned unchanged.
     """
-    _check(percentile, cap)
+    check(percentile, cap)
     d, mean = _centred(x0)
     reference, _ = _centred(conditional)
     dims = 2 if per_channel else 1
@@ -109,12 +108,11 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
     return x - mean, mean
 
 
-def _check(percentile: float, cap: float | None) -> None:
+def check(percentile: float, cap: float | None) -> None:
+    """ValueError for a percentile outside [0, 1] or a cap below 1."""
     if not 0.0 <= percentile <= 1.0:
-        raise ValueError(
-            f"the percentile is {percentile}; it has to lie between 0 and 1 (0.995 is Imagen's)."
-        )
+        raise ValueError(f"The percentile is {percentile}. It has to be between 0 and 1. Imagen uses 0.995.")
     if cap is not None and not cap >= 1.0:
         raise ValueError(
-            f"the cap is {cap}; it has to be at least 1 (1 is static thresholding, IF's stage I uses 1.5)."
+            f"The cap is {cap}. It has to be at least 1; 1 is static thresholding. IF's stage I uses 1.5."
         )

@@ -1,7 +1,7 @@
 """The U-Net of a pixel stage (DeepFloyd IF, after ADM and Imagen's efficient U-Net), in plain torch.
 
-Modules carry diffusers' names, which is what LoRA files speak. Whatever depends on the text alone is
-computed by ``encode_text``, once per sampling run, and handed to every ``forward``.
+Modules have diffusers' names, which LoRA files use. What depends on the text alone is computed by ``encode_text``,
+once per sampling run, and passed to every ``forward``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,17 +143,19 @@ class PixelUNet(nn.Module):
 
         ``timesteps`` (``b``) run from 0 to 999. The text comes as ``context`` (``b tokens text_dim``) or
         as ``text``, which ``encode_text`` made of it. ``aug_steps`` (``b``) is the noise level of the
-        low-resolution picture in the second half of a super-resolution stage's ``x``.
+        low-resolution image in the second half of a super-resolution stage's ``x``.
         """
         if text is None:
             if context is None:
-                raise ValueError("an IF stage needs text: pass context, or text from encode_text.")
+                raise ValueError("An IF stage needs text. Pass context, or text from encode_text.")
             text = self.encode_text(context)
         widest = self.config.widths[0]
         emb = self.time_embedding(sinusoid(timesteps, widest, x.dtype)) + text.pooled
         if self.config.super_resolution:
             if aug_steps is None:
-                raise ValueError("a super-resolution stage needs aug_steps, its low-resolution noise level.")
+                raise ValueError(
+                    "A super-resolution stage needs aug_steps, the noise level of its low-resolution image."
+                )
             emb = emb + self.class_embedding(sinusoid(aug_steps, widest, x.dtype))
         emb = F.gelu(emb)  # every residual block activates it first, so it is done once
 
@@ -190,9 +192,9 @@ class PixelUNet(nn.Module):
 def describe(
     state_dict: Mapping[str, Tensor], *, head_channels: int = 64, pool_heads: int = 64
 ) -> UNetConfig:
-    """The configuration of a state dict under diffusers' keys, once its keys and shapes are found whole.
+    """The configuration of a state dict under diffusers' keys, after its keys and shapes are checked.
 
-    KeysError names missing, unknown and misshapen tensors.
+    KeysError names missing and unknown tensors, and those of another shape.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
     config = config_from_shapes(shapes, head_channels, pool_heads)
@@ -209,7 +211,10 @@ def describe(
         if found
     ]
     if problems:
-        raise keys.KeysError(f"the file is not a whole IF stage; {'; '.join(problems)}.")
+        raise keys.KeysError(
+            f"This is not a complete IF stage. Its tensors do not fit together: {'; '.join(problems)}. Download the "
+            "file again."
+        )
     return config
 
 
@@ -223,7 +228,7 @@ def from_state_dict(
     """A stage's U-Net with these tensors (not copied where the format allows), in either released format.
 
     Everything but the two head counts is derived from the tensors' shapes; those are 64 in every
-    released stage. KeysError when the state dict is not a whole stage.
+    released stage. KeysError when the state dict is not a complete stage.
     """
     converted = keys.to_diffusers(state_dict, head_channels)
     config = describe(converted, head_channels=head_channels, pool_heads=pool_heads)

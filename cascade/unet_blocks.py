@@ -34,7 +34,7 @@ class StepEmbedding(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual block with FiLM from the time embedding, halving or doubling the picture where asked.
+    """Residual block with FiLM from the time embedding, halving or doubling the image size where asked.
 
     ``resample`` is ``""``, ``"down"`` or ``"up"``; ``scale`` multiplies the sum of both branches.
     """
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         return self._heads(self.add_k_proj(tokens)), self._heads(self.add_v_proj(tokens))
 
     def forward(self, x: Tensor, text: TextKV) -> Tensor:
-        """``x`` (``b c h w``) plus what its tokens read."""
+        """``x`` (``b c h w``) plus the output of attention."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
         q = self._heads(self.to_q(tokens))
         k, v = text
@@ -116,7 +116,7 @@ class Attention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """The text's mean token reads all tokens and itself: ``b tokens dim`` -> ``b dim``."""
+    """The mean token of the text attends to all tokens and itself: ``b tokens dim`` -> ``b dim``."""
 
     def __init__(self, dim: int, heads: int, ops: Any, **kwargs: Any):
         super().__init__()

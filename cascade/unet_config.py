@@ -1,4 +1,4 @@
-"""The shape of an IF U-Net, read from the shapes of its tensors; no file of settings is needed."""
+"""The configuration of an IF U-Net, derived from the shapes of its tensors; no config file is needed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class UNetConfig:
     """Hyper-parameters of an IF U-Net, level 0 being the finest.
 
     ``attention`` per level: ``"none"``, ``"joint"`` (image and text tokens) or ``"text"`` (text tokens
-    alone). Heads are 64 channels wide and 64 heads pool the text in every released stage; both are
-    invisible in the tensors' shapes.
+    alone). Heads are 64 channels wide and 64 heads pool the text in every released stage; neither can be
+    derived from the tensors' shapes.
     """
 
     in_channels: int
@@ -33,7 +33,7 @@ class UNetConfig:
 
     @property
     def image_channels(self) -> int:
-        """Channels of the picture itself, without the low-resolution picture beside it."""
+        """Channels of the image itself, without the low-resolution image that is concatenated to it."""
         return self.in_channels // 2 if self.super_resolution else self.in_channels
 
 
@@ -42,7 +42,9 @@ def config_from_shapes(shapes: Shapes, head_channels: int = 64, pool_heads: int 
 
     def shape(key: str) -> tuple[int, ...]:
         if key not in shapes:
-            raise KeysError(f"the key {key} is missing: the file is not a whole IF stage.")
+            raise KeysError(
+                f"The key {key} is missing. The file is not a complete IF stage. Download it again."
+            )
         return tuple(shapes[key])
 
     def attention(block: str, attends: bool) -> str:
@@ -52,13 +54,19 @@ def config_from_shapes(shapes: Shapes, head_channels: int = 64, pool_heads: int 
 
     layout = Layout.of_diffusers(shapes)  # type: ignore[arg-type]  # only the keys are looked at
     if not layout.layers:
-        raise KeysError("the key down_blocks.0.resnets.0.norm1.weight is missing: no level was found.")
+        raise KeysError(
+            "The key down_blocks.0.resnets.0.norm1.weight is missing. The file is not a complete IF stage. Download "
+            "it again."
+        )
     out_channels, _, *_ = shape("conv_out.weight")
     first_width, in_channels, *_ = shape("conv_in.weight")
     levels = range(len(layout.layers))
     widths = tuple(shape(f"down_blocks.{level}.resnets.0.conv1.weight")[0] for level in levels)
     if widths[0] != first_width:
-        raise KeysError(f"conv_in gives {first_width} channels but the first level has {widths[0]}.")
+        raise KeysError(
+            f"The tensor conv_in has {first_width} output channels, and the first level has {widths[0]}. Tensors of "
+            "two stages are mixed. Download the file again."
+        )
     text_dim = shape(DIFFUSERS_MARK)[1]
     attending = [widths[level] for level in levels if layout.attends[level]] + [widths[-1]]
     for label, channels, parts in (
@@ -66,7 +74,10 @@ def config_from_shapes(shapes: Shapes, head_channels: int = 64, pool_heads: int 
         ("text", text_dim, pool_heads),
     ):
         if channels % parts:
-            raise KeysError(f"the {label} has {channels} channels; an IF stage's divides by {parts}.")
+            raise KeysError(
+                f"The {label} has {channels} channels. An IF stage has a multiple of {parts} there. Choose the file "
+                "of an IF stage."
+            )
     return UNetConfig(
         in_channels=in_channels,
         out_channels=out_channels,

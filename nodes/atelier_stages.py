@@ -17,7 +17,7 @@ class Stages(io.ComfyNode):
             display_name="Load Atelier Stages",
             category="blockwork/atelier",
             description="Loads a tiny pixel cascade that comes with the pack: DeepFloyd IF's U-Net with learned variance, "
-            "trained on drawn shapes. Stage I draws 16 x 16 pixels from text, stage II makes 64 x 64 of them. Cascade "
+            "trained on drawn shapes. Stage I draws 16 x 16 pixels from text, stage II makes 64 x 64 of them. IF "
             "nodes, thresholds and core's samplers work with it as with IF itself, in seconds on a CPU.",
             search_aliases=[
                 "atelier",
@@ -32,7 +32,7 @@ class Stages(io.ComfyNode):
                 io.Model.Output(
                     "stage_2",
                     display_name="stage II",
-                    tooltip="Sample it at 64 x 64 pixels, behind Cascade Low-Res.",
+                    tooltip="Sample it at 64 x 64 pixels, after IF Low-Res.",
                 ),
                 io.Clip.Output(
                     display_name="clip",

@@ -1,4 +1,4 @@
-"""Pixel cascades: IF stages as native models, T5, thresholding for every model, and the cascade in one node."""
+"""DeepFloyd IF: stages as native models, T5, thresholding for every model, and all stages in one node."""
 
 from ..cascade.host_model import register
 from .cascade_sampling import Guider, LowResolution, Sampler, Sigmas

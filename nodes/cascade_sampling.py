@@ -1,4 +1,4 @@
-"""Sampling pixel stages with core's custom-sampling nodes, and the picture a stage enlarges."""
+"""Sampling IF stages with core's custom-sampling nodes, and the image a stage enlarges."""
 
 from comfy_api.latest import io
 
@@ -7,20 +7,20 @@ from . import cascade_inputs as shared
 
 
 class Sigmas(io.ComfyNode):
-    """SIGMAS from a respacing string."""
+    """SIGMAS from a spacing (respacing string)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeSigmas",
-            display_name="Cascade Sigmas",
+            display_name="IF Sigmas",
             category=shared.CATEGORY,
-            description="The sigmas of a list of timesteps: IF's eight named lists or any respacing string. Works with "
-            "every model of a thousand discrete timesteps.",
+            description="Sigmas for a list of timesteps: one of IF's eight named lists or any respacing string. Works with "
+            "every model that has 1000 discrete timesteps.",
             search_aliases=["respacing", "timesteps", "smart50", "super40", "fast27", "scheduler", "sigmas"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model whose noise schedule turns timesteps into sigmas."
+                    "model", tooltip="The model whose noise schedule converts timesteps to sigmas."
                 ),
                 shared.spacing_input("smart50"),
                 io.Float.Input(
@@ -30,7 +30,7 @@ class Sigmas(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="The share of the list to run, its low-noise end: below 1 for image to image.",
+                    tooltip="The fraction of the list to sample, from its low-noise end. Below 1 for image to image.",
                 ),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
@@ -48,10 +48,10 @@ class Sampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeSampler",
-            display_name="Cascade Sampler",
+            display_name="IF Sampler",
             category=shared.CATEGORY,
-            description="DDPM with the variance an IF stage predicts beside the noise, which no core sampler reads. "
-            "For Sampler Custom (Advanced).",
+            description="DDPM with the variance that an IF stage predicts in addition to the noise. Core's samplers do not read "
+            "that variance. Connect it to SamplerCustom or SamplerCustomAdvanced.",
             search_aliases=["learned range", "learned variance", "DDPM", "DeepFloyd sampler"],
             inputs=[
                 io.Combo.Input(
@@ -59,8 +59,8 @@ class Sampler(io.ComfyNode):
                     options=list(host_sampler.KNOWN_REGIONS),
                     default="renoised",
                     optional=True,
-                    tooltip="What the unmasked part of an inpainted picture looks like to the model: as noisy as the "
-                    "rest (core's way), or clean (IF's and diffusers' way).",
+                    tooltip="For inpainting: what the model sees in the part that the mask keeps. renoised: as noisy as "
+                    "the rest, as in ComfyUI. clean: without noise, as in IF and diffusers.",
                 )
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
@@ -78,18 +78,18 @@ class Guider(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeGuider",
-            display_name="Cascade Positive Mixer",
+            display_name="IF Positive Mixer",
             category=shared.CATEGORY,
-            description="Classifier-free guidance towards a mix of two prompts (IF's positive mixer): predictions are "
-            "mixed, not embeddings. Works with every model.",
+            description="Classifier-free guidance (CFG) towards a mix of two prompts, as IF's positive mixer. It mixes the "
+            "predictions, not the embeddings. Works with every model.",
             search_aliases=["positive mixer", "guider", "style transfer", "CFG Guider", "prompt mix"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide."),
                 io.Conditioning.Input(
-                    "positive", tooltip="The prompt. Its branch also gives the learned variance."
+                    "positive", tooltip="The prompt. The learned variance is taken from its prediction."
                 ),
-                io.Conditioning.Input("style", tooltip="The prompt that is mixed in."),
-                io.Conditioning.Input("negative", tooltip="What guidance moves away from."),
+                io.Conditioning.Input("style", tooltip="The prompt to mix in."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 shared.cfg_input(7.0, round=0.01),
                 io.Float.Input(
                     "mix",
@@ -97,8 +97,8 @@ class Guider(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the style prompt: 0 is plain guidance by the prompt, 1 by the style. IF uses "
-                    "0.25 in stage I and 0.5 above.",
+                    tooltip="Weight of the style prompt: 0 uses the positive prompt alone, 1 the style prompt alone. IF uses "
+                    "0.25 in stage I and 0.5 in stages II and III.",
                 ),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
@@ -113,36 +113,38 @@ class Guider(io.ComfyNode):
 
 
 class LowResolution(io.ComfyNode):
-    """The picture a super-resolution stage enlarges."""
+    """The image a super-resolution stage enlarges."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeLowRes",
-            display_name="Cascade Low-Res",
+            display_name="IF Low-Res",
             category=shared.CATEGORY,
-            description="Shows a super-resolution stage the picture to enlarge, with noise conditioning augmentation, "
-            "and makes the empty latent of the new size. Any image will do, of any shape.",
+            description="Prepares an image for upscaling by a super-resolution stage, with noise conditioning augmentation, "
+            "and makes the empty latent of the new size. Any image of any size works.",
             search_aliases=[
                 "super resolution",
                 "upscale",
                 "noise augmentation",
+                "noise_level",
                 "stage II",
                 "stage III",
                 "low res",
             ],
             inputs=[
                 io.Conditioning.Input(
-                    "positive", tooltip="Prompt of this stage; it may differ from the one below."
+                    "positive",
+                    tooltip="Prompt of this stage. It may differ from the prompt of the stage below.",
                 ),
                 io.Conditioning.Input("negative", tooltip="Negative prompt of this stage."),
-                io.Image.Input("image", tooltip="The picture to enlarge."),
+                io.Image.Input("image", tooltip="The image to enlarge."),
                 *shared.low_res_inputs(
-                    "How many times larger; the released stages were trained with 4.",
-                    "How much noise hides the picture's details: 0 keeps them, 0.25 is IF's stage II; 0.3 lets "
-                    "a changed prompt repaint them (Imagen).",
-                    "One draw of that noise for the whole run (diffusers), or a new one at every call (IF).",
-                    "Gaussian blur of the picture before enlarging, as sigma in pixels; 0 for none.",
+                    "How many times larger. The released stages were trained with 4.",
+                    "Noise added to the image, from 0 to 1 (diffusers' noise_level / 1000). 0 keeps all details, "
+                    "0.25 is IF's stage II, 0.3 lets a changed prompt replace details (Imagen).",
+                    "fixed: the same noise at every step, as in diffusers. fresh: new noise at every step, as in IF.",
+                    "Gaussian blur of the image before enlarging, as sigma in pixels. 0 is no blur.",
                 ),
             ],
             outputs=[

@@ -1,8 +1,8 @@
-"""Loaders: a pixel stage, its T5, and LoRAs for it."""
+"""Loaders: an IF stage, its T5, and LoRAs for it."""
 
 from comfy_api.latest import io
 
-from ..cascade import host_files, host_load, host_text
+from ..cascade import host_files, host_load, host_t5
 from . import cascade_inputs as shared
 
 
@@ -13,15 +13,16 @@ class StageLoader(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeStageLoader",
-            display_name="Cascade Stage Loader",
+            display_name="IF Stage Loader",
             category=shared.CATEGORY,
-            description="Loads a DeepFloyd IF stage (I, II or III; original or diffusers format; everything derived "
-            "from the tensors) as a MODEL that every sampler works with, its threshold attached.",
+            description="Loads a DeepFloyd IF stage (I, II or III, original or diffusers format) as a MODEL for every "
+            "sampler, with its default threshold. Needs no config file.",
             search_aliases=[
                 "DeepFloyd",
                 "IF",
                 "Imagen",
                 "pixel diffusion",
+                "pixel space",
                 "load diffusion model",
                 "stage I",
             ],
@@ -60,12 +61,12 @@ class T5Loader(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeT5Loader",
-            display_name="Cascade T5 Loader",
+            display_name="IF T5 Loader",
             category=shared.CATEGORY,
-            description="Loads a T5 v1.1 encoder the way IF uses it: 77 tokens, padding masked, longer prompts cut "
-            "with a warning. Prompt weights, embeddings and core's CLIP Text Encode work.",
+            description="Loads a T5 v1.1 encoder as IF uses it: 77 tokens, padding masked, longer prompts truncated with a "
+            "warning. fp16, fp8 and scaled fp8 files work, and so do prompt weights, embeddings and CLIP Text Encode.",
             search_aliases=["DeepFloyd", "IF", "T5 XXL", "text encoder", "load CLIP"],
-            inputs=[shared.t5_file_input()],
+            inputs=[shared.t5_file_input(), *shared.t5_settings_inputs()],
             outputs=[io.Clip.Output(display_name="clip")],
         )
 
@@ -74,21 +75,22 @@ class T5Loader(io.ComfyNode):
         return host_files.check(host_files.ENCODERS, t5_file)
 
     @classmethod
-    def execute(cls, t5_file) -> io.NodeOutput:
-        return io.NodeOutput(host_text.load_t5(host_files.locate(host_files.ENCODERS, t5_file)))
+    def execute(cls, t5_file, weight_dtype="default", device="default") -> io.NodeOutput:
+        path = host_files.locate(host_files.ENCODERS, t5_file)
+        return io.NodeOutput(host_t5.load_t5(path, weight_dtype, device))
 
 
 class LoraLoader(io.ComfyNode):
-    """A LoRA for a stage, under any of the names such files use."""
+    """A LoRA for a stage, in any of the three key formats."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeLora",
-            display_name="Cascade LoRA",
+            display_name="IF LoRA",
             category=shared.CATEGORY,
-            description="Applies a LoRA to an IF stage. Reads kohya names, as core's loader does, and also PEFT's and "
-            "those of diffusers' old attention processors, which IF's DreamBooth scripts wrote.",
+            description="Applies a LoRA to an IF stage. Reads kohya keys, as Load LoRA does, PEFT keys, and the keys of "
+            "diffusers' old attention processors, which IF's DreamBooth scripts wrote.",
             search_aliases=["DeepFloyd LoRA", "IF LoRA", "DreamBooth", "PEFT"],
             inputs=[
                 io.Model.Input("model", tooltip="The stage."),
@@ -103,7 +105,7 @@ class LoraLoader(io.ComfyNode):
                     min=-20.0,
                     max=20.0,
                     step=0.05,
-                    tooltip="How much of the LoRA is added; negative takes it away.",
+                    tooltip="Strength of the LoRA. Negative values subtract it.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],

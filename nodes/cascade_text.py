@@ -1,4 +1,4 @@
-"""Prompts for pixel stages."""
+"""Prompts for IF stages."""
 
 from comfy_api.latest import io
 
@@ -13,25 +13,26 @@ class TextEncode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeTextEncode",
-            display_name="Cascade Text Encode",
+            display_name="IF Text Encode",
             category=shared.CATEGORY,
-            description="Encodes a prompt for IF stages. Encode an empty text for the negative: T5 of nothing is what "
-            "the stages were trained with, not zeros.",
+            description="Encodes a prompt for IF stages. For the negative, encode an empty text: the stages were trained with "
+            "T5's states of an empty text, not with zeros.",
             search_aliases=["DeepFloyd prompt", "T5 encode", "CLIP Text Encode", "caption cleaning"],
             inputs=[
-                io.Clip.Input("clip", tooltip="T5 from the Cascade T5 Loader."),
+                io.Clip.Input("clip", tooltip="T5 from IF T5 Loader."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt; (words:1.2) weighs them. 77 tokens are read, the rest is cut.",
+                    tooltip="The prompt. (words:1.2) sets a weight, embedding:name inserts an embedding. 77 tokens are read, the "
+                    "rest is cut off.",
                 ),
                 io.Boolean.Input(
                     "clean_caption",
                     default=False,
                     optional=True,
-                    tooltip="Clean the text as IF's training captions were: lower case, no links, markup, file names. "
-                    "It also removes the brackets of prompt weights.",
+                    tooltip="Clean the text as IF's training captions were: lower case, no links, markup or file names. "
+                    "This also removes the brackets of prompt weights.",
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning")],
@@ -49,14 +50,14 @@ class StylePrompt(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkCascadeStylePrompt",
-            display_name="Cascade Style Prompt",
+            display_name="IF Style Prompt",
             category=shared.CATEGORY,
-            description="Gives the pooled text embedding a prompt of its own, as IF's style transfer does: the content "
-            "prompt stays in cross-attention, the style prompt sets the overall look.",
+            description="Uses a second prompt for the pooled text embedding, as IF's style transfer does: cross-attention reads "
+            "the content prompt, and the style prompt sets the overall look.",
             search_aliases=["style transfer", "pooled prompt", "DeepFloyd style"],
             inputs=[
-                io.Conditioning.Input("content", tooltip="The prompt that cross-attention keeps reading."),
-                io.Conditioning.Input("style", tooltip="The prompt that the pooled embedding is made of."),
+                io.Conditioning.Input("content", tooltip="The prompt for cross-attention."),
+                io.Conditioning.Input("style", tooltip="The prompt for the pooled embedding."),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning")],
         )

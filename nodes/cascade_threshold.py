@@ -1,4 +1,4 @@
-"""Thresholding for any model, and a report of what it does to saturation."""
+"""Thresholding for any model, and a report of its effect on saturation."""
 
 from comfy_api.latest import io, ui
 
@@ -13,11 +13,11 @@ class ThresholdNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkThreshold",
-            display_name="Threshold",
-            category=shared.CATEGORY,
-            description="Keeps predictions in range at high guidance: static or dynamic thresholding (Imagen), for pixel "
-            "models as in the paper, for latent models against the reach of the conditional prediction. A "
-            "post-CFG patch: any sampler, chains with other patches, each sample on its own.",
+            display_name="Dynamic Thresholding",
+            category=shared.SAMPLING,
+            description="Keeps predictions in range at high CFG: static or dynamic thresholding (Imagen). Pixel models (IF, "
+            "Chroma Radiance) use [-1, 1] as in the paper, latent models the range of the conditional prediction. Works "
+            "with every sampler and together with other patches.",
             search_aliases=[
                 "dynamic thresholding",
                 "static thresholding",
@@ -25,15 +25,24 @@ class ThresholdNode(io.ComfyNode):
                 "saturation",
                 "mimic",
                 "Imagen",
+                "dynamic_thresholding_ratio",
+                "sample_max_value",
+                "oversaturated",
+                "burned images",
+                "Chroma Radiance",
+                "pixel space",
+                "threshold",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any model. The threshold of a stage loader is replaced."),
+                io.Model.Input(
+                    "model", tooltip="Any model. Replaces the default threshold of IF Stage Loader."
+                ),
                 io.Combo.Input(
                     "mode",
                     options=["dynamic", "static", "none"],
                     default="dynamic",
-                    tooltip="Dynamic divides by a percentile where it is out of range; static clips; none takes a "
-                    "stage loader's threshold off.",
+                    tooltip="dynamic: rescales by the percentile when it exceeds the range. static: clips. none: removes the "
+                    "default threshold of IF Stage Loader.",
                 ),
                 shared.percentile_input(0.995),
                 shared.cap_input(0.0),
@@ -42,15 +51,15 @@ class ThresholdNode(io.ComfyNode):
                     options=list(host_threshold.BOUNDS),
                     default="auto",
                     optional=True,
-                    tooltip="What counts as in range: [-1, 1] (pixels), or the percentile of the conditional "
-                    "prediction (latents). Auto asks the model.",
+                    tooltip="The range: [-1, 1] (pixels), or the percentile of the conditional prediction (conditional, for "
+                    "latents). auto chooses by the model.",
                 ),
                 io.Boolean.Input(
                     "per_channel",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="For latents: percentiles of each channel alone instead of the whole sample.",
+                    tooltip="For latents: one percentile per channel instead of one per sample.",
                 ),
                 io.Float.Input(
                     "blend",
@@ -59,7 +68,7 @@ class ThresholdNode(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="Share of the thresholded prediction; 0 changes nothing.",
+                    tooltip="Weight of the thresholded prediction. 0 changes nothing.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -69,7 +78,7 @@ class ThresholdNode(io.ComfyNode):
                     step=0.001,
                     optional=True,
                     advanced=True,
-                    tooltip="Where in the run thresholding starts, 0 being the first step.",
+                    tooltip="Fraction of the sampling run at which thresholding starts. 0 is the first step.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -79,7 +88,7 @@ class ThresholdNode(io.ComfyNode):
                     step=0.001,
                     optional=True,
                     advanced=True,
-                    tooltip="Where in the run it ends, 1 being the last step.",
+                    tooltip="Fraction of the sampling run at which thresholding ends. 1 is the last step.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
@@ -105,23 +114,23 @@ class ThresholdNode(io.ComfyNode):
 
 
 class SaturationReport(io.ComfyNode):
-    """Two batches of images side by side: how much of each is blown out."""
+    """Two batches of images compared by saturation."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkSaturationReport",
             display_name="Saturation Report",
-            category=shared.CATEGORY,
-            description="Compares images made without and with thresholding: share of values at the ends of the range, "
-            "mean colour saturation, contrast, and their histograms.",
+            category=shared.SAMPLING,
+            description="Compares images made without and with thresholding: fraction of values at both ends of the range, "
+            "mean colour saturation, contrast, and histograms.",
             search_aliases=["histogram", "clipping", "overexposed", "compare images", "dynamic thresholding"],
             inputs=[
                 io.Image.Input("without", tooltip="Images made without thresholding."),
-                io.Image.Input("with_threshold", tooltip="The same made with it."),
+                io.Image.Input("with_threshold", tooltip="The same images made with thresholding."),
             ],
             outputs=[
-                io.Image.Output(display_name="picture"),
+                io.Image.Output(display_name="image"),
                 io.String.Output(display_name="report"),
             ],
         )
@@ -129,5 +138,5 @@ class SaturationReport(io.ComfyNode):
     @classmethod
     def execute(cls, without, with_threshold) -> io.NodeOutput:
         measures = {"without": report.measure(without), "with": report.measure(with_threshold)}
-        picture = report.draw({"without": without, "with": with_threshold}, measures)
-        return io.NodeOutput(picture, report.text(measures), ui=ui.PreviewImage(picture, cls=cls))
+        image = report.draw({"without": without, "with": with_threshold}, measures)
+        return io.NodeOutput(image, report.text(measures), ui=ui.PreviewImage(image, cls=cls))

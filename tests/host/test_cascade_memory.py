@@ -1,7 +1,10 @@
 """One model at a time: nothing of an earlier stage is left when the next is loaded, whatever happened."""
 
 import gc
+import os
+import time
 import weakref
+from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -10,7 +13,7 @@ import folder_paths
 import psutil
 import pytest
 import torch
-from blockwork.cascade import host_cascade, host_files, host_load, host_memory, host_text
+from blockwork.cascade import host_cascade, host_files, host_load, host_memory, host_t5
 from blockwork.cascade.host_cascade import Job, Stage, run_cascade
 from blockwork.cascade.host_memory import Ledger, alone
 from refhost import cascade_files
@@ -68,14 +71,14 @@ def witnesses(monkeypatch):
 
         monkeypatch.setattr(host_cascade, name, load)
 
-    watched(host_text, "load_t5")
+    watched(host_t5, "load_t5")
     watched(host_load, "prepared_stage")
     return seen
 
 
 def test_the_cascade_holds_one_model_at_a_time(models, witnesses):
     result = run_cascade(JOB, STAGES)
-    assert [tuple(picture.shape) for picture in result.pictures] == [
+    assert [tuple(picture.shape) for picture in result.images] == [
         (1, 3, 16, 16),
         (1, 3, 64, 64),
         (1, 3, 128, 128),
@@ -88,17 +91,63 @@ def test_the_cascade_holds_one_model_at_a_time(models, witnesses):
 
 
 def test_it_is_reproducible_and_follows_its_seed(models):
-    first, again = (run_cascade(JOB, STAGES[:2]).pictures[-1] for _ in range(2))
+    first, again = (run_cascade(JOB, STAGES[:2]).images[-1] for _ in range(2))
     assert torch.equal(first, again)
-    other = run_cascade(Job(t5=JOB.t5, prompt="a cat", width=16, height=16, seed=1), STAGES[:2]).pictures[-1]
+    other = run_cascade(Job(t5=JOB.t5, prompt="a cat", width=16, height=16, seed=1), STAGES[:2]).images[-1]
     assert not torch.equal(first, other)
 
 
+def test_t5_is_not_loaded_again_for_another_seed(models, witnesses):
+    """Its states are kept by file, time stamp and text; a changed file or a new text loads it."""
+    job = replace(JOB, seed=1)
+    first = run_cascade(JOB, STAGES[:1])
+    assert len(witnesses) == 2
+    again, other = run_cascade(JOB, STAGES[:1]), run_cascade(job, STAGES[:1])
+    assert len(witnesses) == 4, "T5 was loaded again"
+    assert torch.equal(first.images[0], again.images[0])
+    assert not torch.equal(first.images[0], other.images[0])
+    assert again.ledger.text().splitlines()[0].startswith("T5: not loaded")
+    run_cascade(replace(JOB, prompt="a dog"), STAGES[:1])
+    assert len(witnesses) == 6
+    os.utime(models / "text_encoders" / JOB.t5)
+    run_cascade(JOB, STAGES[:1])
+    assert len(witnesses) == 8
+
+
+def test_the_settings_node_can_say_an_empty_prompt(models):
+    from blockwork.nodes.cascade_whole import CascadeStage, CascadeUpscaler
+
+    stage = CascadeStage.execute(STAGES[1].file, "2,1", 4.0, prompt="", own_prompts=True).args[0]
+    assert (stage.prompt, stage.negative) == ("", "")
+    stage = CascadeStage.execute(STAGES[1].file, "2,1", 4.0, prompt="").args[0]
+    assert (stage.prompt, stage.negative) == (None, None)
+    upscaler = CascadeUpscaler.execute("x4", 2, 9.0, own_prompts=True).args[0]
+    assert (upscaler.prompt, upscaler.negative) == ("", "")
+    plain, empty = (
+        run_cascade(JOB, [STAGES[0], replace(STAGES[1], prompt=prompt)]).images for prompt in (None, "")
+    )
+    assert torch.equal(plain[0], empty[0])
+    assert not torch.equal(plain[1], empty[1])
+
+
+def test_vram_peak_counts_pages_that_torch_does_not(monkeypatch):
+    """Dynamically loaded weights are outside torch's counters; the driver's count has them."""
+    counts = iter([3, 3, 9, 5])
+    monkeypatch.setattr(host_memory, "_on_cuda", lambda: True)
+    monkeypatch.setattr(host_memory, "vram_in_use", lambda: next(counts, 5) * host_memory.MIB)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2 * host_memory.MIB)
+    ledger = Ledger()
+    alone(ledger, "stage", lambda: patcher(1), lambda model: time.sleep(0.3))
+    assert ledger.entries[0].vram_peak == 6 * host_memory.MIB
+    assert "VRAM peak 6 MiB" in ledger.text()
+
+
 def test_a_stage_may_have_its_own_prompt(models):
-    plain = run_cascade(JOB, STAGES[:2]).pictures
+    plain = run_cascade(JOB, STAGES[:2]).images
     changed = run_cascade(
         JOB, [STAGES[0], Stage(cascade_files.STAGE_FILES["II"], "2,1", 4.0, prompt="a dog")]
-    ).pictures
+    ).images
     assert torch.equal(plain[0], changed[0])
     assert not torch.equal(plain[1], changed[1])
 

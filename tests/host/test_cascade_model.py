@@ -236,7 +236,7 @@ def test_foreign_conditioning_is_refused(weights, text):
 
 def test_a_super_resolution_stage_asks_for_its_picture(weights, text):
     model = comfy.sd.load_diffusion_model_state_dict(keys.to_original(weights["II"]))
-    with pytest.raises(ValueError, match="Cascade Low-Res"):
+    with pytest.raises(ValueError, match="IF Low-Res"):
         draw(model, text)
 
 

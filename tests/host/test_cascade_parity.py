@@ -94,10 +94,9 @@ def super_resolve(stage_two, texts, level, monkeypatch):
         torch.randn(1, 3, 32, 32, generator=generator) for _ in range(len(respaced_timesteps(SPACING)) + 1)
     ]
     start, augmentation, *steps = draws
+    augment = host_model.low_res.augment
     monkeypatch.setattr(
-        host_model.NoiseStream,
-        "augmented",
-        lambda self, image: host_model.low_res.augment(image, augmentation, self.abar),
+        host_model.low_res, "augment", lambda image, _, abar: augment(image, augmentation, abar)
     )
     options = {host_model.LOW_RES: LowRes(low, level / 1000)}
     return sample(stage_two, 1.0, start, steps, texts, 4.0, options=options), expected
@@ -152,21 +151,15 @@ def test_fresh_augmentation_noise_is_the_original_loop(stage_two, texts, monkeyp
         if index:
             x = x + torch.exp(0.5 * moments["log_variance"]) * steps[len(timesteps) - 1 - index]
 
-    ours = iter(fresh)
+    # DeepFloyd's batch is (text, empty); each prompt of ours draws its own half.
+    halves = [iter([noise[half : half + 1] for noise in fresh]) for half in (0, 1)]
+    seeds = [host_model.fresh_seed(0, name) for name in ("positive", "negative")]
     monkeypatch.setattr(
-        host_model.NoiseStream,
-        "augmented",
-        lambda self, image: host_model.low_res.augment(image, swapped(next(ours), image), self.abar),
+        host_model.FreshNoise, "draw", lambda self, like: next(halves[seeds.index(self.seed)])
     )
     options = {host_model.LOW_RES: LowRes(low, 0.25, fresh_noise=True)}
     mine = sample(stage_two, 1.0, start, steps, texts, 4.0, options=options)
     torch.testing.assert_close(mine, x, rtol=0, atol=2e-4)
-
-
-def swapped(noise, image):
-    """DeepFloyd's batch is (text, empty), core's (empty, text)."""
-    assert image.shape[0] == 2, "core ran the branches apart"
-    return noise.flip(0)
 
 
 def test_inpainting_is_diffusers_inpainting(stage_one, texts, monkeypatch):

@@ -185,6 +185,120 @@ def test_the_variance_is_the_positive_prompts_wherever_it_stands(stage, texts):
     assert [out.shape[1] for out in outs] == [3, 3, 3]
 
 
+@pytest.mark.parametrize("spacing, denoise", [("20", 0.3), ("5,0,0,0", 1.0)])
+def test_an_empty_latent_starts_at_the_noise_of_its_first_sigma(stage, texts, spacing, denoise):
+    """Below pure noise an empty latent is a grey image with that much noise, not the noise alone."""
+    sigmas = stage_sigmas(stage, spacing, denoise)
+    seen = []
+
+    def first(apply_model, args):
+        seen.append(args["input"][:1, :3] / (1 + float(sigmas[0]) ** 2) ** 0.5)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = with_threshold(stage, IF_THRESHOLD)
+    model.set_model_unet_function_wrapper(first)
+    run(model, texts, LearnedRangeSampler(), sigmas, size=32)
+    expected = float(sigmas[0] / (1 + sigmas[0] ** 2).sqrt())
+    assert expected < 0.6
+    assert seen[0].std().item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("first", [999, 990, 980, 962])
+def test_released_lists_start_from_the_noise_itself(first):
+    sigma = float(((1 - alphas_cumprod("cosine")) / alphas_cumprod("cosine")).sqrt()[first])
+    noise = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert host_sampler.starting_point(torch.zeros_like(noise), noise, sigma) is noise
+    clean = torch.ones_like(noise)
+    assert not torch.equal(host_sampler.starting_point(clean, noise, sigma), noise)
+
+
+def separately(args):
+    """A calc_cond_batch function as a patch may bring one: each prompt in a call of its own."""
+    one_by_one = [
+        comfy.samplers.calc_cond_batch(
+            args["model"], [cond], args["input"], args["sigma"], args["model_options"]
+        )
+        for cond in args["conds"]
+    ]
+    return [outs[0] for outs in one_by_one]
+
+
+def test_the_mixer_runs_patches_before_and_after_guidance(stage, texts):
+    calls = []
+    model = with_threshold(stage, IF_THRESHOLD)
+    model.set_model_sampler_pre_cfg_function(
+        lambda args: calls.append(("before", len(args["conds_out"]))) or args["conds_out"]
+    )
+    model.set_model_sampler_post_cfg_function(lambda args: calls.append(("after", 1)) or args["denoised"])
+    mixed(model, texts, 0.25)
+    assert calls == [("before", 2), ("after", 1)] * 6
+    halved = with_threshold(stage, IF_THRESHOLD)
+    halved.set_model_sampler_pre_cfg_function(lambda args: [out * 0.5 for out in args["conds_out"]])
+    assert not torch.equal(mixed(halved, texts, 0.25), mixed(model, texts, 0.25))
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.25, 1.0])
+def test_the_mixer_keeps_a_calc_cond_batch_function(stage, texts, mix):
+    plain = with_threshold(stage, IF_THRESHOLD)
+    patched = plain.clone()
+    calls = []
+    patched.set_model_sampler_calc_cond_batch_function(lambda args: calls.append(1) or separately(args))
+    expected, found = mixed(plain, texts, mix), mixed(patched, texts, mix)
+    assert len(calls) == 6 * (1 if mix == 0 else 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_the_learned_variance_passes_through_a_calc_cond_batch_function(stage, texts):
+    plain = with_threshold(stage, IF_THRESHOLD)
+    patched = plain.clone()
+    patched.set_model_sampler_calc_cond_batch_function(separately)
+    sigmas = stage_sigmas(stage, "3,3")
+    expected, found = (run(model, texts, LearnedRangeSampler(), sigmas) for model in (plain, patched))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_predictions_made_elsewhere_are_refused(stage, texts):
+    """A cache, say, that answers without the model: the variance is not to be had."""
+    patched = stage.clone()
+    patched.set_model_sampler_calc_cond_batch_function(lambda args: [args["input"] * 0] * 2)
+    with pytest.raises(ValueError, match=r"variance .* cannot be read.*ddpm"):
+        run(patched, texts, LearnedRangeSampler(), stage_sigmas(stage, "2"))
+
+
+# What an IF stage does not read
+
+
+@pytest.mark.parametrize("kind", ["attn1_patch", "attn2_patch", "output_block_patch", "attn1_replace"])
+def test_patches_of_the_unets_inside_are_refused(stage, texts, kind):
+    patched = stage.clone()
+    if kind == "attn1_replace":
+        patched.set_model_attn1_replace(lambda q, k, v, extra: q, "middle", 0)
+    else:
+        patched.set_model_patch(lambda *args: args[0], kind)
+    named = kind.split("_")[0] if kind == "attn1_replace" else kind
+    with pytest.raises(ValueError, match=rf"patches that an IF stage does not read: {named}\b"):
+        run(patched, texts, "euler", stage_sigmas(stage, "2"))
+
+
+def test_freeu_is_refused_by_name(stage, texts):
+    from comfy_extras.nodes_freelunch import FreeU_V2
+
+    model = with_threshold(stage, IF_THRESHOLD)
+    model.model.model_config.unet_config["model_channels"] = 64  # FreeU reads it
+    patched = FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2).args[0]
+    del model.model.model_config.unet_config["model_channels"]
+    with pytest.raises(ValueError, match="output_block_patch"):
+        run(patched, texts, "euler", stage_sigmas(stage, "2"))
+
+
+def test_a_controlnet_is_refused(stage, texts):
+    import comfy.controlnet
+
+    positive = conditioned(texts[0], control=comfy.controlnet.ControlBase())
+    with pytest.raises(ValueError, match="ControlNet"):
+        run(stage, texts, "euler", stage_sigmas(stage, "2"), positive=positive)
+
+
 def test_other_models_are_told_to_use_another_sampler(texts):
     class Other:
         conds: dict = {}
@@ -210,6 +324,51 @@ class PaintsOver(torch.nn.Module):
         x0 = picture + 0.3 * text.view(-1, 1, 1, 1) * checks
         eps = (noisy - abar.sqrt() * x0) / (1 - abar).sqrt()
         return torch.cat([eps, torch.zeros_like(eps)], dim=1)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_augmentation_noise_does_not_depend_on_how_core_batches(fresh, monkeypatch):
+    """Both prompts in one call of the model, or one after the other: the same noise for each, new at each step."""
+    weights = cascade_files.stage_state_dict(cascade_files.stage_config("II"))
+    model = comfy.sd.load_diffusion_model_state_dict(keys.to_original(weights))
+    model = with_threshold(model, Threshold(mode="static"))
+    low = torch.zeros(1, 3, 8, 8)
+
+    def seen(apart):
+        found = []
+
+        def spy(apply_model, args):
+            found.append((args["cond_or_uncond"], args["c"]["low_res"]))
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        one = model.clone()
+        one.set_model_unet_function_wrapper(spy)
+        images, network = {0: [], 1: []}, one.model.diffusion_model.forward
+
+        def forward(x, *args, **kwargs):
+            for branch, image in zip(found[-1][0], x[:, 3:], strict=True):
+                images[branch].append(image)
+            return network(x, *args, **kwargs)
+
+        monkeypatch.setattr(one.model.diffusion_model, "forward", forward)
+        if apart:
+            monkeypatch.setattr(type(one), "get_free_memory", lambda *_: 0)
+        text = torch.zeros(1, 4, 64)
+        conds = (conditioned(text, **{LOW_RES: LowRes(low, 0.5, fresh)}) for _ in range(2))
+        noise = torch.zeros(1, 3, 16, 16)
+        comfy.samplers.sample(
+            one, noise, *conds, 4.0, CPU, comfy.samplers.sampler_object("euler"), stage_sigmas(one, "3"),
+            one.model_options, latent_image=noise, seed=0, disable_pbar=True,
+        )  # fmt: skip
+        monkeypatch.undo()
+        assert {len(branches) for branches, _ in found} == ({1} if apart else {2})
+        return images
+
+    together, apart = seen(False), seen(True)
+    for branch in (0, 1):
+        assert all(torch.equal(a, b) for a, b in zip(together[branch], apart[branch], strict=True))
+        assert torch.equal(together[branch][0], together[branch][1]) != fresh
+    assert torch.equal(together[0][0], together[1][0]) != fresh  # each half of the guidance has its own
 
 
 def test_a_changed_prompt_repaints_and_keeps_the_picture():

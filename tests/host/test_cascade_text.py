@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from blockwork.cascade import host_text
+from blockwork.cascade import host_t5, host_text
 from blockwork.cascade.caption import clean_caption
 from refhost import cascade_files
 from safetensors.torch import save_file
@@ -21,7 +21,7 @@ def weights():
 def clip(weights, tmp_path_factory):
     path = tmp_path_factory.mktemp("t5") / "t5.safetensors"
     save_file(weights, path)
-    return host_text.load_t5(str(path))
+    return host_t5.load_t5(str(path))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_cores_text_encode_works(clip):
 def test_smaller_dtypes(weights, clip, tmp_path, dtype):
     path = tmp_path / "t5.safetensors"
     save_file({key: tensor.to(dtype) for key, tensor in weights.items()}, path)
-    small = host_text.load_t5(str(path))
+    small = host_t5.load_t5(str(path))
     exact, rough = (host_text.encode(one, "a cat sat")[0][0] for one in (clip, small))
     assert rough.isfinite().all()
     assert (exact - rough).norm() / exact.norm() < (0.5 if dtype.itemsize == 1 else 0.05)
@@ -106,8 +106,8 @@ def test_smaller_dtypes(weights, clip, tmp_path, dtype):
 def test_another_file_is_refused(tmp_path):
     path = tmp_path / "clip_l.safetensors"
     save_file({"text_model.embeddings.token_embedding.weight": torch.zeros(2, 2)}, path)
-    with pytest.raises(ValueError, match=r"clip_l\.safetensors is not a T5"):
-        host_text.load_t5(str(path))
+    with pytest.raises(ValueError, match=r"clip_l\.safetensors is not a T5 v1.1 encoder"):
+        host_t5.load_t5(str(path))
 
 
 CAPTIONS = [

@@ -12,7 +12,7 @@ import comfy.taesd.taesd
 import folder_paths
 import pytest
 import torch
-from blockwork.cascade import host_text
+from blockwork.cascade import host_t5
 from blockwork.cascade.host_cascade import Job, LatentUpscaler, Stage, run_cascade
 from refhost import cascade_files
 from safetensors.torch import save_file
@@ -36,7 +36,9 @@ def upscaler_unet():
 def models(tmp_path, monkeypatch):
     cascade_files.make_files(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    save_file({"there": torch.zeros(1)}, tmp_path / "checkpoints" / "x4.safetensors")
+    header = {f"{part}x": torch.zeros(1) for part in ("cond_stage_model.", "first_stage_model.")}
+    header["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(256, 7, 3, 3)
+    save_file(header, tmp_path / "checkpoints" / "x4.safetensors")
     for folder in ("text_encoders", "diffusion_models", "checkpoints"):
         monkeypatch.setitem(
             folder_paths.folder_names_and_paths, folder, ([str(tmp_path / folder)], {".safetensors"})
@@ -52,7 +54,7 @@ def models(tmp_path, monkeypatch):
         assert isinstance(model.model, comfy.model_base.SD_X4Upscaler)
         decoder = comfy.taesd.taesd.TAESD(latent_channels=4).state_dict()
         vae = comfy.sd.VAE(sd={key: torch.randn_like(value) * 0.05 for key, value in decoder.items()})
-        return model, host_text.load_t5(str(tmp_path / "wide.safetensors")), vae, None
+        return model, host_t5.load_t5(str(tmp_path / "wide.safetensors")), vae, None
 
     monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", checkpoint)
     yield tmp_path
@@ -71,7 +73,7 @@ def test_the_upscaler_follows_the_pixel_stages(models, monkeypatch):
     stages = [Stage(cascade_files.STAGE_FILES["I"], spacing="1")]
     upscaler = LatentUpscaler("x4.safetensors", steps=2, cfg=4.0, noise=100 / 350, prompt="a sharp cat")
     result = run_cascade(job, stages, upscaler)
-    below, above = result.pictures
+    below, above = result.images
     assert [entry.label for entry in result.ledger.entries] == ["T5", "stage I", "x4 upscaler"]
     assert above.shape[1] == 3
     assert above.shape[-1] > below.shape[-1]
@@ -92,7 +94,7 @@ def test_a_missing_upscaler_is_reported_before_anything_is_loaded(models):
 def test_half_a_checkpoint_is_refused(models, monkeypatch):
     monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", lambda path, **_: (None, None, None, None))
     job = Job(t5=cascade_files.T5_FILE, prompt="a cat", width=16, height=16)
-    with pytest.raises(ValueError, match="not a whole checkpoint"):
+    with pytest.raises(ValueError, match="not a complete checkpoint"):
         run_cascade(
             job, [Stage(cascade_files.STAGE_FILES["I"], spacing="1")], LatentUpscaler("x4.safetensors")
         )
