@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from refhost import cascade_oracles as oracles
+from blockwork.tests.support import cascade_oracles as oracles
 
 STAGES = {"I-M": 64, "II": 256}  # and the side of their pictures in pixels
 PARAMETERS_OF_I_M = 371_605_830

@@ -28,7 +28,7 @@ import torch
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1
 from blockwork.blocks.presets import preset
-from blockwork.merge import host
+from blockwork.merge.live import host
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
 
 BLOCKS = ("IN04", "IN00", "OUT05", "M00")  # a middling one, the smallest, a large one, the largest

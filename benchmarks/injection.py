@@ -25,7 +25,15 @@ import comfy.supported_models
 import torch
 from blockwork.injection import host
 from blockwork.injection.passes import Chunk
-from blockwork.tests.host.injection_kit import SD1, Recorder, carry, cfg_guider, prompt, random_model, sample
+from blockwork.tests.support.injection_kit import (
+    SD1,
+    Recorder,
+    carry,
+    cfg_guider,
+    prompt,
+    random_model,
+    sample,
+)
 
 STEPS = 2
 SIDE = 12

@@ -32,8 +32,8 @@ def main() -> int:
     parser.add_argument("--cells", type=int, default=5)
     options = parser.parse_args()
     load_pack()
-    from blockwork.merge.checkpoint import FileCheckpoint
-    from blockwork.merge.files import merge_files
+    from blockwork.merge.files.checkpoint import FileCheckpoint
+    from blockwork.merge.files.run import merge_files
 
     start = time.perf_counter()
     FileCheckpoint(options.file).sha256  # noqa: B018  (kept for the process)

@@ -24,7 +24,7 @@ import comfy.sd
 import torch
 from blockwork.blocks.names import SD1
 from blockwork.blocks.presets import preset
-from blockwork.merge import host
+from blockwork.merge.live import host
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
 
 

@@ -24,8 +24,8 @@ use_comfyui()
 import comfy.model_management
 import comfy.sd
 import torch
-from blockwork.merge import host
-from blockwork.merge.sweep import parse_sweep
+from blockwork.merge.live import host
+from blockwork.study.sweep import parse_sweep
 
 
 def resident() -> float:

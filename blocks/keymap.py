@@ -32,14 +32,11 @@ kohya's and bbc-mc's rule, ``supermerger`` hako-mikan's, ``mecha`` sd-mecha's ``
 """
 
 from . import outside
+from .keys import EMA, PREFIXES, TEXT, VAE_PART
 from .names import BASE, CLIP, IN, LABEL_EMB, MIDDLE, OUT, T5, TIME_EMBED, VAE, BlockError, Layout, as_layout
 from .stacks import diffusion_key, place_of
 
 KEY_MAPS = ("mbw", "supermerger", "mecha", "comfy")
-
-_TEXT_ENCODERS = ("cond_stage_model.", "conditioner.", "clip_l.", "clip_g.", "clip_h.", "text_encoders.")
-_VAES = ("first_stage_model.", "vae.")
-_EMA = "model_ema."
 
 
 def block_of(key: str, layout: "str | Layout", key_map: str = "mbw") -> str | None:
@@ -56,11 +53,11 @@ def block_of(key: str, layout: "str | Layout", key_map: str = "mbw") -> str | No
     inside = diffusion_key(key)
     if inside is not None:
         return _diffusion_block(inside, shape, key_map)
-    if key.startswith(_TEXT_ENCODERS):
+    if key.startswith(PREFIXES[TEXT]):
         return _text_block(key, shape, key_map)
-    if key.startswith(_VAES):
+    if key.startswith(PREFIXES[VAE_PART]):
         return _vae_block(shape, key_map)
-    if key.startswith(_EMA):
+    if key.startswith(PREFIXES[EMA]):
         return BASE if key_map in ("mbw", "supermerger") else None
     return None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..blocks.picture import GRID, INK, PAPER, positions
+from ..blocks.drawing import GRID, INK, PAPER, positions
 from ..blocks.walk import Block, UNetBlocks
 from .entries import Injection
 

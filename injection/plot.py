@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..blocks.picture import GRID, HIGH, INK, LOW, PAPER
+from ..blocks.drawing import GRID, HIGH, INK, LOW, PAPER
 from .density import Reading
 from .xti import LAYERS
 

@@ -27,7 +27,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Selector:
     """One ``Blocks:Elements:Ratio``."""
 
     blocks: Field
@@ -39,7 +39,7 @@ class Entry:
 class Elemental:
     """All entries of a selector text, for one layout."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[Selector, ...] = ()
 
     def ratio(self, key: str, block: str, otherwise: float) -> float:
         """The ratio of a key that stands in ``block``: the last matching entry's, or ``otherwise``."""
@@ -50,7 +50,7 @@ class Elemental:
         return chosen
 
 
-def parse(text: str, layout: Layout) -> Elemental:
+def parse_selectors(text: str, layout: Layout) -> Elemental:
     """Read a selector text; MergeError quotes the entry that cannot be read."""
     entries = []
     for raw in text.replace("\n", ",").split(","):
@@ -64,7 +64,9 @@ def parse(text: str, layout: Layout) -> Elemental:
                 "for example OUT03 OUT04:attn2:0.5"
             )
         blocks, elements, ratio = (part.strip() for part in parts)
-        entries.append(Entry(_field(_ranges(blocks, layout)), _field(elements.split()), _ratio(ratio, entry)))
+        entries.append(
+            Selector(_field(_ranges(blocks, layout)), _field(elements.split()), _ratio(ratio, entry))
+        )
     return Elemental(tuple(entries))
 
 

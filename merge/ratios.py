@@ -1,19 +1,17 @@
 """Which ratio a key gets: block weights, text encoder and VAE apart, elemental ratios on top."""
 
-import re
 from collections.abc import Container, Mapping, Sequence
 
 from ..blocks import weights
 from ..blocks.keymap import CLIP, block_of
+from ..blocks.keys import PREFIXES, TEXT, UNET, VAE_PART
 from ..blocks.names import BASE, NO_LAYOUT, VAE, BlockError, Layout, layout_of
+from ..blocks.numbers import is_number
 from . import elemental
-from .checkpoint import Checkpoint
 from .errors import MergeError
+from .files.checkpoint import Checkpoint
 from .methods import Method
-from .parts import TEXT, UNET, VAE_PART
-from .recipe import Lane
-
-_ONE_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$")
+from .recipe.grammar import Line
 
 
 def neutral(method: Method, name: str) -> float:
@@ -25,7 +23,7 @@ def neutral(method: Method, name: str) -> float:
 
 
 class RatioTable:
-    """The ratios of a lane, per key.
+    """The ratios of a line, per key.
 
     One number counts for U-Net, BASE and text encoder alike; a list or preset for the blocks it names, the rest
     stays A's unless BASE says otherwise. The text encoder follows BASE unless CLIP is given; the VAE stays
@@ -34,25 +32,25 @@ class RatioTable:
 
     def __init__(
         self,
-        lane: Lane,
+        line: Line,
         method: Method,
         layout: Layout,
         own_presets: Mapping[str, Sequence[float]] | None = None,
     ):
-        self.layout, self.key_map = layout, lane.key_map
+        self.layout, self.key_map = layout, line.key_map
         self.ratios: dict[str, tuple[weights.BlockWeights, float, float]] = {}
-        for name, text in lane.ratios:
+        for name, text in line.ratios:
             rest = neutral(method, name)
             try:
                 read = weights.parse(text, layout, default=rest, own_presets=own_presets)
             except BlockError as error:
-                raise BlockError(f"{lane.output}, {name}: {error}") from None
+                raise BlockError(f"{line.output}, {name}: {error}") from None
             base = dict(read.extra).get(BASE, _flat(text, rest))
             self.ratios[name] = (read, base, rest)
-        self.elemental = elemental.parse(lane.elemental, layout)
+        self.elemental = elemental.parse_selectors(line.elemental, layout)
         self.written_out = tuple(
             (name, self.ratios[name][0].text() if _names_any(text, own_presets or {}) else text)
-            for name, text in lane.ratios
+            for name, text in line.ratios
         )  # a user's own preset means nothing elsewhere: a recipe that is kept holds its numbers
         self.first, self.complement = next(iter(self.ratios)), method.complement
 
@@ -84,7 +82,7 @@ class RatioTable:
 def _flat(text: str, otherwise: float) -> float:
     """The number a text starts with when it is one for the whole model (``0.5``, ``0.5, VAE=1``), not a list."""
     first, *rest = text.split(",")
-    alone = _ONE_NUMBER.match(first) and not any(_ONE_NUMBER.match(item) for item in rest)
+    alone = is_number(first) and not any(is_number(item) for item in rest)
     return float(first) if alone else otherwise
 
 
@@ -92,7 +90,7 @@ def _names_any(text: str, names: Container[str]) -> bool:
     return any(item.strip() in names for item in text.split(","))
 
 
-def common_layout(lane: Lane, sources: Sequence[Checkpoint]) -> Layout:
+def common_layout(line: Line, sources: Sequence[Checkpoint]) -> Layout:
     """The U-Net layout all sources share; MergeError when they are of different kinds.
 
     Models without such a U-Net (text encoders, transformers, ...) can be merged with one number for everything.
@@ -100,13 +98,11 @@ def common_layout(lane: Lane, sources: Sequence[Checkpoint]) -> Layout:
     try:
         layout = layout_of(sources[0].entries)
     except BlockError as error:
-        if all(_ONE_NUMBER.match(text) for _, text in lane.ratios):
+        if all(is_number(text) for _, text in line.ratios):
             return NO_LAYOUT
         raise MergeError(f"{sources[0].name}: {error}; one number for the whole model works on any") from None
     for other in sources[1:]:
-        has_unet = any(
-            key.startswith(("model.diffusion_model.", "diffusion_model.")) for key in other.entries
-        )
+        has_unet = any(key.startswith(PREFIXES[UNET]) for key in other.entries)
         if has_unet and layout_of(other.entries) != layout:
             raise MergeError(
                 f"{sources[0].name} is {layout.name} and {other.name} is {layout_of(other.entries).name}; "

@@ -1,38 +1,118 @@
-"""The ComfyUI face: a table of contents of every node in the pack, room by room."""
+"""The table of contents: every node of the pack, in the order of the node library."""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import (
-    atelier,
-    atelier_stages,
-    blocks,
-    cascade,
-    deprojector,
-    deprojector_models,
-    injection,
-    merge,
-    merge_files,
-    recipes,
-    sweep,
+from ..atelier import host as demo_models
+from ..cascade import host_model as pixel_models
+from .atelier import Judge, Loader
+from .atelier_stages import Stages
+from .blocks import BlockWeightsNode
+from .cascade_sampling import Guider, LowResolution, Sampler, Sigmas
+from .cascade_stages import LoraLoader, StageLoader, T5Loader
+from .cascade_text import StylePrompt, TextEncode
+from .cascade_threshold import SaturationReport, ThresholdNode
+from .cascade_whole import Cascade, CascadeStage, CascadeUpscaler
+from .deprojector import (
+    DeprojectConditioning,
+    DeprojectEmbedding,
+    EncodeAndMerge,
+    ImageToEmbedding,
+    MixEmbeddings,
 )
+from .deprojector_models import (
+    DeprojectorReport,
+    JoinDeprojectors,
+    LoadDeprojector,
+    SaveDeprojector,
+    TrainDeprojector,
+)
+from .injection import (
+    BlockPresetNode,
+    BlockPromptEncode,
+    InjectIntoBlocks,
+    InjectIntoModel,
+    InjectionPlan,
+)
+from .injection_sweep import BlockGrowth
+from .injection_xti import EncodeXTI, LoadXTI, MixXTI, SaveXTI, XTIDensity
+from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeVAE, ScaleBlocks
+from .merge_files import CompareFiles, CompareModels, MergeToFile
+from .recipes import ReadRecipe, RecipeLive, RecipeToFile, ReplayRecipe
+from .sweep import BlockSweep, SweepGrid
 
-ROOMS = (
-    blocks,
-    merge,
-    merge_files,
-    recipes,
-    sweep,
-    injection,
-    deprojector_models,
-    deprojector,
-    cascade,
-    atelier,
-    atelier_stages,
-)
+NODES: list[type[io.ComfyNode]] = [
+    # Block weights
+    BlockWeightsNode,
+    # Merging, live
+    MergeModels,
+    MergeTwoRatios,
+    AddDifference,
+    ScaleBlocks,
+    MergeCLIP,
+    MergeVAE,
+    # Merging, files and recipes
+    MergeToFile,
+    CompareModels,
+    CompareFiles,
+    RecipeLive,
+    RecipeToFile,
+    ReadRecipe,
+    ReplayRecipe,
+    # Studies of blocks
+    BlockSweep,
+    SweepGrid,
+    # Injection: a different prompt per block
+    InjectIntoBlocks,
+    InjectIntoModel,
+    BlockPromptEncode,
+    BlockPresetNode,
+    InjectionPlan,
+    BlockGrowth,
+    LoadXTI,
+    EncodeXTI,
+    MixXTI,
+    SaveXTI,
+    XTIDensity,
+    # Deprojector: embeddings back to hidden states
+    LoadDeprojector,
+    JoinDeprojectors,
+    DeprojectorReport,
+    SaveDeprojector,
+    TrainDeprojector,
+    DeprojectConditioning,
+    EncodeAndMerge,
+    ImageToEmbedding,
+    MixEmbeddings,
+    DeprojectEmbedding,
+    # IF: the pixel cascade, and thresholding for every model
+    Cascade,
+    CascadeStage,
+    CascadeUpscaler,
+    StageLoader,
+    T5Loader,
+    LoraLoader,
+    TextEncode,
+    StylePrompt,
+    LowResolution,
+    Sigmas,
+    Sampler,
+    Guider,
+    ThresholdNode,
+    SaturationReport,
+    # Demo models
+    Loader,
+    Judge,
+    Stages,
+]
 
 
 class BlockworkExtension(ComfyExtension):
-    """Hands ComfyUI the nodes of all rooms, in the order of the rooms."""
+    """Registers what core has to know, and lists the nodes."""
+
+    async def on_load(self) -> None:
+        """From here on core's Load Diffusion Model recognises IF stages and the demo models."""
+        pixel_models.register()
+        demo_models.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [node for room in ROOMS for node in room.NODES]
+        return NODES

@@ -3,10 +3,6 @@
 from comfy_api.latest import io, ui
 
 from ..atelier import host
-from . import deprojector  # noqa: F401 - makes its model folder, behind which the atelier's is listed
-
-# Core's Load Diffusion Model recognises the atelier's U-Nets from here on, merged and saved ones too.
-host.register()
 
 
 class Loader(io.ComfyNode):
@@ -79,6 +75,3 @@ class Judge(io.ComfyNode):
     def execute(cls, image) -> io.NodeOutput:
         reading = host.reading(image)
         return io.NodeOutput(reading, ui=ui.PreviewText(reading))
-
-
-NODES = [Loader, Judge]

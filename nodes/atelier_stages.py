@@ -45,6 +45,3 @@ class Stages(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         models = [prepared_stage(str(stage_file(stage))) for stage in ("I", "II")]
         return io.NodeOutput(*models, atelier.load_clip())
-
-
-NODES = [Stages]

@@ -4,8 +4,8 @@ import torch
 from comfy_api.latest import io
 
 from ..blocks import host, presets
+from ..blocks.drawing import draw_weights
 from ..blocks.names import LAYOUTS
-from ..blocks.picture import draw_weights
 from ..blocks.weights import BlockWeights
 
 NO_PRESET = "none"
@@ -79,6 +79,3 @@ def _output(shaped: BlockWeights) -> io.NodeOutput:
 
 def _reshape(values: list[float], invert: bool, scale: float, offset: float) -> list[float]:
     return presets.scale(presets.invert(values) if invert else values, scale, offset)
-
-
-NODES = [BlockWeightsNode]

@@ -204,12 +204,3 @@ class DeprojectEmbedding(io.ComfyNode):
     def execute(cls, embedding, deprojector, **options) -> io.NodeOutput:
         shaping, rows = _settings(options)
         return io.NodeOutput(host.embedding_conditioning(deprojector, embedding, shaping, rows))
-
-
-NODES = [
-    DeprojectConditioning,
-    EncodeAndMerge,
-    ImageToEmbedding,
-    MixEmbeddings,
-    DeprojectEmbedding,
-]

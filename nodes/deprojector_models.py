@@ -163,6 +163,3 @@ class TrainDeprojector(io.ComfyNode):
         return io.NodeOutput(
             *host_training.train(clip, captions, run, family, recipe, test_captions, projection_from)
         )
-
-
-NODES = [LoadDeprojector, JoinDeprojectors, DeprojectorReport, SaveDeprojector, TrainDeprojector]

@@ -11,7 +11,6 @@ from ..injection.picture import draw_plan
 from ..injection.presets import PRESETS, described
 from ..injection.report import plan_text
 from ..injection.timing import LAST_STEP, windows
-from . import injection_sweep, injection_xti
 
 CATEGORY = "blockwork/injection"
 PARTS: dict[str, Part] = {"keys and values": "kv", "keys": "k", "values": "v"}
@@ -208,14 +207,3 @@ def same_height(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
     """Pictures ``h w c`` padded with white below to the height of the tallest."""
     height = max(picture.shape[0] for picture in pictures)
     return [torch.nn.functional.pad(p, (0, 0, 0, 0, 0, height - p.shape[0]), value=1.0) for p in pictures]
-
-
-NODES = [
-    InjectIntoBlocks,
-    InjectIntoModel,
-    BlockPromptEncode,
-    BlockPresetNode,
-    InjectionPlan,
-    *injection_sweep.NODES,
-    *injection_xti.NODES,
-]

@@ -63,6 +63,3 @@ class BlockGrowth(io.ComfyNode):
         grid = draw_grid(pictures.float().cpu().numpy(), labels, columns or (batch if batch > 1 else 0))
         lines = "\n".join(f"{label}: {spec or 'no block'}" for label, spec in stages)
         return io.NodeOutput(torch.from_numpy(grid)[None], pictures, lines)
-
-
-NODES = [BlockGrowth]

@@ -153,6 +153,3 @@ class XTIDensity(io.ComfyNode):
         reading = read_density(tokens, host_xti.vocabulary(clip).float().cpu(), bandwidth)
         picture = torch.from_numpy(draw_density(reading, f"<{xti.name}>"))[None]
         return io.NodeOutput(picture, density_text(reading, f"<{xti.name}>"))
-
-
-NODES = [LoadXTI, EncodeXTI, MixXTI, SaveXTI, XTIDensity]

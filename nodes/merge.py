@@ -5,47 +5,16 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..blocks.host import fingerprint
-from ..blocks.keymap import KEY_MAPS
-from ..merge import host
+from ..merge.live import host
+from .inputs import key_map_input, non_finite_input, weights_input
 
 CATEGORY = "blockwork/merge"
 GRAD_V, ONE, HALVES = "GRAD_V", "1", "0.5 | 0.5"  # texts that fit every layout
 
 
-def _weights(name: str, default: str, tooltip: str, deck: str = "BLOCKWORK_WEIGHTS", neutral: float = 0):
-    """The block weights input: MBW text, drawn as a deck of sliders by the pack's front-end.
-
-    ``neutral`` is the weight of blocks that the text does not name, which leaves A as it is.
-    """
-    extra = {"widgetType": deck} | ({"neutral": neutral} if neutral else {})
-    return io.String.Input(name, default=default, optional=True, tooltip=tooltip, extra_dict=extra)
-
-
-def _key_map():
-    return io.Combo.Input(
-        "key_map",
-        options=list(KEY_MAPS),
-        default="mbw",
-        optional=True,
-        advanced=True,
-        tooltip="Where layers outside the numbered blocks belong: mbw (kohya, bbc-mc), supermerger, mecha (sd-mecha) or comfy (own names TIME_EMBED, LABEL_EMB, OUT).",
-    )
-
-
-def _non_finite():
-    return io.Combo.Input(
-        "non_finite",
-        options=list(host.NON_FINITE),
-        default="error",
-        optional=True,
-        advanced=True,
-        tooltip="What to do when a tensor of a model holds NaN or infinity: stop, or keep A's tensor and say so in the report.",
-    )
-
-
 def _by_block(default: str, tooltip: str, **deck: Any) -> list[Any]:
     """What every merge by block ends with: key map, NaN policy, and the weights."""
-    return [_key_map(), _non_finite(), _weights("weights", default, tooltip, **deck)]
+    return [key_map_input(), non_finite_input(), weights_input("weights", default, tooltip, **deck)]
 
 
 def _outputs(kind: Any, name: str, tooltip: str) -> list[Any]:
@@ -267,6 +236,3 @@ class MergeVAE(io.ComfyNode):
     def execute(cls, vae_a, vae_b, ratio, vae_c=None) -> io.NodeOutput:
         vae, plan = host.merge_vaes(vae_a, vae_b, ratio, vae_c)
         return io.NodeOutput(vae, plan.report())
-
-
-NODES = [MergeModels, MergeTwoRatios, AddDifference, ScaleBlocks, MergeCLIP, MergeVAE]

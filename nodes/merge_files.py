@@ -2,46 +2,23 @@
 
 from comfy_api.latest import io
 
-from ..blocks.keymap import KEY_MAPS
-from ..merge import host_recipe
-from ..merge.compare_plot import MEASURES
+from ..merge.compare import host as host_compare
+from ..merge.compare.image import MEASURES
+from ..merge.files import host as host_recipe
 from ..merge.methods import METHODS
-from ..merge.recipe import CHOICES, to_text
+from ..merge.recipe.grammar import to_text
+from .inputs import (
+    NONE,
+    checkpoint_input,
+    checkpoint_or_vae,
+    choice_input,
+    key_map_input,
+    overwrite_input,
+)
 
 CATEGORY = "blockwork/merge"
-NONE = host_recipe.BY_HAND
 FROM_TWO = sorted(name for name, method in METHODS.items() if method.least > 1 or method.most is None)
 WITH_C = sorted(name for name, method in METHODS.items() if method.least > 2)
-
-
-def checkpoint_input(name: str, tooltip: str, optional: bool = False):
-    """A list of the checkpoint files ComfyUI knows; an optional one starts at none."""
-    files = host_recipe.model_files()
-    return io.Combo.Input(
-        name, options=[NONE, *files] if optional else files, optional=optional, tooltip=tooltip
-    )
-
-
-def choice_input(name: str, tooltip: str):
-    """One of a recipe's settings, at its default."""
-    return io.Combo.Input(
-        name,
-        options=list(CHOICES[name]),
-        default=CHOICES[name][0],
-        optional=True,
-        advanced=True,
-        tooltip=tooltip,
-    )
-
-
-def overwrite_input():
-    """Whether an existing merge may be replaced."""
-    return io.Boolean.Input(
-        "overwrite",
-        default=False,
-        optional=True,
-        tooltip="Replace another merge of that name. A file made by this very recipe is left as it is either way; a source is never overwritten.",
-    )
 
 
 FILE = io.String.Output(
@@ -79,7 +56,7 @@ class MergeToFile(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=2**53, optional=True, tooltip="Seed of the methods that draw at random (dare, della)."),
                 checkpoint_or_vae("vae", "A VAE to bake into the file in place of A's."),
                 choice_input("dtype", "Number format of the file; same keeps each tensor's. fp8 is for the U-Net's matrices only."),
-                choice_input("key_map", "Where layers outside the numbered blocks belong: " + ", ".join(KEY_MAPS) + "."),
+                key_map_input(),
                 choice_input("ema", "What becomes of A's moving-average copy: keep it as it is, drop it, or merge the averages in place of the weights (swap)."),
                 choice_input("prune", "yes leaves out all that is neither U-Net, text encoder nor VAE."),
                 choice_input("position_ids", "Repair CLIP's position_ids where another merger rounded them (auto), always (reset), or never (skip)."),
@@ -114,12 +91,6 @@ class MergeToFile(io.ComfyNode):
         return written(host_recipe.to_file(recipe, name, overwrite=overwrite))
 
 
-def checkpoint_or_vae(name: str, tooltip: str):
-    """A list of the files a VAE can be taken from."""
-    files = dict.fromkeys([NONE, *host_recipe.model_files("vae"), *host_recipe.model_files()])
-    return io.Combo.Input(name, options=list(files), optional=True, tooltip=tooltip)
-
-
 def written(merged) -> io.NodeOutput:
     """The outputs of every node that writes a merge."""
     return io.NodeOutput(host_recipe.listed_name(merged.path), to_text(merged.recipe), merged.report)
@@ -127,12 +98,6 @@ def written(merged) -> io.NodeOutput:
 
 def _measure():
     return io.Combo.Input("measure", options=list(MEASURES), default="distance", optional=True, tooltip="What the bars show: distance |B - A| / |A|, or the cosine similarity.")  # fmt: skip
-
-
-def _key_map():
-    return choice_input(
-        "key_map", "Where layers outside the numbered blocks belong: " + ", ".join(KEY_MAPS) + "."
-    )
 
 
 PICTURE = io.Image.Output("picture", display_name="picture", tooltip="The blocks in the shape of the U; longer, redder bars differ more.")  # fmt: skip
@@ -153,7 +118,7 @@ class CompareModels(io.ComfyNode):
             inputs=[
                 io.Model.Input("model_a", tooltip="The model to measure from."),
                 io.Model.Input("model_b", tooltip="The model to measure to."),
-                _key_map(),
+                key_map_input(),
                 _measure(),
             ],
             outputs=[PICTURE, TABLE],
@@ -161,8 +126,8 @@ class CompareModels(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_a, model_b, key_map="mbw", measure="distance") -> io.NodeOutput:
-        found = host_recipe.compare_live(model_a, model_b, key_map)
-        return io.NodeOutput(host_recipe.picture(found, measure), found.table())
+        found = host_compare.compare_live(model_a, model_b, key_map)
+        return io.NodeOutput(host_compare.picture(found, measure), found.table())
 
 
 class CompareFiles(io.ComfyNode):
@@ -184,7 +149,7 @@ class CompareFiles(io.ComfyNode):
             inputs=[
                 checkpoint_input("model_a", "The checkpoint to measure from."),
                 checkpoint_input("model_b", "The checkpoint to measure to."),
-                _key_map(),
+                key_map_input(),
                 _measure(),
             ],
             outputs=[PICTURE, TABLE],
@@ -196,8 +161,5 @@ class CompareFiles(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_a, model_b, key_map="mbw", measure="distance") -> io.NodeOutput:
-        found = host_recipe.compare_files(model_a, model_b, key_map)
-        return io.NodeOutput(host_recipe.picture(found, measure), found.table())
-
-
-NODES = [MergeToFile, CompareModels, CompareFiles]
+        found = host_compare.compare_files(model_a, model_b, key_map)
+        return io.NodeOutput(host_compare.picture(found, measure), found.table())

@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..merge import host_recipe
-from .merge_files import CATEGORY, FILE, RECIPE, REPORT, checkpoint_input, overwrite_input, written
+from ..merge.files import host as host_recipe
+from .inputs import checkpoint_input, overwrite_input
+from .merge_files import CATEGORY, FILE, RECIPE, REPORT, written
 
 EXAMPLE = """# output = A + B, ratio or preset
 mix = sd15_a + sd15_b, alpha=GRAD_V
@@ -20,8 +21,8 @@ def _recipe_input():
     )
 
 
-def _lane_input():
-    return io.Int.Input("lane", default=0, min=0, max=1000, optional=True, tooltip="Which line's result is wanted, counted from 1; 0 is the last.")  # fmt: skip
+def _line_input():
+    return io.Int.Input("lane", display_name="line", default=0, min=0, max=1000, optional=True, tooltip="Which line's result is wanted, counted from 1; 0 is the last.")  # fmt: skip
 
 
 class RecipeLive(io.ComfyNode):
@@ -35,7 +36,7 @@ class RecipeLive(io.ComfyNode):
             category=CATEGORY,
             description="Runs a merge recipe without writing a file and gives MODEL, CLIP and VAE. The weights are those that Recipe to File would save, bit for bit.",
             search_aliases=["merge recipe", "merge board", "mbw_each", "multi merge", "sd-mecha recipe", "model merge script"],
-            inputs=[_recipe_input(), _lane_input()],
+            inputs=[_recipe_input(), _line_input()],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="The merged U-Net."),
                 io.Clip.Output("clip", display_name="clip", tooltip="The merged text encoder; none when A has none."),
@@ -50,7 +51,7 @@ class RecipeLive(io.ComfyNode):
 
     @classmethod
     def execute(cls, recipe, lane=0) -> io.NodeOutput:
-        return io.NodeOutput(*host_recipe.live(recipe, lane=lane))
+        return io.NodeOutput(*host_recipe.live(recipe, line=lane))
 
 
 class RecipeToFile(io.ComfyNode):
@@ -68,7 +69,7 @@ class RecipeToFile(io.ComfyNode):
             inputs=[
                 io.String.Input("name", default="merges/my_recipe", tooltip="Name of the new file below output/checkpoints; .safetensors is added."),
                 _recipe_input(),
-                _lane_input(),
+                _line_input(),
                 overwrite_input(),
             ],
             outputs=[FILE, RECIPE, REPORT],
@@ -80,7 +81,7 @@ class RecipeToFile(io.ComfyNode):
 
     @classmethod
     def execute(cls, name, recipe, lane=0, overwrite=False) -> io.NodeOutput:
-        return written(host_recipe.to_file(recipe, name, lane=lane, overwrite=overwrite))
+        return written(host_recipe.to_file(recipe, name, line=lane, overwrite=overwrite))
 
 
 class ReadRecipe(io.ComfyNode):
@@ -139,6 +140,3 @@ class ReplayRecipe(io.ComfyNode):
     def execute(cls, checkpoint, name, overwrite=False) -> io.NodeOutput:
         merged, same, finding = host_recipe.replay_file(checkpoint, name, overwrite)
         return io.NodeOutput(host_recipe.listed_name(merged.path), same, finding)
-
-
-NODES = [RecipeLive, RecipeToFile, ReadRecipe, ReplayRecipe]

@@ -6,11 +6,11 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..blocks.keymap import KEY_MAPS
-from ..merge import host_sweep
-from ..merge.sweep import parse_sweep
-from ..merge.sweep_graph import DEFAULTS, check, sweep_graph
-from ..merge.sweep_picture import by_cell, draw_plot, draw_sweep, measure, report
+from ..study import host as host_sweep
+from ..study.graph import DEFAULTS, check, sweep_graph
+from ..study.image import by_cell, draw_plot, draw_sweep, measure, report
+from ..study.sweep import parse_sweep
+from .inputs import key_map_input
 
 CATEGORY = "blockwork/merge"
 SOCKETS = (
@@ -66,7 +66,7 @@ class BlockSweep(io.ComfyNode):
                 _clip_vision(),
                 io.Sampler.Input("sampler", optional=True, tooltip="Connect with sigmas to sample as SamplerCustom does; steps, sampler_name, scheduler and denoise are then not used."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="The noise levels for the connected sampler."),
-                io.Combo.Input("key_map", options=list(KEY_MAPS), default="mbw", optional=True, advanced=True, tooltip="Where layers outside the numbered blocks belong, as in the merge nodes."),
+                key_map_input(),
                 io.String.Input("share_a", default="", optional=True, advanced=True, tooltip="With model_b: the share of A in the swept block (M_A). Empty keeps one minus the share of B."),
             ],
             outputs=_outputs(),
@@ -121,6 +121,3 @@ class SweepGrid(io.ComfyNode):
         texts = report(sweep, moves, title[0])
         shown = host_sweep.preview(sweep, pictures, moves)
         return io.NodeOutput(torch.from_numpy(picture)[None], torch.from_numpy(plot)[None], texts, ui=shown)
-
-
-NODES = [BlockSweep, SweepGrid]

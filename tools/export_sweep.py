@@ -21,7 +21,7 @@ from refhost.pack import load_pack
 load_pack()
 
 from blockwork.blocks.names import BlockError  # noqa: E402  # pyright: ignore[reportMissingImports]
-from blockwork.merge.sweep_graph import export  # noqa: E402  # pyright: ignore[reportMissingImports]
+from blockwork.study.graph import export  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 
 def write(prompts: dict[str, Prompt], folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """The weights deck under a user's hands: bars, keys, presets, text. Every case in both renderers and releases."""
 
 import pytest
+from blockwork.tests.support.deck import BLOCKS, XL_BLOCKS, Deck
 from refhost.canvas import Canvas
-from refhost.deck import BLOCKS, XL_BLOCKS, Deck
 
 WEIGHTS = "BlockworkBlockWeights"
 ZEROS = ", ".join(["0"] * 25)

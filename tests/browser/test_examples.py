@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from blockwork.tests.support.deck import Deck
 from refhost import layout
 from refhost.canvas import Canvas
 from refhost.client import Client
-from refhost.deck import Deck
 from refhost.graphs import ids_of
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blockwork.tests.support.deck import BLOCKS, Deck
 from refhost.canvas import Canvas
 from refhost.client import Client
-from refhost.deck import BLOCKS, Deck
 
 WEIGHTS = "BlockworkBlockWeights"
 CURVE = ", ".join(f"{n / 10 - 0.3:g}" for n in range(25))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from blockwork.tests.support.deck import Deck
 from refhost import layout
 from refhost.canvas import Canvas
 from refhost.client import Client
-from refhost.deck import Deck
 from refhost.server import Server
 
 if TYPE_CHECKING:

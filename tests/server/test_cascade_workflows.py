@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from refhost import cascade_files
+from blockwork.tests.support import cascade_files
 from refhost.client import PromptRefused, executed_nodes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import aiohttp
 import export_sweep
 import numpy as np
 import pytest
-from blockwork.merge.sweep_graph import export
+from blockwork.study.graph import export
 from PIL import Image
 from refhost.client import Client, PromptFailed
 from refhost.server import Server

@@ -5,7 +5,7 @@ import torch
 from blockwork.cascade import keys
 from blockwork.cascade.unet import PixelUNet, describe, from_state_dict
 from blockwork.cascade.unet_config import UNetConfig
-from refhost import cascade_oracles as oracles
+from blockwork.tests.support import cascade_oracles as oracles
 
 ARGUMENTS = {
     "stage I": oracles.stage_one_arguments(),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from blockwork.merge.checkpoint import FileCheckpoint, TensorCheckpoint
-from blockwork.merge.compare import compare
-from blockwork.merge.compare_plot import draw
+from blockwork.merge.compare.comparison import compare
+from blockwork.merge.compare.image import draw
 from blockwork.merge.errors import MergeError
+from blockwork.merge.files.checkpoint import FileCheckpoint, TensorCheckpoint
 from safetensors.torch import save_file
 
 UNET = "model.diffusion_model."

@@ -5,7 +5,7 @@ import random
 import pytest
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1, SDXL
-from blockwork.merge.elemental import parse
+from blockwork.merge.elemental import parse_selectors as parse
 from blockwork.merge.errors import MergeError
 
 UNET = "model.diffusion_model."

@@ -1,4 +1,4 @@
-"""File merges on small files with the real key names: parity, ratios, determinism, lanes."""
+"""File merges on small files with the real key names: parity, ratios, determinism, lines."""
 
 import gzip
 import json
@@ -9,11 +9,11 @@ import sd_mecha
 import torch
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import LAYOUTS
-from blockwork.merge.files import merge_files
+from blockwork.merge.files.run import merge_files
 from blockwork.merge.methods import METHODS
-from blockwork.merge.recipe import parse
-from blockwork.merge.recipe_scan import RecipeError
-from blockwork.tests.unit.merge_kit import IDS, UNET, digest, merge, same, tensors, three_files, unet
+from blockwork.merge.recipe.grammar import parse
+from blockwork.merge.recipe.scanner import RecipeError
+from blockwork.tests.support.merge_kit import IDS, UNET, digest, merge, same, tensors, three_files, unet
 from refhost import layout
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -166,7 +166,7 @@ def test_lanes_feed_lanes_as_if_saved_between(folder: Path):
     once = merge(folder, "m = a + b, alpha=GRAD_V, dtype=bf16\no = __O1__ + b + c, 0.6", "once")
     merge_files("m = a + b, alpha=GRAD_V, dtype=bf16", folder / "between", folders=[folder])
     assert same(once, merge(folder, "o = between + b + c, 0.6", "twice"))
-    assert same(merge(folder, "m = a + b, 0.5\no = __O1__ + c, 0.5", lane=0), merge(folder, "m = a + b, 0.5"))
+    assert same(merge(folder, "m = a + b, 0.5\no = __O1__ + c, 0.5", line=0), merge(folder, "m = a + b, 0.5"))
 
 
 def test_methods_of_many_models_and_surveys(folder: Path):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from blockwork.merge.checkpoint import FileCheckpoint
 from blockwork.merge.errors import MergeError
-from blockwork.merge.files import merge_files
+from blockwork.merge.files.checkpoint import FileCheckpoint
+from blockwork.merge.files.run import merge_files
 from blockwork.merge.methods import METHODS
-from blockwork.merge.naming import match_name
-from blockwork.tests.unit.merge_kit import IDS, UNET, merge, same, tensors, three_files
+from blockwork.merge.recipe.names import match_name
+from blockwork.tests.support.merge_kit import IDS, UNET, merge, same, tensors, three_files
 from safetensors.torch import load_file, save_file
 
 

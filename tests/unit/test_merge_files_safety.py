@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from blockwork.merge.errors import MergeError
-from blockwork.merge.files import merge_files, recipe_of, replay
-from blockwork.tests.unit.merge_kit import digest, same, tensors, three_files
+from blockwork.merge.files.run import merge_files, recipe_of, replay
+from blockwork.tests.support.merge_kit import digest, same, tensors, three_files
 from refhost import layout
 from safetensors.torch import load_file, save_file
 
@@ -120,15 +120,15 @@ import sys, time
 sys.path.insert(0, {tools!r})
 from refhost.pack import load_pack
 load_pack()
-from blockwork.merge import lane
+from blockwork.merge import line
 from blockwork.merge.files import merge_files
 {more}
-read = lane.MergedCheckpoint.read
+read = line.MergedCheckpoint.read
 def slow(self, *args):
     print("reading", flush=True)
     time.sleep(0.02)
     return read(self, *args)
-lane.MergedCheckpoint.read = slow
+line.MergedCheckpoint.read = slow
 merge_files("o = a + b, 0.5", {out!r}, folders=[{folder!r}], threads=1)
 """
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from blockwork.merge.finite import all_finite
+from blockwork.merge.methods.finite import all_finite
 from blockwork.merge.methods.registry import BLOCK
 
 KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)

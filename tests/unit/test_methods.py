@@ -7,7 +7,7 @@ import pytest
 import sd_mecha  # noqa: F401  (registers the built-in methods)
 import torch
 from blockwork.merge.methods import METHODS, each, find, seed_for, weighted_sum
-from blockwork.tests.unit.methods_kit import draw, inputs, numbers
+from blockwork.tests.support.methods_kit import draw, inputs, numbers
 from sd_mecha.extensions.builtin.merge_methods import linear as mecha
 
 RATIOS = (0.0, 1 / 12, 0.25, 0.5, 0.75, 11 / 12, 1.0, -0.5, 1.5, 0.1234567891)

@@ -9,7 +9,7 @@ import torch
 from blockwork.merge.methods import METHODS
 from blockwork.merge.methods.deltas import elect_and_mean, trim
 from blockwork.merge.methods.linear import inverse_smoothstep
-from blockwork.tests.unit.methods_kit import inputs, numbers
+from blockwork.tests.support.methods_kit import inputs, numbers
 from scipy import ndimage
 
 

@@ -8,8 +8,8 @@ from blockwork.blocks.names import SD1
 from blockwork.blocks.presets import preset
 from blockwork.blocks.weights import parse as parse_weights
 from blockwork.merge.methods import METHODS
-from blockwork.merge.recipe import CHOICES, Lane, Recipe, parse, to_text
-from blockwork.merge.recipe_scan import RecipeError
+from blockwork.merge.recipe.grammar import CHOICES, Line, Recipe, parse, to_text
+from blockwork.merge.recipe.scanner import RecipeError
 
 # In the style of merge-board's documentation; the first is its README sample.
 BOARD = [
@@ -40,16 +40,16 @@ def test_merge_board_recipes_parse_and_print_back_equal(text):
     recipe = parse(text)
     assert parse(to_text(recipe)) == recipe
     assert all(
-        lane.method == ("add_difference" if len(lane.models) == 3 else "weighted_sum")
-        for lane in recipe.lanes
+        line.method == ("add_difference" if len(line.models) == 3 else "weighted_sum")
+        for line in recipe.lines
     )
 
 
 def test_merge_board_readme_sample_in_full():
     recipe = parse(BOARD[0])
-    assert [lane.output for lane in recipe.lanes] == ["a14", "a15", "mix14", "mix15"]
-    assert recipe.lanes[0].models == ("__SD14__", "__F222__") and recipe.lanes[0].dtype == "same"
-    assert recipe.lanes[3] == Lane(
+    assert [line.output for line in recipe.lines] == ["a14", "a15", "mix14", "mix15"]
+    assert recipe.lines[0].models == ("__SD14__", "__F222__") and recipe.lines[0].dtype == "same"
+    assert recipe.lines[3] == Line(
         "mix15", ("__O2__", "__WD13__", "__SD14__"), "add_difference", (("alpha", "1.0"),), dtype="fp16"
     )
     assert recipe.free() == ("__SD14__", "__F222__", "__SD15__", "__WD13__")
@@ -59,9 +59,9 @@ def test_merge_board_readme_sample_in_full():
 
 
 def test_merge_board_names_with_pluses_brackets_and_more_than_ten_lines():
-    assert parse(BOARD[4]).lanes[0].models == ("model A+", "model B")
-    assert parse(BOARD[9]).lanes[0].models == ("anything-v3.0 [2700c435]", "Anything-V3.0-pruned.ckpt")
-    assert len(parse(BOARD[7]).lanes) == 15
+    assert parse(BOARD[4]).lines[0].models == ("model A+", "model B")
+    assert parse(BOARD[9]).lines[0].models == ("anything-v3.0 [2700c435]", "Anything-V3.0-pruned.ckpt")
+    assert len(parse(BOARD[7]).lines) == 15
     assert parse(BOARD[2]).notes == (("__SD15__", "put your sd1.5."),)
 
 
@@ -74,7 +74,7 @@ def test_mbw_each_readme_lines():
     text = """O=merge/test04/SD15-75-IN_00, IN_A_00=0.75
 Preset_Weights=ALL_A, O=merge/test06/SD15-WD13-2-8-OUT_11, OUT_A_11=0.2, OUT_B_11=0.8, Model_A=sd-v1-5-pruned, Model_B=wd-v1-3-float32
 """
-    first, second = parse(text).lanes
+    first, second = parse(text).lines
     assert first.output == "merge/test04/SD15-75-IN_00" and first.method == "each"
     assert first.models == ("__A__", "__B__")
     m_a, m_b = (weights(dict(first.ratios)[name]) for name in ("m_a", "m_b"))
@@ -86,17 +86,17 @@ Preset_Weights=ALL_A, O=merge/test06/SD15-WD13-2-8-OUT_11, OUT_A_11=0.2, OUT_B_1
 
 
 def test_mbw_each_later_items_win_and_presets_go_to_b():
-    lane = parse("IN_A_00=0.3, preset_weights=GRAD_V, M_B_00=0.4, base_alpha=0.25, O=x").lanes[0]
-    m_a, m_b = (weights(dict(lane.ratios)[name]) for name in ("m_a", "m_b"))
+    line = parse("IN_A_00=0.3, preset_weights=GRAD_V, M_B_00=0.4, base_alpha=0.25, O=x").lines[0]
+    m_a, m_b = (weights(dict(line.ratios)[name]) for name in ("m_a", "m_b"))
     grad = dict(zip(SD1.blocks, preset("GRAD_V"), strict=True))
     assert m_b == {**grad, "M00": 0.4, "BASE": 0.25}
     assert m_a == {**{block: 1 - share for block, share in grad.items()}, "BASE": 0.75}
 
 
 def test_mbw_each_lines_of_one_item():
-    lane = parse("IN_A_00=0.75").lanes[0]
+    line = parse("IN_A_00=0.75").lines[0]
     assert (
-        lane.method == "each" and lane.output == "each1" and weights(dict(lane.ratios)["m_a"])["IN00"] == 0.75
+        line.method == "each" and line.output == "each1" and weights(dict(line.ratios)["m_a"])["IN00"] == 0.75
     )
 
 
@@ -109,12 +109,12 @@ one = b, alpha=IN04=0.75
 pin b = 00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF
 '''  # fmt: skip
     recipe = parse(text)
-    lane = recipe.lanes[0]
-    assert dict(lane.ratios)["alpha"] == "GRAD_V, IN00=0.75, BASE=0.2, CLIP=0.1, VAE=0"
-    assert lane.elemental == "OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2" and lane.vae == "nice"
+    line = recipe.lines[0]
+    assert dict(line.ratios)["alpha"] == "GRAD_V, IN00=0.75, BASE=0.2, CLIP=0.1, VAE=0"
+    assert line.elemental == "OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2" and line.vae == "nice"
     assert recipe.sources() == ("my model, v2.safetensors", "b", "c", "nice", "d")
-    assert recipe.lanes[1].options == (("density", 0.3),) and recipe.lanes[1].seed == 42
-    assert recipe.lanes[2].method == "scale"
+    assert recipe.lines[1].options == (("density", 0.3),) and recipe.lines[1].seed == 42
+    assert recipe.lines[2].method == "scale"
     assert dict(recipe.pins)["b"].endswith("aabbccddeeff")
     assert parse(to_text(recipe)) == recipe and hash(recipe)
 
@@ -145,15 +145,15 @@ def test_random_recipes_print_back_equal():
         "IN00-IN03=1",
     ]
     for _ in range(400):
-        lanes = []
+        lines = []
         for number in range(draw.randint(1, 4)):
             method = METHODS[draw.choice(list(METHODS))]
             count = draw.randint(method.least, method.most or 7)
             left_out = 1 if method.complement and draw.random() < 0.5 else 0
             models = [draw.choice([*names, *(f"__O{i + 1}__" for i in range(number))]) for _ in range(count)]
             chosen = {name: draw.choice(choices) for name, choices in CHOICES.items()}
-            lanes.append(
-                Lane(
+            lines.append(
+                Line(
                     draw.choice(names),
                     tuple(models),
                     method.name,
@@ -167,10 +167,10 @@ def test_random_recipes_print_back_equal():
             )
         pins = tuple((name, f"{draw.getrandbits(256):064x}") for name in draw.sample(names, 2))
         recipe = Recipe(
-            tuple(lanes), (("__V__", draw.choice(names)),), (("__N__", "a note, with commas"),), pins
+            tuple(lines), (("__V__", draw.choice(names)),), (("__N__", "a note, with commas"),), pins
         )
         assert parse(to_text(recipe)) == recipe
-    assert {field.name for field in fields(Lane)} >= set(CHOICES)
+    assert {field.name for field in fields(Line)} >= set(CHOICES)
 
 
 @pytest.mark.parametrize(

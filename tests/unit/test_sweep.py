@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from blockwork.blocks.names import SD1, SDXL, BlockError, as_layout
-from blockwork.merge.sweep import Cell, Sweep, parse_sweep
-from blockwork.merge.sweep_graph import LIST_SIZE, cell_nodes, export, sweep_graph
-from blockwork.merge.sweep_picture import as_bytes, by_cell, draw_plot, draw_sweep, measure, report
+from blockwork.study.graph import LIST_SIZE, cell_nodes, export, sweep_graph
+from blockwork.study.image import as_bytes, by_cell, draw_plot, draw_sweep, measure, report
+from blockwork.study.sweep import Cell, Sweep, parse_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 INPUTS = {

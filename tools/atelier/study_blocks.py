@@ -9,7 +9,7 @@ from blockwork.blocks.names import LAYOUTS
 from blockwork.injection import host as injection
 from blockwork.injection.host_change import change
 from blockwork.injection.xti import LAYERS
-from blockwork.merge.host import scale_blocks
+from blockwork.merge.live.host import scale_blocks
 from torch import Tensor
 
 from . import easel, pages

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import blockwork.atelier.host as atelier
-from blockwork.merge.host import merge_models
+from blockwork.merge.live.host import merge_models
 from torch import Tensor
 
 from . import easel, pages

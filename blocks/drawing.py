@@ -1,0 +1,95 @@
+"""What all images of the pack share (palette, font, conversion), and block weights in the shape of the model.
+
+A U-Net is drawn as a U, the stacks of a transformer as columns.
+"""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .names import Layout
+from .weights import BlockWeights, number_text
+
+COLUMN = 30  # blocks in one column of a stack
+INK, PAPER, GRID = (32, 36, 44), (250, 250, 247), (214, 216, 220)
+LOW, HIGH, BEYOND = (92, 134, 196), (222, 120, 66), (176, 52, 92)  # A's colour, B's colour, outside 0..1
+
+
+def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of all images, ``size`` in pixels."""
+    return ImageFont.load_default(size=size)
+
+
+def as_array(image: Image.Image) -> np.ndarray:
+    """A drawn image as float32 ``h w c`` in 0..1, as ComfyUI's IMAGE holds it."""
+    return np.asarray(image, dtype=np.float32) / 255
+
+
+def positions(layout: Layout) -> dict[str, tuple[int, int]]:
+    """(column, row) of every block. A U-Net: IN down column 0, M00 below in column 1, OUT up column 2.
+
+    Other models: one column per stack, in order; a long stack continues in the next column.
+    """
+    if layout.is_unet:
+        rows = max(layout.inputs, layout.outputs)
+        places = {f"IN{i:02}": (0, i) for i in range(layout.inputs)}
+        places |= {f"OUT{i:02}": (2, rows - 1 - i) for i in range(layout.outputs)}
+        if layout.middle:
+            places["M00"] = (1, rows)
+        return places
+    places, column = {}, 0
+    for stack in layout.stacks:
+        for number, block in enumerate(stack.blocks):
+            places[block] = (column + number // COLUMN, number % COLUMN)
+        column += -(-stack.count // COLUMN)
+    return places
+
+
+def draw_weights(weights: BlockWeights, row_height: int = 26, column_width: int = 190) -> np.ndarray:
+    """The weights as bars in the shape of the model: float32 ``h w c`` in 0..1.
+
+    A bar's length is its share of the range in use; it turns from A's blue to B's orange, and red outside 0..1.
+    """
+    layout = weights.layout
+    places = positions(layout)
+    margin = 16
+    rows = max((row for _, row in places.values()), default=-1) + 1
+    columns = max((column for column, _ in places.values()), default=0) + 1
+    size = (columns * column_width + 2 * margin, (rows + len(weights.extra)) * row_height + 2 * margin)
+    image = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(image)
+    low, high = min(0.0, *weights.values), max(1.0, *weights.values)
+    entries = [(name, value, places[name]) for name, value in zip(layout.blocks, weights.values, strict=True)]
+    entries += [(name, value, (columns // 2, rows + i)) for i, (name, value) in enumerate(weights.extra)]
+    for name, value, (column, row) in entries:
+        corner = (margin + column * column_width, margin + row * row_height)
+        _bar(draw, corner, name, value, low, high, row_height, column_width)
+    return as_array(image)
+
+
+def _bar(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    row_height: int,
+    column_width: int,
+) -> None:
+    left, top = corner
+    text_font = font(row_height * 0.5)
+    draw.text((left, top + row_height * 0.2), name, fill=INK, font=text_font)
+    start, width = left + 62, column_width - 128
+    zero = start + width * (0 - low) / (high - low)
+    end = start + width * (value - low) / (high - low)
+    draw.rectangle((start, top + 5, start + width, top + row_height - 6), fill=GRID)
+    draw.rectangle((min(zero, end), top + 5, max(zero, end), top + row_height - 6), fill=_colour(value))
+    text = number_text(round(value, 3))
+    draw.text((start + width + 6, top + row_height * 0.2), text, fill=INK, font=text_font)
+
+
+def _colour(value: float) -> tuple[int, int, int]:
+    if not 0 <= value <= 1:
+        return BEYOND
+    red, green, blue = (round(a + (b - a) * value) for a, b in zip(LOW, HIGH, strict=True))
+    return red, green, blue

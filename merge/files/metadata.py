@@ -1,0 +1,125 @@
+"""What a merged file says about itself: the recipe, hashes of its sources, versions, and what the field reads.
+
+==========================  =============================================================================
+``blockwork_recipe``        the recipe as text, with a ``pin`` line (sha256) for every source
+``blockwork_versions``      JSON: pack, engine (raised when the same recipe would give other bytes), torch
+``blockwork_a.*``           A's own metadata
+``modelspec.*``             carried over from A, with title and merged_from of this file
+``sd_merge_recipe``         AUTOMATIC1111's schema, as its merger and supermerger write it
+``sd_merge_models``
+==========================  =============================================================================
+
+No dates and no absolute paths: the same recipe on the same files gives the same bytes anywhere.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from ...blocks.names import Layout
+from ..recipe.grammar import Line, Recipe, to_text
+from .checkpoint import FileCheckpoint
+
+ENGINE = 1
+RECIPE, VERSIONS, FROM_A = "blockwork_recipe", "blockwork_versions", "blockwork_a."
+_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
+
+
+def describe(
+    recipe: Recipe,
+    line: Line,
+    first: FileCheckpoint,
+    files: Mapping[str, FileCheckpoint],
+    layout: Layout,
+    hashes: Sequence[str],
+) -> dict[str, str]:
+    """The metadata of the result of ``line``, whose A is ``first``; ``hashes`` are the sha256 of ``files``."""
+    named = dict(zip(files, hashes, strict=True))
+    return {
+        "format": "pt",
+        RECIPE: to_text(recipe.pinned(named)),
+        VERSIONS: json.dumps(versions()),
+        **_modelspec(line, first, files, layout),
+        "sd_merge_recipe": json.dumps(_a1111_recipe(line, recipe, named)),
+        "sd_merge_models": json.dumps(_a1111_models(files, named)),
+        **{
+            f"{FROM_A}{key}": value
+            for key, value in first.metadata.items()
+            if not key.startswith(FROM_A)  # what A's A said stands in A
+        },
+    }
+
+
+@cache
+def versions() -> dict[str, object]:
+    """Versions of the pack, of the merge engine and of torch."""
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    found = re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.M) if project.is_file() else None
+    return {"pack": found.group(1) if found else "unknown", "engine": ENGINE, "torch": torch.__version__}
+
+
+def _modelspec(
+    line: Line, first: FileCheckpoint, files: Mapping[str, FileCheckpoint], layout: Layout
+) -> dict[str, str]:
+    kept = {key: value for key, value in first.metadata.items() if key.startswith("modelspec.")}
+    kept.pop("modelspec.hash_sha256", None)  # of A's tensors, not of these
+    kept.setdefault("modelspec.sai_model_spec", "1.0.0")
+    sd2 = any(key.startswith("cond_stage_model.model.") for key in first.entries)  # same blocks, other kind
+    if layout.name in _ARCHITECTURES and not sd2:
+        kept.setdefault("modelspec.architecture", _ARCHITECTURES[layout.name])
+        kept.setdefault("modelspec.implementation", "https://github.com/Stability-AI/generative-models")
+    kept["modelspec.title"] = line.output
+    kept["modelspec.merged_from"] = ", ".join(files)
+    return kept
+
+
+def _a1111_recipe(line: Line, recipe: Recipe, hashes: Mapping[str, str]) -> dict[str, object]:
+    bound = dict(recipe.variables)
+    ranks = ("primary", "secondary", "tertiary")
+    models = {
+        f"{rank}_model_hash": hashes.get(bound.get(name, name))
+        for rank, name in zip(ranks, line.models, strict=False)
+    }
+    ratios = dict(line.ratios)
+    return {
+        "type": "blockwork",
+        **{f"{rank}_model_hash": None for rank in ranks},
+        **models,
+        "interp_method": line.method,
+        "multiplier": ratios.get("alpha", ratios),
+        "save_as_half": line.dtype == "fp16",
+        "custom_name": line.output,
+        "bake_in_vae": line.vae or "None",
+        "discard_weights": "",
+        "is_inpainting": False,
+        "is_instruct_pix2pix": False,
+    }
+
+
+def _a1111_models(files: Mapping[str, FileCheckpoint], hashes: Mapping[str, str]) -> dict[str, object]:
+    """Every source by its sha256, and the sources of sources."""
+    models: dict[str, object] = {}
+    for name, file in files.items():
+        own = file.metadata.get("sd_merge_recipe")
+        models[hashes[name]] = {
+            "name": name,
+            "legacy_hash": file.legacy_hash,
+            "sd_merge_recipe": _json(own) if own else None,
+        }
+    for file in files.values():
+        inherited = _json(file.metadata.get("sd_merge_models", "{}"))
+        if isinstance(inherited, dict):
+            for digest, model in inherited.items():
+                models.setdefault(digest, model)
+    return models
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

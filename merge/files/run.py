@@ -1,0 +1,256 @@
+"""Merging files to a file: sources are read, blended and written piece by piece, never held whole."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import MergeError
+from ..recipe.grammar import LINE_REFERENCE, Recipe, parse
+from ..recipe.names import Folders, portable
+from .checkpoint import Checkpoint, FileCheckpoint
+from .ema import EmaSwapped
+from .merged import MergedCheckpoint
+from .metadata import RECIPE, VERSIONS, describe
+from .writer import CHUNK, FileLayout, write
+
+Resolve = Callable[[str], Path]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A written file: where it is, the recipe with its sources' hashes, the report in words."""
+
+    path: Path
+    recipe: Recipe
+    report: str
+
+
+@dataclass(frozen=True)
+class OpenRecipe:
+    """A recipe with its files open: ``result`` is the checkpoint to be, computed when read."""
+
+    recipe: Recipe
+    files: Mapping[str, FileCheckpoint]
+    result: MergedCheckpoint
+
+    @property
+    def first(self) -> FileCheckpoint:
+        """The file that A is, or that A was merged from first."""
+        return _first_file(self.result)
+
+    def metadata(self, hashed: bool) -> dict[str, str]:
+        """The metadata of the result; not ``hashed``, stand-ins of the same length take the hashes' places."""
+        stand_ins = [f"{index:064x}" for index in range(len(self.files))]
+        hashes = [file.sha256 for file in self.files.values()] if hashed else stand_ins
+        return describe(self.recipe, self.result.line, self.first, self.files, self.result.layout, hashes)
+
+    def order(self) -> list[str]:
+        """The result's keys in the order in which A's file holds them, so that reading runs forward."""
+        last = len(self.result.entries)
+        places = {key: place for place, key in enumerate(sorted(self.first.entries, key=self.first.offset))}
+        return sorted(self.result.entries, key=lambda key: places.get(key, last))
+
+
+def merge_files(
+    recipe: Recipe | str,
+    output: Path | str,
+    *,
+    files: Mapping[str, Path | str] | None = None,
+    folders: Sequence[Path | str] = (),
+    resolve: Resolve | None = None,
+    line: int = -1,
+    own_presets: Mapping[str, Sequence[float]] | None = None,
+    overwrite: bool = False,
+    threads: int = 0,
+    chunk: int = CHUNK,
+    on_progress: Progress = lambda done, total: None,
+) -> Merged:
+    """Run a recipe and write the result of its last line (or ``line``) to ``output``.
+
+    Model names are looked up in ``files`` (name or variable -> path), then by ``resolve`` or else in
+    ``folders``. ``on_progress(bytes done, bytes in all)`` may raise to stop. Nothing half-written is left; a
+    source is never overwritten, another file only with ``overwrite``; a file made by this very recipe from these
+    very sources is left as it is. Raises MergeError (RecipeError,
+    BlockError) with what to do about it.
+    """
+    target = Path(output)
+    if target.suffix != ".safetensors":
+        target = target.with_name(f"{target.name}.safetensors")
+    with opened(
+        recipe, files=files, folders=folders, resolve=resolve, line=line, own_presets=own_presets
+    ) as open_recipe:
+        if _is_there_already(target, open_recipe, overwrite):
+            hashes = {name: file.sha256 for name, file in open_recipe.files.items()}
+            return Merged(
+                target,
+                open_recipe.recipe.pinned(hashes),
+                f"{target.name} was there already, by this very recipe",
+            )
+        result = open_recipe.result
+        total, done = FileLayout.of(result).total, 0
+
+        def tick(moved: int) -> None:
+            nonlocal done
+            done += moved
+            on_progress(min(done, total), total)
+
+        result.prepare(lambda moved: on_progress(0, total))
+        write(
+            result,
+            target,
+            open_recipe.metadata,
+            threads=threads,
+            chunk=chunk,
+            order=open_recipe.order(),
+            begin=open_recipe.first.start,
+            tick=tick,
+        )
+        hashes = {name: file.sha256 for name, file in open_recipe.files.items()}
+        return Merged(target, open_recipe.recipe.pinned(hashes), result.report.text())
+
+
+@contextmanager
+def opened(
+    recipe: Recipe | str,
+    *,
+    files: Mapping[str, Path | str] | None = None,
+    folders: Sequence[Path | str] = (),
+    resolve: Resolve | None = None,
+    line: int = -1,
+    own_presets: Mapping[str, Sequence[float]] | None = None,
+) -> Iterator[OpenRecipe]:
+    """Open the files a line needs, check pinned hashes, and plan the line; files close at the end."""
+    recipe = parse(recipe) if isinstance(recipe, str) else recipe
+    paths = {name: Path(path) for name, path in (files or {}).items()}
+    finder = resolve or Folders([Path(folder) for folder in folders])
+    recipe = portable(_up_to(recipe, line), paths)
+    if missing := [name for name in recipe.free() if name not in paths]:
+        raise MergeError(
+            f"no file is bound to {', '.join(missing)}; write `{missing[0]} = file.safetensors` in the recipe"
+        )
+    with ExitStack() as stack:
+        sources: dict[str, FileCheckpoint] = {}
+        for name in recipe.sources():
+            sources[name] = FileCheckpoint(paths[name] if name in paths else finder(name), name)
+            stack.callback(sources[name].close)
+        for name, digest in recipe.pins:
+            if name in sources and sources[name].sha256 != digest:
+                raise MergeError(
+                    f"{name} is not the file this recipe was made with: its sha256 is {sources[name].sha256[:16]}..., "
+                    f"the recipe says {digest[:16]}...; find the right file, or remove the pin line to merge anyway"
+                )
+        lines = _plan_lines(recipe, sources, own_presets)
+        told = tuple(
+            replace(line, ratios=lines[index].table.written_out) if index in lines else line
+            for index, line in enumerate(recipe.lines)
+        )
+        yield OpenRecipe(replace(recipe, lines=told), sources, lines[len(told) - 1])
+
+
+def recipe_of(path: Path) -> tuple[Recipe, dict[str, str]]:
+    """The recipe a merged file carries, with its hashes, and all of the file's metadata."""
+    file = FileCheckpoint(path)
+    try:
+        if RECIPE not in file.metadata:
+            raise MergeError(
+                f"{path.name} carries no recipe of ours; only files written by this pack can be replayed"
+            )
+        return parse(file.metadata[RECIPE]), file.metadata
+    finally:
+        file.close()
+
+
+def replay(merged: Path, output: Path | str, **kwargs) -> tuple[Merged, bool, str]:
+    """Run a file's own recipe again; the new file, whether it is the same byte for byte, and the finding in words.
+
+    ``kwargs`` are those of ``merge_files``. MergeError when a source's hash differs from the recorded one.
+    """
+    recipe, metadata = recipe_of(merged)
+    target = Path(output)
+    if target.exists() and target.resolve() == merged.resolve():
+        raise MergeError(
+            f"{merged.name} is to be checked against its replay; write the replay under another name"
+        )
+    again = merge_files(recipe, output, **kwargs)
+    old, new = FileCheckpoint(merged), FileCheckpoint(again.path)
+    try:
+        if old.sha256 == new.sha256:
+            return again, True, f"{again.path.name} is {merged.name} byte for byte (sha256 {new.sha256})"
+        if metadata.get(VERSIONS) != new.metadata.get(VERSIONS):
+            versions = f"made by {metadata.get(VERSIONS)}, replayed by {new.metadata.get(VERSIONS)}"
+            return again, False, f"{again.path.name} differs from {merged.name}: {versions}"
+        return (
+            again,
+            False,
+            f"{again.path.name} differs from {merged.name}, which was changed after it was merged",
+        )
+    finally:
+        old.close()
+        new.close()
+
+
+def _up_to(recipe: Recipe, line: int) -> Recipe:
+    """The recipe cut off after one of its lines."""
+    try:
+        index = range(len(recipe.lines))[line]
+    except IndexError:
+        raise MergeError(f"the recipe has {len(recipe.lines)} lines; there is no line {line}") from None
+    return replace(recipe, lines=recipe.lines[: index + 1])
+
+
+def _plan_lines(
+    recipe: Recipe, files: Mapping[str, FileCheckpoint], own_presets: Mapping[str, Sequence[float]] | None
+) -> dict[int, MergedCheckpoint]:
+    """The last line as a checkpoint, and those it needs, by index."""
+    bound, done = dict(recipe.variables), dict[int, MergedCheckpoint]()
+
+    def ingredient(name: str) -> Checkpoint:
+        if match := LINE_REFERENCE.match(name):
+            return line(int(match.group(1)) - 1)
+        return files[bound.get(name, name)]
+
+    def line(index: int) -> MergedCheckpoint:
+        if index not in done:
+            plan = recipe.lines[index]
+            vae = ingredient(plan.vae) if plan.vae else None
+            done[index] = MergedCheckpoint(plan, [ingredient(name) for name in plan.models], vae, own_presets)
+        return done[index]
+
+    result = line(len(recipe.lines) - 1)
+    for index, inner in done.items():
+        if inner is not result and len(inner.report.text().splitlines()) > 1:
+            result.report.remarks.append(f"line {index + 1}, {inner.report.text()}")
+    return done
+
+
+def _first_file(checkpoint: Checkpoint) -> FileCheckpoint:
+    while not isinstance(checkpoint, FileCheckpoint):
+        checkpoint = checkpoint.inner if isinstance(checkpoint, EmaSwapped) else _first_source(checkpoint)
+    return checkpoint
+
+
+def _first_source(checkpoint: Checkpoint) -> Checkpoint:
+    assert isinstance(checkpoint, MergedCheckpoint)
+    return checkpoint.sources[0]
+
+
+def _is_there_already(target: Path, open_recipe: OpenRecipe, overwrite: bool) -> bool:
+    """Whether the target exists with this very recipe and these sources; MergeError when it must not be written."""
+    if not target.exists():
+        return False
+    for file in open_recipe.files.values():
+        if target.samefile(file.path):
+            raise MergeError(f"the output {target.name} is the source {file.name}; choose another name")
+    if overwrite:
+        return False
+    there = FileCheckpoint(target)
+    try:
+        if there.metadata == open_recipe.metadata(hashed=True):
+            return True
+    finally:
+        there.close()
+    raise MergeError(
+        f"{target.name} exists already and is another merge; choose another name or allow overwriting"
+    )

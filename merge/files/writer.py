@@ -1,0 +1,221 @@
+"""Writing a checkpoint that is computed while it is written: no tensor is held, no half file is left.
+
+What is A's as it stands is copied inside the system, in long stretches and by one thread alone: two that write
+to one file get in each other's way. The other threads compute meanwhile.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .atomic import replacing
+from .checkpoint import NAMES, Checkpoint, Stored
+
+CHUNK = 1 << 20  # elements of one piece of work: 2 MB in half precision
+PAGE = 4096
+STRETCH = 16 << 20  # bytes copied at a time, between two looks whether to stop
+Tick = Callable[[int], None]
+Task = Callable[[], int]  # a part of the work; says how many bytes it put away
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements [start, stop) of a tensor, and where their bytes go in the data section."""
+
+    key: str
+    start: int
+    stop: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes of an open file that go to ``offset`` in the data section as they stand."""
+
+    source: Stored
+    offset: int
+    count: int
+
+    def reaches(self, other: "Stretch") -> bool:
+        """Whether ``other`` follows at once, in the file and in the data section."""
+        return (
+            self.source.file is other.source.file
+            and self.source.offset + self.count == other.source.offset
+            and self.offset + self.count == other.offset
+        )
+
+    def parts(self) -> "Iterator[Stretch]":
+        """The same in parts of at most STRETCH bytes; all but the first begin with a page of the file."""
+        start = 0
+        while start < self.count:
+            place = self.source.offset + start
+            count = min(-place % PAGE or STRETCH, self.count - start)
+            yield Stretch(replace(self.source, offset=place), self.offset + start, count)
+            start += count
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """Where every tensor goes: widest dtypes first, then by name, so that each tensor is aligned."""
+
+    offsets: Mapping[str, tuple[int, int]]
+    total: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "FileLayout":
+        """The layout depends on keys, dtypes and shapes alone, never on the order of the sources."""
+        entries = checkpoint.entries
+        offsets, end = {}, 0
+        for key in sorted(entries, key=lambda key: (-entries[key].dtype.itemsize, key)):
+            offsets[key] = (end, end + entries[key].nbytes)
+            end += entries[key].nbytes
+        return cls(offsets, end)
+
+    def header(self, checkpoint: Checkpoint, metadata: Mapping[str, str], room: int = 0) -> bytes:
+        """The file's first bytes: length and JSON, padded with spaces to ``room`` or a multiple of 8."""
+        table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+        for key, span in self.offsets.items():
+            entry = checkpoint.entries[key]
+            table[key] = {
+                "dtype": NAMES[entry.dtype],
+                "shape": list(entry.shape),
+                "data_offsets": list(span),
+            }
+        text = json.dumps(table, separators=(",", ":"), ensure_ascii=True).encode()
+        text += b" " * (room - 8 - len(text) if room else -len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    def pieces(self, checkpoint: Checkpoint, order: list[str], chunk: int) -> Iterator[Piece]:
+        """The work, tensor by tensor; tensors that cannot be divided are one piece."""
+        for key in order:
+            entry, begin = checkpoint.entries[key], self.offsets[key][0]
+            step = chunk if checkpoint.divisible(key) else max(1, entry.numel)
+            for start in range(0, entry.numel, step):
+                yield Piece(key, start, min(start + step, entry.numel), begin + start * entry.dtype.itemsize)
+
+    def stretches(self, stored: Mapping[str, Stored]) -> Iterator[Stretch]:
+        """What is copied: the tensors that stand in a file, neighbours in both files together."""
+        last: Stretch | None = None
+        for key in sorted(stored, key=lambda key: self.offsets[key]):
+            begin, end = self.offsets[key]
+            here = Stretch(stored[key], begin, end - begin)
+            if last and last.reaches(here):
+                last = replace(last, count=last.count + here.count)
+                continue
+            if last:
+                yield from last.parts()
+            last = here
+        if last:
+            yield from last.parts()
+
+
+def write(
+    checkpoint: Checkpoint,
+    path: Path,
+    metadata: Callable[[bool], Mapping[str, str]],
+    *,
+    threads: int = 0,
+    chunk: int = CHUNK,
+    order: list[str] | None = None,
+    begin: int = 0,
+    tick: Tick = lambda done: None,
+) -> None:
+    """Write ``checkpoint`` to ``path`` under a temporary name, then rename.
+
+    ``metadata(False)`` gives a stand-in at least as long as the real thing, ``metadata(True)``, which may take
+    its time: it runs beside the merge. ``begin`` is where the tensors begin in A's file: the header is padded so
+    that they lie alike in the pages of both, which makes copying them half as dear. ``tick`` is told bytes
+    written and may raise to stop. The bytes do not depend on ``threads``, ``chunk`` or ``order``. MergeError when
+    the disk is full.
+    """
+    layout = FileLayout.of(checkpoint)
+    room = len(layout.header(checkpoint, metadata(False)))
+    if begin % 8 == 0:
+        room += (begin - room) % PAGE
+    with replacing(path, room + layout.total) as target, ThreadPoolExecutor(1) as beside:
+        final = beside.submit(metadata, True)
+        found = {key: checkpoint.stored(key) for key in order or layout.offsets}
+        stored = {key: place for key, place in found.items() if place is not None}
+        changed = [key for key, place in found.items() if place is None]
+
+        def put(piece: Piece, data: Tensor) -> None:
+            target.put(_raw(data), room + piece.offset)
+
+        work(
+            computing(checkpoint, layout.pieces(checkpoint, changed, chunk), put),
+            threads or default_threads(),
+            tick,
+            apart=(
+                partial(target.copy, s.source, s.count, room + s.offset) for s in layout.stretches(stored)
+            ),
+        )
+        header = layout.header(checkpoint, final.result(), room)
+        if len(header) != room:
+            raise AssertionError("the header changed its length while the tensors were written")
+        target.put(header, 0)
+
+
+def default_threads() -> int:
+    """As many as there are processors, at most four: beyond that the disk is the limit."""
+    return max(2, min(4, os.cpu_count() or 1))
+
+
+def computing(
+    checkpoint: Checkpoint, pieces: Iterator[Piece], put: Callable[[Piece, Tensor], None]
+) -> Iterator[Task]:
+    """A job for each piece: read and compute it, and put it away."""
+
+    def compute(piece: Piece) -> int:
+        put(piece, checkpoint.read(piece.key, piece.start, piece.stop))
+        return (piece.stop - piece.start) * checkpoint.entries[piece.key].dtype.itemsize
+
+    return (partial(compute, piece) for piece in pieces)
+
+
+def work(jobs: Iterator[Task], threads: int, tick: Tick, *, apart: Iterable[Task] = ()) -> None:
+    """Run jobs in several threads, so that while one waits for the disk another computes.
+
+    One thread takes those ``apart`` first, all by itself, and then helps the others.
+    """
+    lock, stop, done = threading.Lock(), threading.Event(), list[int]()
+
+    def take(queue: Iterator[Task]) -> Task | None:
+        with lock:
+            return None if stop.is_set() else next(queue, None)
+
+    def worker(*queues: Iterator[Task]) -> None:
+        for queue in queues:
+            while job := take(queue):
+                moved = job()
+                with lock:
+                    done.append(moved)
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [
+            pool.submit(worker, iter(apart), jobs),
+            *(pool.submit(worker, jobs) for _ in range(threads - 1)),
+        ]
+        try:
+            while True:
+                finished, waiting = wait(futures, timeout=0.1, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+                with lock:
+                    moved, done[:] = sum(done), []
+                tick(moved)
+                if not waiting:
+                    return
+        finally:
+            stop.set()
+
+
+def _raw(data: Tensor) -> memoryview:
+    return data.contiguous().view(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,70 @@
+"""Model names: what a recipe says, and which file it means."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+
+from ..errors import MergeError
+from .grammar import Recipe
+
+
+def portable(recipe: Recipe, paths: dict[str, Path]) -> Recipe:
+    """The recipe with absolute paths shortened to file names; ``paths`` learns where those files are."""
+    short: dict[str, str] = {}
+    for name in recipe.sources():
+        if Path(name).is_absolute() or PureWindowsPath(name).is_absolute():
+            short[name] = PureWindowsPath(name).name if "\\" in name else Path(name).name
+            if paths.setdefault(short[name], Path(name)) != Path(name):
+                raise MergeError(f"two different files are called {short[name]}; rename one of them")
+    if not short:
+        return recipe
+    lines = tuple(
+        replace(
+            line,
+            models=tuple(short.get(name, name) for name in line.models),
+            vae=short.get(line.vae, line.vae),
+        )
+        for line in recipe.lines
+    )
+    return replace(
+        recipe,
+        lines=lines,
+        variables=tuple((name, short.get(file, file)) for name, file in recipe.variables),
+        pins=tuple((short.get(name, name), digest) for name, digest in recipe.pins),
+    )
+
+
+class Folders:
+    """Finds model files by name below some folders: as written, with .safetensors, or by a unique stem."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = folders
+
+    def __call__(self, name: str) -> Path:
+        found = {
+            path.relative_to(folder).as_posix(): path
+            for folder in self.folders
+            for path in sorted(folder.rglob("*.safetensors"))
+        }
+        return found[match_name(name, list(found))]
+
+
+def match_name(name: str, known: Sequence[str]) -> str:
+    """The one of ``known`` that a recipe means by ``name``: equal, without suffix, or by its last part alone."""
+    wanted = name.replace("\\", "/")
+    stem = wanted.rsplit(" [", 1)[0] if wanted.endswith("]") else wanted  # AUTOMATIC1111 titles end in [hash]
+    for suffix in (".ckpt", ".safetensors", ".pt"):
+        stem = stem.removesuffix(suffix)
+    shown = {candidate: candidate.replace("\\", "/") for candidate in known}
+    for test in (
+        lambda path: path == wanted,
+        lambda path: path.removesuffix(".safetensors") == stem,
+        lambda path: path.rsplit("/", 1)[-1].removesuffix(".safetensors") == stem,
+    ):
+        hits = [candidate for candidate, path in shown.items() if test(path)]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise MergeError(f"{name!r} could be {' or '.join(hits)}; write the folder too")
+    listed = f"; there are {', '.join(known[:20])}" if known else ""
+    raise MergeError(f"there is no model called {name!r}{listed}")

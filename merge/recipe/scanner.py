@@ -1,0 +1,114 @@
+"""Cutting a recipe line into parts while remembering where each part stood."""
+
+from dataclasses import dataclass
+
+from ..errors import MergeError
+
+
+class RecipeError(MergeError):
+    """A recipe that cannot be read: ``line`` and ``column`` count from 1, the message shows the place."""
+
+    def __init__(self, problem: str, source: "Span"):
+        self.problem, self.line, self.column = problem, source.line, source.column
+        pointer = " " * (source.column - 1) + "^"
+        super().__init__(
+            f"recipe line {source.line}, column {source.column}: {problem}\n{source.whole}\n{pointer}"
+        )
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a line: its text, and where it stands."""
+
+    text: str
+    whole: str
+    line: int
+    start: int = 0
+
+    @property
+    def column(self) -> int:
+        return self.start + 1
+
+    def strip(self) -> "Span":
+        """Without the spaces around it."""
+        left = len(self.text) - len(self.text.lstrip())
+        return Span(self.text.strip(), self.whole, self.line, self.start + left)
+
+    def part(self, start: int, stop: int | None = None) -> "Span":
+        """The characters [start, stop) of this span."""
+        return Span(self.text[start:stop], self.whole, self.line, self.start + start)
+
+    def split(self, separator: str) -> list["Span"]:
+        """Parts between separators that stand outside quotes and brackets, stripped."""
+        parts, begin = [], 0
+        for place in self.find(separator):
+            parts.append(self.part(begin, place).strip())
+            begin = place + len(separator)
+        return [*parts, self.part(begin).strip()]
+
+    def cut(self, separator: str) -> tuple["Span", "Span | None"]:
+        """What stands before and after the first separator; None when there is none."""
+        places = self.find(separator)
+        if not places:
+            return self.strip(), None
+        return self.part(0, places[0]).strip(), self.part(places[0] + len(separator)).strip()
+
+    def find(self, separator: str) -> list[int]:
+        """Where the separator stands outside quotes and brackets.
+
+        A quote opens only at the start of a part and a bracket only after "=", so that names of the
+        field's recipes such as ``model [81761151]`` or ``5" mix`` stay plain text.
+        """
+        places, index, text = [], 0, self.text
+        while index < len(text):
+            before = text[:index].rstrip()
+            opens = before in ("", "pin") or before[-1] in ",=+"
+            if text[index] == '"' and opens:
+                index = self._closing(index, '"')
+            elif text[index] == "[" and before.endswith("="):
+                index = self._closing(index, "]")
+            elif text.startswith(separator, index):
+                places.append(index)
+                index += len(separator) - 1
+            index += 1
+        return places
+
+    def _closing(self, start: int, mark: str) -> int:
+        index = start + 1
+        while index < len(self.text):
+            if self.text[index] == "\\" and mark == '"':
+                index += 1
+            elif self.text[index] == mark:
+                return index
+            index += 1
+        raise RecipeError(f"no closing {mark}", self.part(start))
+
+    def unquoted(self) -> str:
+        """The text without its quotes or brackets, if it has any."""
+        text = self.text
+        if len(text) >= 2 and text[0] == text[-1] == '"':
+            return text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+        if len(text) >= 2 and text[0] == "[" and text[-1] == "]":
+            return text[1:-1].strip()
+        return text
+
+
+def without_comment(line: Span) -> Span:
+    """The line up to its first ``#`` outside quotes, stripped."""
+    places = line.find("#")
+    return line.part(0, places[0]).strip() if places else line.strip()
+
+
+def quoted(name: str) -> str:
+    """The name as a recipe writes it: quoted when its characters mean something in the grammar."""
+    plain = name and name == name.strip() and not any(mark in name for mark in ',="#+[]\\')
+    if plain and not name.startswith("_"):
+        return name
+    if plain and name.startswith("__") and name.endswith("__"):
+        return name
+    return always_quoted(name)
+
+
+def always_quoted(text: str) -> str:
+    """The text between quotes, on one line."""
+    return '"' + " ".join(text.splitlines()).replace("\\", "\\\\").replace('"', '\\"') + '"'

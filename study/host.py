@@ -1,0 +1,73 @@
+"""Sweeps in ComfyUI: links of the running node, image embeddings by a CLIP vision model, previews for the browser."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_execution.graph_utils import GraphBuilder, is_link
+from comfy_execution.utils import get_executing_context
+
+from ..blocks.names import Layout, layout_of
+from .image import Moves
+from .sweep import Sweep
+from .view import describe, sheet
+
+PREVIEWS = "blockwork_sweep"  # below ComfyUI's temp folder, which it empties when it starts
+
+
+def layout_of_model(model: Any) -> Layout:
+    """The block layout of a MODEL; BlockError for models without a U-Net of blocks."""
+    return layout_of(model.model_state_dict("diffusion_model."))
+
+
+def own_links(prompt: Any) -> dict[str, list]:
+    """The links into the node that is running now, by input; ``prompt`` is core's DynamicPrompt.
+
+    An expanded graph must link where the node itself links: passing on the objects would give every cell a new key
+    in the cache. The node's id comes from the running context, because asking for it as a hidden input would put it
+    into that key too.
+    """
+    context = get_executing_context()
+    if context is None or prompt is None:
+        raise RuntimeError("a sweep expands into a graph, so it only runs as a node of a ComfyUI prompt")
+    inputs = prompt.get_node(context.node_id)["inputs"]
+    return {name: value for name, value in inputs.items() if is_link(value)}
+
+
+def new_prefix() -> str:
+    """What the ids of a graph that the running node expands into must begin with."""
+    return GraphBuilder.alloc_prefix()
+
+
+def embed(clip_vision: Any, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The image embeddings of uint8 pictures ``n h w 3``, cell by cell, as float32 ``n d``; can be interrupted."""
+    progress = comfy.utils.ProgressBar(len(pictures))
+    embeddings = []
+    for cell in pictures:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        output = clip_vision.encode_image(torch.from_numpy(cell.astype(np.float32) / 255))
+        embeddings.append(output["image_embeds"].detach().float().cpu().numpy())
+        progress.update(1)
+    return embeddings
+
+
+def preview(sweep: Sweep, pictures: Sequence[np.ndarray], moves: Sequence[Moves]) -> dict[str, Any]:
+    """The node's ``ui``: every cell's pictures as a temporary file, as core's previews are, with their figures."""
+    folder = Path(folder_paths.get_temp_directory()) / PREVIEWS
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for cell in pictures:
+        data = sheet(cell)
+        path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.jpg"
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(data)
+        partial.replace(path)
+        files.append({"filename": path.name, "subfolder": PREVIEWS, "type": "temp"})
+    return {PREVIEWS: [describe(sweep, moves, files)]}

@@ -1,0 +1,46 @@
+"""A sweep for the browser: per cell one file with its pictures, where it stands in the U, and how far it moved."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .image import UNIT_COSINE, UNIT_RMS, Moves, cell_places
+from .sweep import Sweep
+
+QUALITY = 92  # of the JPEGs: looked at, never measured
+
+
+def sheet(pictures: np.ndarray) -> bytes:
+    """All pictures of a cell, uint8 ``n h w 3``, as one JPEG about as many across as down, in reading order."""
+    count, height, width, _ = pictures.shape
+    columns = math.ceil(math.sqrt(count))
+    canvas = Image.new("RGB", (columns * width, math.ceil(count / columns) * height))
+    for number, picture in enumerate(pictures):
+        canvas.paste(Image.fromarray(picture), (number % columns * width, number // columns * height))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def describe(sweep: Sweep, moves: Sequence[Moves], files: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """What ``web/sweep`` draws, as JSON: ``files`` are core's ``filename, subfolder, type``, one per cell."""
+    moved = {move.cell: move for move in moves}
+    places = cell_places(sweep)
+    cells = []
+    for cell, file in zip(sweep.cells, files, strict=True):
+        move = moved.get(cell)
+        cells.append(
+            {
+                "label": cell.label,
+                "block": cell.block,
+                "place": list(places[cell.block]),
+                "file": file,
+                "rms": list(move.rms) if move else [],
+                "cosine": list(move.cosine) if move and move.cosine is not None else [],
+            }
+        )
+    return {"units": {"rms": UNIT_RMS, "cosine": UNIT_COSINE}, "cells": cells}

@@ -1,0 +1,182 @@
+"""Saved equals previewed: files, recipes run live, and the live merge nodes give the same weights to the bit."""
+
+from pathlib import Path
+
+import comfy.sd
+import folder_paths
+import pytest
+import torch
+from blockwork.blocks.names import SD1
+from blockwork.merge.errors import MergeError
+from blockwork.merge.files import host as host_recipe
+from blockwork.merge.files.run import merge_files
+from blockwork.merge.live import host
+from blockwork.merge.recipe.grammar import parse
+from refhost import checkpoints, layout
+from safetensors.torch import load_file, save_file
+
+UNET = "diffusion_model."
+WEIGHTS = [0, 1 / 12, 0.25, 0.5, 0.75, 11 / 12, 1, -0.5, 1.5, 0.1234567891, 0.3, 0.7] * 2 + [0.9]
+RECIPE = "mix = sd15_a + sd15_b, alpha=[GRAD_V, BASE=0.3]\nout = __O1__ + sd15_c + sd15_b, 0.4, dtype=fp16"
+
+
+def loaded(model, key: str) -> torch.Tensor:
+    return model.patch_weight_to_device(key, device_to=torch.device("cpu"), return_weight=True)
+
+
+def data_of(path: Path) -> bytes:
+    raw = path.read_bytes()
+    return raw[8 + int.from_bytes(raw[:8], "little") :]
+
+
+def as_file(model, path: Path) -> None:
+    save_file(
+        {f"model.{key}": value.contiguous() for key, value in model.model_state_dict(UNET).items()}, path
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_live_merge_node_equals_the_file(build, tmp_path: Path, dtype: torch.dtype):
+    """MODEL-only merging gives the numbers of the checkpoint path (each, key by key)."""
+    a, b = build("SD15", 1, dtype), build("SD15", 2, dtype)
+    as_file(a, tmp_path / "a.safetensors")
+    as_file(b, tmp_path / "b.safetensors")
+    live, _ = host.merge_models(a, b, ", ".join(map(repr, WEIGHTS)))
+    m_a, m_b = (", ".join(map(repr, numbers)) for numbers in ([1 - w for w in WEIGHTS], WEIGHTS))
+    recipe = f"o = a + b, m_a=[{m_a}], m_b=[{m_b}], method=each"
+    saved = load_file(merge_files(recipe, tmp_path / "o", folders=[tmp_path]).path)
+    short = merge_files(f"o = a + b, m_b=[{m_b}], method=each", tmp_path / "short", folders=[tmp_path])
+    assert data_of(short.path) == data_of(tmp_path / "o.safetensors")
+    assert len(WEIGHTS) == len(SD1.blocks)
+    for key in saved:
+        assert torch.equal(loaded(live, key.removeprefix("model.")), saved[key]), key
+
+
+def test_the_live_add_difference_node_equals_the_file(build, tmp_path: Path):
+    models = [build("SD15", seed, torch.float16) for seed in (1, 2, 3)]
+    for name, model in zip("abc", models, strict=True):
+        as_file(model, tmp_path / f"{name}.safetensors")
+    weights = ", ".join(map(repr, WEIGHTS))
+    live, _ = host.add_model_difference(*models, weights)
+    saved = load_file(
+        merge_files(f"o = a + b + c, alpha=[{weights}]", tmp_path / "o", folders=[tmp_path]).path
+    )
+    for key in saved:
+        assert torch.equal(loaded(live, key.removeprefix("model.")), saved[key]), key
+
+
+@pytest.fixture(scope="module")
+def comfy_folders(tmp_path_factory):
+    """The small SD1 checkpoints in ComfyUI's model folders, and an output folder of our own."""
+    paths = checkpoints.make_named(["sd15_a", "sd15_b", "sd15_c"], layout.TESTS_BASE)
+    before, output = folder_paths.get_output_directory(), tmp_path_factory.mktemp("output")
+    listed = folder_paths.folder_names_and_paths["checkpoints"]
+    folder_paths.folder_names_and_paths["checkpoints"] = (
+        [str(paths[0].parent), str(output / "checkpoints")],
+        listed[1],
+    )
+    folder_paths.set_output_directory(str(output))
+    folder_paths.filename_list_cache.clear()
+    yield output
+    folder_paths.folder_names_and_paths["checkpoints"] = listed
+    folder_paths.set_output_directory(before)
+    folder_paths.filename_list_cache.clear()
+
+
+def state(patcher) -> dict[str, torch.Tensor]:
+    return patcher.model_state_dict()
+
+
+def test_a_recipe_run_live_is_the_saved_file_loaded(comfy_folders):
+    """MODEL, CLIP and VAE, every weight, bit for bit."""
+    model, clip, vae, words = host_recipe.live(RECIPE)
+    merged = host_recipe.to_file(RECIPE, "mixes/out")
+    assert host_recipe.listed_name(merged.path) == "mixes/out.safetensors" and "out: " in words
+    file_model, file_clip, file_vae = comfy.sd.load_checkpoint_guess_config(str(merged.path))[:3]
+    for ours, theirs in (
+        (model, file_model),
+        (clip.patcher, file_clip.patcher),
+        (vae.patcher, file_vae.patcher),
+    ):
+        ours, theirs = state(ours), state(theirs)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            if not key.endswith("text_projection.weight"):  # SD1 files have none: uninitialised in both
+                assert ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]), key
+    again, same, finding = host_recipe.replay_file("mixes/out.safetensors", "again")
+    assert same and "byte for byte" in finding
+    assert parse(host_recipe.read_recipe("mixes/out.safetensors")) == again.recipe
+
+
+def test_the_live_clip_and_vae_nodes_equal_the_checkpoint_path(comfy_folders):
+    """CLIP-only and VAE-only merging against one recipe line for the whole checkpoint, each in the dtype it is loaded in."""
+    folder = layout.TESTS_BASE / "models" / "checkpoints"
+    (_, clip_a, vae_a), (_, clip_b, vae_b) = (
+        comfy.sd.load_checkpoint_guess_config(str(folder / f"sd15_{name}.safetensors"))[:3] for name in "ab"
+    )
+    ratio = 0.3
+    live_clip, _ = host.merge_clips(clip_a, clip_b, ratio)
+    live_vae, _ = host.merge_vaes(vae_a, vae_b, ratio)
+    share = f"m_a=[{1 - ratio!r}, VAE={1 - ratio!r}], m_b=[{ratio}, VAE={ratio}]"
+    _, clip, vae, _ = host_recipe.live(f"o = sd15_a + sd15_b, {share}, method=each, dtype=fp32")
+    for ours, theirs in ((live_clip.patcher, clip.patcher), (live_vae.patcher, vae.patcher)):
+        compared = 0
+        for key, weight in state(theirs).items():
+            if key.endswith(("text_projection.weight", "logit_scale", "position_ids")):
+                continue
+            merged = loaded(ours, key)
+            assert merged.dtype == weight.dtype and torch.equal(merged, weight), key
+            compared += 1
+        assert compared > 100
+
+
+def test_a_live_recipe_holds_one_model_and_changes_no_source(comfy_folders):
+    path = layout.TESTS_BASE / "models" / "checkpoints" / "sd15_a.safetensors"
+    stamp = path.stat().st_mtime_ns
+    line, _, _, _ = host_recipe.live(RECIPE, line=1)
+    last, _, _, _ = host_recipe.live(RECIPE)
+    key = UNET + "input_blocks.1.0.in_layers.2.weight"
+    assert not torch.equal(state(line)[key], state(last)[key]) and path.stat().st_mtime_ns == stamp
+
+
+def test_interrupting_stops_and_leaves_nothing(comfy_folders):
+    import comfy.model_management as mm
+
+    mm.interrupt_current_processing(True)
+    with pytest.raises(mm.InterruptProcessingException):
+        host_recipe.to_file(RECIPE, "interrupted")
+    assert not list((comfy_folders / "checkpoints").glob("*interrupted*"))
+
+
+def test_compare_sees_what_a_patch_changes(build):
+    """Scaling one block by 0.75 moves that block by a quarter of its length and no other."""
+    a = build("SD15", 1)
+    scaled, _ = host.scale_blocks(a, "OUT04=0.75")
+    found = host_recipe.compare_live(a, scaled, "mbw")
+    assert found.blocks["OUT04"].relative == pytest.approx(0.25, rel=1e-6)
+    assert found.blocks["OUT04"].cosine == pytest.approx(1.0, abs=1e-9)
+    assert all(one.distance == 0 for name, one in found.blocks.items() if name != "OUT04")
+    image = host_recipe.picture(found, "distance")
+    assert image.ndim == 4 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1
+    assert "OUT04" in found.table() and "25" in found.table()
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "", "a/../../x", "C:\\x", "  "])
+def test_names_outside_the_output_folder_are_refused(comfy_folders, name: str):
+    with pytest.raises(MergeError, match="below the output folder"):
+        host_recipe.target(name)
+
+
+def test_a_changed_source_changes_the_fingerprint(comfy_folders):
+    path = layout.TESTS_BASE / "models" / "checkpoints" / "sd15_a.safetensors"
+    before = host_recipe.fingerprint(RECIPE)
+    assert before.count(";") == 2 and host_recipe.fingerprint(RECIPE) == before
+    stat = path.stat()
+    import os
+
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    try:
+        assert host_recipe.fingerprint(RECIPE) != before
+    finally:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert host_recipe.fingerprint(None) == "" == host_recipe.fingerprint("no recipe")
