@@ -120,15 +120,15 @@ import sys, time
 sys.path.insert(0, {tools!r})
 from refhost.pack import load_pack
 load_pack()
-from blockwork.merge import line
+from blockwork.merge.files import merged
 from blockwork.merge.files import merge_files
 {more}
-read = line.MergedCheckpoint.read
+read = merged.MergedCheckpoint.read
 def slow(self, *args):
     print("reading", flush=True)
     time.sleep(0.02)
     return read(self, *args)
-line.MergedCheckpoint.read = slow
+merged.MergedCheckpoint.read = slow
 merge_files("o = a + b, 0.5", {out!r}, folders=[{folder!r}], threads=1)
 """
 

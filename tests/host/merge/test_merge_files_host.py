@@ -7,6 +7,7 @@ import folder_paths
 import pytest
 import torch
 from blockwork.blocks.names import SD1
+from blockwork.merge.compare import host as host_compare
 from blockwork.merge.errors import MergeError
 from blockwork.merge.files import host as host_recipe
 from blockwork.merge.files.run import merge_files
@@ -152,7 +153,7 @@ def test_compare_sees_what_a_patch_changes(build):
     """Scaling one block by 0.75 moves that block by a quarter of its length and no other."""
     a = build("SD15", 1)
     scaled, _ = host.scale_blocks(a, "OUT04=0.75")
-    found = host_recipe.compare_live(a, scaled, "mbw")
+    found = host_compare.compare_live(a, scaled, "mbw")
     assert found.blocks["OUT04"].relative == pytest.approx(0.25, rel=1e-6)
     assert found.blocks["OUT04"].cosine == pytest.approx(1.0, abs=1e-9)
     assert all(one.distance == 0 for name, one in found.blocks.items() if name != "OUT04")
