@@ -1,6 +1,6 @@
 """Block sweeps through the queue of a real ComfyUI: one prompt, interruption, and many machines.
 
-What the cache keeps, progress and bad input are looked at in tests/host/test_sweep_queue.py.
+What the cache keeps, progress and bad input are looked at in tests/host/study/test_sweep_queue.py.
 """
 
 import asyncio

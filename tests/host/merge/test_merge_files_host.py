@@ -157,7 +157,7 @@ def test_compare_sees_what_a_patch_changes(build):
     assert found.blocks["OUT04"].relative == pytest.approx(0.25, rel=1e-6)
     assert found.blocks["OUT04"].cosine == pytest.approx(1.0, abs=1e-9)
     assert all(one.distance == 0 for name, one in found.blocks.items() if name != "OUT04")
-    image = host_recipe.picture(found, "distance")
+    image = host_compare.picture(found, "distance")
     assert image.ndim == 4 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1
     assert "OUT04" in found.table() and "25" in found.table()
 
