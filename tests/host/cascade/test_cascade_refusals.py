@@ -9,7 +9,7 @@ import torch
 from blockwork.cascade import host_cascade, host_files, host_load, host_t5, keys
 from blockwork.cascade.host_cascade import Job, LatentUpscaler, Stage, run_cascade
 from blockwork.cascade.host_threshold import Threshold
-from refhost import cascade_files
+from blockwork.tests.support import cascade_files
 from safetensors.torch import load_file, save_file
 
 ONE, TWO, THREE = (cascade_files.STAGE_FILES[stage] for stage in ("I", "II", "III"))

@@ -4,7 +4,7 @@ import folder_paths
 import pytest
 import torch
 from blockwork.cascade import host_t5, host_text, t5
-from refhost import cascade_files
+from blockwork.tests.support import cascade_files
 from safetensors.torch import save_file
 
 FINAL = "encoder.final_layer_norm.weight"
