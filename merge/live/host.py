@@ -21,7 +21,8 @@ from ..errors import MergeError
 from ..methods import add_difference, each, scale
 from ..methods.finite import all_finite
 from ..plan import Plan, Rule, plan_unet, plan_whole
-from .host_incremental import incremental
+from .host_incremental import incremental, unpatched
+from .host_left_out import key_patches, stored_tensors
 from .host_patch import KeyPatches, MergePatch, merge_patch
 
 Source = dict[str, KeyPatches]
@@ -93,6 +94,8 @@ def merge_clips(clip_a, clip_b, ratio: float, clip_c=None):
     plan = plan_whole("Merge of text encoders", _tensors(sources), rule, BASE, _skip_in_clip(sources))
     _check_finite(plan, sources)
     merged = clip_a.clone()
+    merged.patcher = incremental(clip_a.patcher)
+    _keep_unpatched(plan, merged.patcher)
     _patch(merged.patcher, sources, plan, method)
     return merged, plan
 
@@ -161,6 +164,7 @@ def _merge_unets(
     _compare_prediction(plan, models)
     _check_finite(plan, sources, keep="non_finite" if non_finite == "error" else None)
     merged = incremental(models[0])
+    _keep_unpatched(plan, merged)
     _patch(merged, sources, plan, method)
     return merged, plan
 
@@ -170,7 +174,7 @@ def _sources(patchers: Sequence, prefix: str | None = None) -> list[Source]:
     sources = [_stored(patchers[0], prefix)]
     for letter, patcher in zip("BC", patchers[1:], strict=False):
         try:
-            sources.append(patcher.get_key_patches(prefix))
+            sources.append(key_patches(patcher, prefix))
         except AttributeError as error:  # core cannot list the scales of quantised layers either
             raise MergeError(
                 f"model {letter} is quantised and its weights cannot be read one by one ({error}); "
@@ -180,10 +184,7 @@ def _sources(patchers: Sequence, prefix: str | None = None) -> list[Source]:
 
 
 def _stored(patcher, prefix: str | None) -> Source:
-    """A's tensors as they are without the patches that may be loaded now; a third of get_key_patches' cost."""
-    backup = patcher.backup
-    state = patcher.model_state_dict(prefix)
-    return {key: [(backup[key].weight if key in backup else value, None)] for key, value in state.items()}
+    return {key: [(tensor, None)] for key, tensor in stored_tensors(patcher, prefix).items()}
 
 
 def _tensors(sources: Sequence[Source]) -> list[dict[str, torch.Tensor]]:
@@ -206,6 +207,13 @@ def _check_finite(plan: Plan, sources: Sequence[Source], keep: str | None = "") 
             )
         del plan.merged[key]
         plan.keep(f"kept from A, NaN or infinity in {'ABC'[bad]}", key)
+
+
+def _keep_unpatched(plan: Plan, merged) -> None:
+    """Leave to A, and report, what the loader of a patcher that is not core's would not patch."""
+    for key in sorted(unpatched(merged) & plan.merged.keys()):
+        del plan.merged[key]
+        plan.keep("kept from A, not patched by this model's loader", key)
 
 
 def _patch(merged, sources: Sequence[Source], plan: Plan, method) -> None:

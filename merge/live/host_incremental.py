@@ -1,104 +1,38 @@
-"""Re-merging only what changed: a model patcher that switches its module from one merge to the next.
+"""Re-merging only what changed: patchers that switch a module from one merge to the next.
 
-Core loads a clone with other patches by putting every weight back and patching all of them again. Between two
-merges of the same model most patches are equal, so this patcher compares them and touches only the weights whose
-patches differ; the rest of loading stays core's. Whenever something is out of the ordinary (weights offloaded or
-loaded dynamically, hooks, injections, wrapped weights, a module of another origin in the way) it steps aside and
-core's full path runs.
+Core loads a clone with other patches by patching every weight again. Between two merges of the same model most
+patches are equal, so these patchers compare them: the plain one recomputes only the weights whose patches differ, the
+one for dynamic loading lets only their modules lose their pages. The rest of loading stays core's. In any unusual
+state (hooks, injections, wrapped weights, hidden modules, a clone of another origin loaded in between) core's full
+path runs.
 """
 
 import logging
-import types
-import uuid
-from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
+import comfy.model_prefetch
 import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
 from comfy.patcher_extension import CallbacksMP
-from comfy.weight_adapter.base import WeightAdapterBase
+
+from .host_left_out import PatchesLeftOut, left_out
+from .host_trace import LOADED, Loaded, Switch, compared, trace
 
 logger = logging.getLogger("blockwork")
 
 
-class Itself:
-    """An object known by identity and not kept alive, such as a tensor that a patch reads; equal while it lives."""
-
-    def __init__(self, thing: Any):
-        self.thing = ref(thing)
-
-    def __eq__(self, other: object) -> bool:
-        mine = self.thing()
-        return isinstance(other, Itself) and mine is not None and mine is other.thing()
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Unknown:
-    """Something whose effect cannot be compared: equal to nothing, itself included."""
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What stands in a module's weights: the patches' identifier and, per patched weight, their trace."""
-
-    patches_uuid: uuid.UUID
-    traces: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Switch:
-    """What the last switch to this patcher did, in tensors."""
-
-    recomputed: int
-    restored: int  # put back to the model's own value
-    kept: int  # patched alike before and after
-
-
-_LOADED: WeakKeyDictionary[torch.nn.Module, Loaded] = WeakKeyDictionary()
-
-
-def trace(value: Any) -> Any:
-    """What a patch computes from, in a form that compares equal for equal effects and keeps no tensor alive.
-
-    Numbers and names by value, tensors by identity, adapters and functions by what they are made of; whatever
-    else there is makes the patch unequal to every other, which costs a recomputation and never a wrong weight.
-    """
-    if isinstance(value, torch.Tensor):
-        return Unknown() if value.requires_grad else Itself(value)  # trained in place otherwise
-    if isinstance(value, (str, bytes, int, float, bool, types.NoneType, torch.dtype, torch.device)):
-        return value
-    if isinstance(value, (tuple, list)):
-        return (type(value).__name__, *map(trace, value))
-    if isinstance(value, dict):
-        return {key: trace(entry) for key, entry in value.items()}
-    if isinstance(value, (set, frozenset)) and all(isinstance(entry, Hashable) for entry in value):
-        return frozenset(value)
-    if isinstance(value, WeightAdapterBase) and not isinstance(value, torch.nn.Module):
-        return (type(value), trace(vars(value)))
-    if isinstance(value, types.FunctionType):
-        return Itself(value) if value.__closure__ else (value.__code__, trace(value.__defaults__))
-    return Unknown()
-
-
-class IncrementalPatcher(ModelPatcher):
+class IncrementalPatcher(PatchesLeftOut, ModelPatcher):
     """Core's ModelPatcher, loading after a sibling by difference; its clones (a LoRA on top, say) do the same."""
 
     last_switch: Switch | None = None
 
     def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
         super().load(device_to, lowvram_model_memory, force_patch_weights, full_load)
+        self.patch_left_out(device_to)
         if self._is_plain():
             patched = self.backup.keys() & self.patches.keys()
-            _LOADED[self.model] = Loaded(self.patches_uuid, {k: trace(self.patches[k]) for k in patched})
+            LOADED[self.model] = Loaded(self.patches_uuid, {k: trace(self.patches[k]) for k in patched})
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
         self.last_switch = None
@@ -116,24 +50,21 @@ class IncrementalPatcher(ModelPatcher):
         if before is None:
             return
         after = {key: trace(patches) for key, patches in self.patches.items()}
-        changed = [key for key in after if key not in before or before[key] != after[key]]
-        restored = [key for key in before if key not in after]
-        if not all(self._is_loaded(key) for key in (*changed, *restored)):
+        changed, restored = compared(before, after)
+        beside = left_out(self, dynamic=False)
+        if not all(self._is_loaded(key, key in beside) for key in (*changed, *restored)):
             return
         for key in (*restored, *changed):
             self._restore(key, device)
             if key in after:
                 self.patch_weight_to_device(key, device_to=device)
         self.model.current_weight_patches_uuid = self.patches_uuid
-        _LOADED[self.model] = Loaded(self.patches_uuid, after)
+        LOADED[self.model] = Loaded(self.patches_uuid, after)
         self.last_switch = Switch(len(changed), len(restored), len(after) - len(changed))
-        logger.info(
-            "Merge updated: %d tensors recomputed, %d put back, %d kept",
-            *(self.last_switch.recomputed, self.last_switch.restored, self.last_switch.kept),
-        )
+        logger.info("Merge updated: %s", self.last_switch)
 
     def _standing(self) -> dict[str, Any] | None:
-        """The traces of the weights that stand patched in the module now; None when that is not known."""
+        """The traces of the weights that are patched in the module now; None when that is not known."""
         standing = self.model.current_weight_patches_uuid
         if standing in (None, self.patches_uuid):
             return None  # not loaded, or nothing to do
@@ -141,7 +72,7 @@ class IncrementalPatcher(ModelPatcher):
             return None
         if not self.backup:
             return {}
-        loaded = _LOADED.get(self.model)
+        loaded = LOADED.get(self.model)
         if loaded is None or loaded.patches_uuid != standing or loaded.traces.keys() != self.backup.keys():
             return None
         return loaded.traces
@@ -157,14 +88,13 @@ class IncrementalPatcher(ModelPatcher):
             and not self.get_all_callbacks(CallbacksMP.ON_LOAD)
         )
 
-    def _is_loaded(self, key: str) -> bool:
-        """Whether core's loader has put this very parameter in its place, unhidden by an object patch."""
-        hidden = any(
-            key == name or key.startswith(f"{name}.")
-            for name in (*self.object_patches, *self.object_patches_backup)
-        )
-        module = comfy.utils.get_attr(self.model, key.rpartition(".")[0])
-        return not hidden and getattr(module, "comfy_patched_weights", False) is True
+    def _is_loaded(self, key: str, beside: bool) -> bool:
+        """Whether this very tensor is loaded, by core or beside it, and not hidden by an object patch."""
+        names = (*self.object_patches, *self.object_patches_backup)
+        if any(key == name or key.startswith(f"{name}.") for name in names):
+            return False
+        module = comfy.utils.resolve_attr(self.model, key)[0]
+        return beside or getattr(module, "comfy_patched_weights", False) is True
 
     def _restore(self, key: str, device: torch.device) -> None:
         """Put the model's own weight back; where a new patch follows, that brings it to the device."""
@@ -179,6 +109,76 @@ class IncrementalPatcher(ModelPatcher):
         del self.backup[key]
 
 
+class IncrementalDynamicPatcher(PatchesLeftOut, ModelPatcherDynamic):
+    """Core's patcher for dynamic loading; a weight whose patches did not change keeps its page, merged as it is."""
+
+    last_switch: Switch | None = None
+
+    def load(
+        self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False, dirty=False
+    ):
+        before = self._standing()
+        after = {key: trace(patches) for key, patches in self.patches.items()}
+        LOADED.pop(self.model, None)
+        self.last_switch = None
+        self._drop_unfinished()
+        self.return_pages()
+        whole = dirty and before is None
+        super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, dirty=whole)
+        if before is not None:
+            changed, restored = compared(before, after)
+            for name in {key.rpartition(".")[0] for key in (*changed, *restored)}:
+                module = comfy.utils.get_attr(self.model, name) if name else self.model
+                if hasattr(module, "_v_signature"):
+                    module._v_signature = None
+            if dirty:
+                self.last_switch = Switch(len(changed), len(restored), len(after) - len(changed))
+                logger.info("Merge updated: %s", self.last_switch)
+        self.patch_left_out(device_to)
+        if self._is_usual():
+            LOADED[self.model] = Loaded(self.patches_uuid, after, self._conditions())
+
+    def _standing(self) -> dict[str, Any] | None:
+        """The traces of the patches that the pages hold; None when that is not known."""
+        loaded = LOADED.get(self.model)
+        if loaded is None or loaded.patches_uuid != self.model.current_weight_patches_uuid:
+            return None
+        if not self._is_usual() or loaded.conditions != self._conditions():
+            return None
+        return loaded.traces
+
+    def _is_usual(self) -> bool:
+        """Whether nothing but patches decides what a page holds, and no object patch hides weights."""
+        hiding = any(
+            isinstance(thing, (torch.nn.Parameter, torch.nn.Module)) and _has_weights(thing)
+            for thing in (*self.object_patches.values(), *self.object_patches_backup.values())
+        )
+        return not (
+            hiding
+            or self.hook_patches
+            or self.forced_hooks
+            or self.current_hooks
+            or self.weight_wrapper_patches
+            or self.injections
+            or self.get_all_callbacks(CallbacksMP.ON_LOAD)
+        )
+
+    def _conditions(self) -> tuple:
+        """Merges are computed at the precision of the forward pass, so that a page also depends on these."""
+        return self.load_device, self.force_cast_weights, self.object_patches.get("manual_cast_dtype")
+
+    def _drop_unfinished(self) -> None:
+        """Empty the pages of modules whose merge an exception ended: core marks a page before it is merged."""
+        for module in self.model.modules():
+            if "_prefetch" in module.__dict__:
+                comfy.model_prefetch.cleanup_prefetched_modules([module])
+                module._v_signature = None
+
+
+def _has_weights(thing: torch.nn.Parameter | torch.nn.Module) -> bool:
+    return isinstance(thing, torch.nn.Parameter) or any(True for _ in thing.parameters())
+
+
 def _is_dressed(module: torch.nn.Module) -> bool:
     """Whether something computes this module's weights anew at every forward: offloading, a weight wrapper."""
     return bool(
@@ -188,14 +188,20 @@ def _is_dressed(module: torch.nn.Module) -> bool:
     )
 
 
+_CLASSES = {ModelPatcher: IncrementalPatcher, ModelPatcherDynamic: IncrementalDynamicPatcher}
+
+
 def incremental(model: ModelPatcher) -> ModelPatcher:
     """A clone of ``model`` that re-merges by difference; a plain clone where its patcher is not core's own.
 
-    Core's dynamic loader merges each weight when it is used and is left as it is.
+    Such a plain clone does not patch the keys of ``unpatched``.
     """
     clone = model.clone()
-    if type(clone) is ModelPatcher:
-        clone.__class__ = (
-            IncrementalPatcher  # clone() makes the class it is called on: there is no other door
-        )
+    if type(clone) in _CLASSES:  # clone() makes the class it is called on
+        clone.__class__ = _CLASSES[type(clone)]
     return clone
+
+
+def unpatched(patcher: ModelPatcher) -> set[str]:
+    """The keys whose patches would have no effect on this patcher; empty for those that ``incremental`` makes."""
+    return set() if isinstance(patcher, PatchesLeftOut) else left_out(patcher, patcher.is_dynamic())

@@ -6,7 +6,7 @@ it composite operations reach CUDA kernels.
 """
 
 import contextlib
-import traceback
+import sys
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ _WAITING = {
 }  # fmt: skip
 _TO = {aten._to_copy.default, aten.to.device, aten.to.dtype_layout, aten.to.other}
 _INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+_DATA = torch.Tensor.data
 _READING = tuple(
     getattr(torch.Tensor, name)
     for name in (
@@ -76,9 +77,12 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
 
 def _line() -> str:
     """The innermost line of ComfyUI or the pack that led here."""
-    for frame in reversed(traceback.extract_stack()):
-        if "/torch/" not in frame.filename and not frame.filename.endswith("dynamic/device.py"):
-            return f"{'/'.join(frame.filename.split('/')[-2:])}:{frame.lineno}"
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if "/torch/" not in name and not name.endswith("dynamic/device.py"):
+            return f"{'/'.join(name.split('/')[-2:])}:{frame.f_lineno}"
+        frame = frame.f_back
     return "?"
 
 
@@ -88,19 +92,36 @@ def _copied(source: torch.Tensor, to_device: bool, non_blocking: bool) -> None:
         WAITS[f"{'to device' if to_device else 'to host'} @ {_line()}"] += 1
 
 
+def _mapped(value: Any, change: Any) -> Any:
+    """``value`` with every leaf changed; arguments of operations are tuples, lists and dicts."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([_mapped(entry, change) for entry in value])
+    if isinstance(value, dict):
+        return {key: _mapped(entry, change) for key, entry in value.items()}
+    return change(value)
+
+
 def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    flat, _ = pytree.tree_flatten((args, kwargs))
-    tensors = [value for value in flat if isinstance(value, torch.Tensor)]
-    wrapped = {id(value.host): value for value in tensors if isinstance(value, DeviceTensor)}
-    on_device = bool(wrapped)
+    wrapped: dict[int, DeviceTensor] = {}
+    mixed = False
+    placed = None
+
+    def inside(value: Any) -> Any:
+        nonlocal mixed, placed
+        if isinstance(value, DeviceTensor):
+            wrapped[id(value.host)] = value
+            return value.host
+        if isinstance(value, torch.device):
+            placed = value.type == "cuda"
+            return CPU
+        mixed = mixed or (isinstance(value, torch.Tensor) and value.ndim > 0)
+        return value
+
+    inner_args, inner_kwargs = _mapped(args, inside), _mapped(kwargs, inside)
+    on_device = bool(wrapped) if placed is None else placed
     if func is aten.to.other:
         on_device = isinstance(args[1], DeviceTensor)
-    for value in flat:
-        if isinstance(value, torch.device):
-            on_device = value.type == "cuda"
-    args, kwargs = pytree.tree_map_only(torch.device, lambda _: CPU, (args, kwargs))
-    mixed = wrapped and any(not isinstance(value, DeviceTensor) and value.ndim for value in tensors)
-    if mixed and func not in _TWO_DEVICES:
+    if wrapped and mixed and func not in _TWO_DEVICES:
         raise RuntimeError(f"Expected all tensors to be on the same device, but found two ({func})")
     if wrapped and (func in _WAITING or func in _READING or _masked(func, args)):
         WAITS[f"{getattr(func, '__name__', func)} @ {_line()}"] += 1
@@ -111,21 +132,20 @@ def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         on_device = isinstance(args[0], DeviceTensor)
         if isinstance(args[1], DeviceTensor) != on_device:
             _copied(args[1], on_device, args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
-    inner = pytree.tree_map_only(DeviceTensor, lambda value: value.host, (args, kwargs))
-    result = func(*inner[0], **inner[1])
-    if moves and result is inner[0][0]:
+    result = func(*inner_args, **inner_kwargs)
+    if moves and result is inner_args[0]:
         result = result.clone()
-    if not on_device or func in (aten._local_scalar_dense.default,):
+    if not on_device:
         return result
 
-    def wrap(value: torch.Tensor) -> torch.Tensor:
+    def outside(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
         known = wrapped.get(id(value))
-        if known is None:
-            return DeviceTensor(value)
-        assert known.shape == value.shape, f"{func} changes its operand's shape"
-        return known
+        assert known is None or known.shape == value.shape, f"{func} changes its operand's shape"
+        return DeviceTensor(value) if known is None else known
 
-    return pytree.tree_map_only(torch.Tensor, wrap, result)
+    return _mapped(result, outside)
 
 
 def _masked(func: Any, args: tuple) -> bool:
@@ -147,18 +167,22 @@ class _Bindings(torch.overrides.TorchFunctionMode):
     """Methods whose Python bindings do more than the operation: they ask for a real device."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            made = func(*args, **(kwargs | {"device": CPU}))
+            return made.to(kwargs["device"])
         if func is torch.Tensor.copy_:
-            return aten.copy_.default(*args, **(kwargs or {}))
+            return aten.copy_.default(*args, **kwargs)
+        if func == _DATA.__get__ and isinstance(args[0], DeviceTensor):
+            return DeviceTensor(args[0].host)
         if func in (*_INDEXING, *_READING, torch.Tensor.contiguous, torch.Tensor.nonzero) and isinstance(
             args[0], DeviceTensor
         ):
             return _run(func, args, {})
-        if func is torch.Tensor.data.__set__ and isinstance(args[0], DeviceTensor) != isinstance(
-            args[1], DeviceTensor
-        ):
+        if func == _DATA.__set__ and isinstance(args[0], DeviceTensor) != isinstance(args[1], DeviceTensor):
             torch.utils.swap_tensors(args[0], torch.nn.Parameter(args[1], requires_grad=False))
             return None
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 class _Stream:

@@ -23,6 +23,7 @@ import comfy.memory_management
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.model_prefetch
+import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -45,7 +46,13 @@ def _load_safetensors(path):
     return safetensors.torch.load_file(path), metadata
 
 
+def _new_lazy_parameter(cls, model, key, tensor):
+    """Core makes a subclass of Parameter over a weight, whose values it does not read."""
+    return torch.nn.Parameter.__new__(cls, device.on_host(tensor), tensor.is_floating_point())
+
+
 comfy.utils.load_safetensors = _load_safetensors
+comfy.model_patcher.LazyCastingParam.__new__ = _new_lazy_parameter
 load_pack()
 
 DEMO = {}
@@ -111,3 +118,11 @@ def loaded_weights(patcher, use: bool = True) -> dict[str, torch.Tensor]:
 def unload() -> None:
     management.unload_all_models()
     gc.collect()
+
+
+def saved(patcher, prefix: str = "diffusion_model.") -> dict[str, torch.Tensor]:
+    """What core's save nodes write, by key, with the model loaded as they load it."""
+    load(patcher)
+    module = patcher.model.diffusion_model if prefix else patcher.model
+    state = patcher.model_state_dict_for_saving(module, prefix)
+    return {prefix + key: device.on_host(value.to("cpu")).clone() for key, value in state.items()}

@@ -13,8 +13,8 @@ import torch
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1
 from blockwork.merge.live import host
-from blockwork.merge.live.host_incremental import Switch, trace
 from blockwork.merge.live.host_patch import MergePatch
+from blockwork.merge.live.host_trace import Switch, trace
 
 UNET = "diffusion_model."
 LORA_KEY = "diffusion_model.output_blocks.4.1.proj_in.weight"
