@@ -5,7 +5,7 @@ import kit
 import pytest
 import torch
 from blockwork.atelier import host as demo
-from blockwork.merge import host
+from blockwork.merge.live import host
 
 POSITIONS = "clip_l.transformer.text_model.embeddings.position_embedding.weight"
 

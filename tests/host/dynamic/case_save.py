@@ -4,7 +4,7 @@ import kit
 import pytest
 import torch
 from blockwork.atelier import host as demo
-from blockwork.merge import host
+from blockwork.merge.live import host
 
 
 def moved(clip, amount=0.05):

@@ -1,5 +1,7 @@
 """Merging text encoders and VAEs, and the dtypes of all of them."""
 
+from typing import ClassVar
+
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -91,10 +93,14 @@ def test_clip_add_difference():
 
 
 def test_text_encoders_of_different_kinds_are_refused():
+    class Patcher:
+        backup_buffers: ClassVar[dict] = {}
+
+        def get_key_patches(self, prefix):
+            return {"t5xxl.x": [(torch.ones(1), None)]}
+
     class Other:
-        patcher = type(
-            "P", (), {"get_key_patches": staticmethod(lambda prefix: {"t5xxl.x": [(torch.ones(1), None)]})}
-        )
+        patcher = Patcher()
 
     with pytest.raises(MergeError, match="B shares no tensor with A"):
         host.merge_clips(build_clip(1), Other(), 0.5)
