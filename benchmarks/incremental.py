@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/incremental.py [ROUNDS [FILE_A FILE_B]]
 
-Needs the checkpoints of `make demo` and about 14 GB of memory: on a CPU ComfyUI keeps the U-Nets in float32. Other
+Needs the checkpoints of `make demo-full-size` and about 14 GB of memory: on a CPU ComfyUI keeps the U-Nets in float32. Other
 SD1 checkpoints can be named instead.
 For blocks of different sizes, in CPU seconds of node and load together: `name: ours, core, ratio`, then the bound
 1.5 x (changed bytes / all bytes) x (our full merge) + 0.2 s and whether the re-merge keeps it.
@@ -37,7 +37,7 @@ FULL = dict(zip(SD1.blocks, (0.1 + 0.8 * value for value in preset("GRAD_V")), s
 
 def load(path: Path):
     if not path.is_file():
-        raise SystemExit(f"{path} is missing: run `make demo` once")
+        raise SystemExit(f"{path} is missing. Run `make demo-full-size` once to make it.")
     return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
 
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/injection_full_size.py [--size 256] [--steps 2]
 
-Needs the checkpoints of `make demo`. Queues the example workflow injection_regions three times: with its injections,
+Needs the checkpoints of `make demo-full-size`. Queues the example workflow injection_regions three times: with its injections,
 with both at weight zero, and without the nodes. The last two must be the same picture, the first another one.
 Prints wall seconds of each run as `name: seconds`.
 """
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2)
     options = parser.parse_args()
     if not (layout.DEMO_BASE / "models" / "checkpoints" / CHECKPOINT).is_file():
-        raise SystemExit(f"{CHECKPOINT} is missing: run `make demo` once")
+        raise SystemExit(f"{CHECKPOINT} is missing. Run `make demo-full-size` once to make it.")
     path = ROOT / "example_workflows" / "api" / "injection_regions.json"
     prompt = json.loads(path.read_text(encoding="utf-8"))
     for node in prompt.values():

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/merge_live.py [ROUNDS]
 
-Needs the checkpoints of `make demo` and about 14 GB of memory: on a CPU ComfyUI keeps the U-Nets in float32.
+Needs the checkpoints of `make demo-full-size` and about 14 GB of memory: on a CPU ComfyUI keeps the U-Nets in float32.
 Prints `name: ours, peer, ratio` in CPU seconds.
 """
 
@@ -31,7 +31,7 @@ from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
 def load(name: str):
     path = layout.DEMO_BASE / "models" / "checkpoints" / name
     if not path.is_file():
-        raise SystemExit(f"{path} is missing: run `make demo` once")
+        raise SystemExit(f"{path} is missing. Run `make demo-full-size` once to make it.")
     return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
 
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/sweep_models.py [FILE]
 
-Needs a checkpoint of `make demo`. Prints CPU seconds for all 25 merge nodes together, the anonymous memory they
+Needs a checkpoint of `make demo-full-size`. Prints CPU seconds for all 25 merge nodes together, the anonymous memory they
 hold (target: below 60 s and 50 MiB), and then the CPU seconds of loading each after the one before, as a sweep
 does, beside the first full load of a merge of all blocks.
 """
@@ -45,7 +45,7 @@ def main() -> None:
         sys.argv[1] if len(sys.argv) > 1 else layout.DEMO_BASE / "models/checkpoints/sd15_full_a.safetensors"
     )
     if not path.is_file():
-        raise SystemExit(f"{path} is missing: run `make demo` once")
+        raise SystemExit(f"{path} is missing. Run `make demo-full-size` once to make it.")
     model = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
     cells = parse_sweep("sd1", "ALL", "0.75", "1").cells[1:]
     host.scale_blocks(model, "0.75")  # the scan for NaN, once per model

@@ -1,11 +1,12 @@
 """The 25 x 4 block sweep as one prompt on a real ComfyUI, small enough for a CPU; its picture for the README.
 
-    .venv/bin/python benchmarks/sweep_picture.py PICTURE.jpg [STEPS [PIXELS [SERVERS]]]
+    .venv/bin/python benchmarks/sweep_picture.py [PICTURE.jpg [STEPS [PIXELS [SERVERS]]]]
 
 Random weights, so the picture shows the layout and not what blocks do. Prints wall and CPU seconds of the prompt.
 With SERVERS (say 2) the exported prompts are then run on that many servers and the pictures are compared.
 """
 
+import argparse
 import io
 import json
 import subprocess
@@ -54,8 +55,15 @@ def save(image: Image.Image, path: Path) -> None:
 
 
 def main() -> None:
-    target = Path(sys.argv[1])
-    steps, pixels, servers = (int(text) for text in [*sys.argv[2:], *("2", "64", "0")[len(sys.argv) - 2 :]])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("picture", type=Path, nargs="?", default=BASE / "block_sweep.jpg")
+    parser.add_argument("steps", type=int, nargs="?", default=2)
+    parser.add_argument("pixels", type=int, nargs="?", default=64)
+    parser.add_argument("servers", type=int, nargs="?", default=0)
+    given = parser.parse_args()
+    target, steps, pixels, servers = given.picture, given.steps, given.pixels, given.servers
     script = layout.ROOT / "tools" / "make_checkpoints.py"
     subprocess.run([layout.venv_bin("python"), script, BASE, "sd15_a"], check=True)
     prompt = sweep_prompt(steps, pixels)

@@ -1,14 +1,22 @@
-"""`make bench`: every script in benchmarks/, one after the other; names on the command line choose some."""
+"""`make bench`: every script in benchmarks/, one after the other; names on the command line choose some.
+
+The checkpoints of full size that some scripts read are made first (random weights, 5 GB), as `make demo-full-size` does.
+"""
 
 import subprocess
 import sys
 
 from refhost import layout
 
+FULL_SIZE = ("sd15_full_a", "sd15_full_b")
+
 
 def main() -> int:
     scripts = sorted((layout.ROOT / "benchmarks").glob("*.py"))
     chosen = [script for script in scripts if not sys.argv[1:] or script.stem in sys.argv[1:]]
+    made = [layout.venv_bin("python"), layout.ROOT / "tools" / "make_checkpoints.py", layout.DEMO_BASE, *FULL_SIZE]
+    if subprocess.run(made, check=False).returncode:
+        return 1
     failed = []
     for script in chosen:
         print(f"== {script.stem}", flush=True)

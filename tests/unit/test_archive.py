@@ -1,0 +1,95 @@
+"""The published archive: what comfy-cli packs (files of the repository minus ``.comfyignore``) is what users need.
+
+comfy-cli reads ``.comfyignore`` with pathspec's ``gitwildmatch``; so does this test.
+"""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from pathspec import PathSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("blocks", "merge", "study", "injection", "deprojector", "cascade", "atelier", "nodes")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    if not listed:
+        pytest.skip("this is not a git checkout")
+    return [name for name in listed if (ROOT / name).exists()]
+
+
+@pytest.fixture(scope="module")
+def archive() -> set[str]:
+    spec = PathSpec.from_lines("gitwildmatch", (ROOT / ".comfyignore").read_text().splitlines())
+    return {name for name in tracked() if not spec.match_file(name)}
+
+
+def test_everything_that_the_pack_uses_is_in_it(archive):
+    needed = ("locales", "web", "example_workflows", "subgraphs", "docs", *PACKAGES)
+    for name in tracked():
+        if name.startswith(tuple(f"{folder}/" for folder in needed)) and not name.startswith("atelier/logs/"):
+            assert name in archive
+    assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE"} <= archive
+    assert sum(name.startswith("web/docs/") and name.endswith(".md") for name in archive) > 50
+
+
+def test_nothing_that_users_do_not_need_is_in_it(archive):
+    unwanted = ("tests/", ".ci/", ".github/", "tools/atelier/")
+    assert not [name for name in archive if name.startswith(unwanted)]
+    assert sum((ROOT / name).stat().st_size for name in archive) < 60e6
+
+
+def test_links_lead_to_files_of_the_archive(archive):
+    for name in sorted(archive):
+        if not name.endswith(".md"):
+            continue
+        for link in LINK.findall((ROOT / name).read_text(encoding="utf-8")):
+            target = link.partition("#")[0]
+            if not target or "://" in target or target.startswith("mailto:"):
+                continue
+            path = (ROOT / name).parent.joinpath(target).resolve()
+            assert path.exists(), f"{name} links to {link}, which does not exist"
+            inside = path.relative_to(ROOT).as_posix()
+            assert inside in archive or any(entry.startswith(f"{inside}/") for entry in archive), (
+                f"{name} links to {link}, which the archive leaves out"
+            )
+
+
+def test_tools_that_help_pages_name_are_shipped(archive):
+    for page in (ROOT / "web" / "docs").glob("*.md"):
+        for tool in re.findall(r"tools/\w+\.py", page.read_text(encoding="utf-8")):
+            assert tool in archive, f"{page.name} names {tool}"
+
+
+def test_shipped_code_has_nothing_that_the_registry_flags():
+    """No subprocess, shell, eval, exec, runtime pip, requests or encoded strings in what ComfyUI imports."""
+    modules = {"subprocess", "requests", "pip", "base64", "marshal", "socket", "ctypes"}
+    calls = {"eval", "exec", "__import__", "system", "popen"}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    used = {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    used = {(node.module or "").partition(".")[0]}
+                else:
+                    used = set()
+                assert not used & modules, f"{path.relative_to(ROOT)} imports {used & modules}"
+                if isinstance(node, ast.Call):
+                    name = (
+                        node.func.id
+                        if isinstance(node.func, ast.Name)
+                        else getattr(node.func, "attr", "")
+                        if isinstance(node.func, ast.Attribute)
+                        and isinstance(node.func.value, ast.Name)
+                        and node.func.value.id == "os"
+                        else ""
+                    )
+                    assert name not in calls, f"{path.relative_to(ROOT)}:{node.lineno} calls {name}"
