@@ -14,7 +14,12 @@ FULL_SIZE = ("sd15_full_a", "sd15_full_b")
 def main() -> int:
     scripts = sorted((layout.ROOT / "benchmarks").glob("*.py"))
     chosen = [script for script in scripts if not sys.argv[1:] or script.stem in sys.argv[1:]]
-    made = [layout.venv_bin("python"), layout.ROOT / "tools" / "make_checkpoints.py", layout.DEMO_BASE, *FULL_SIZE]
+    made = [
+        layout.venv_bin("python"),
+        layout.ROOT / "tools" / "make_checkpoints.py",
+        layout.DEMO_BASE,
+        *FULL_SIZE,
+    ]
     if subprocess.run(made, check=False).returncode:
         return 1
     failed = []
