@@ -1,4 +1,4 @@
-"""Block weights as nodes read them: with the user's own presets, from the folder ComfyUI keeps for its user."""
+"""Block weights as nodes read them: with the user's presets, from the folder ComfyUI keeps for its user."""
 
 from pathlib import Path
 
@@ -11,39 +11,41 @@ from .weights import BlockWeights, named_presets, parse
 SUFFIXES = (".tsv", ".txt", ".csv")
 
 
-def read_weights(text: str, layout: "str | Layout", default: float = 0.0) -> BlockWeights:
-    """``parse``, a name of the user's own presets winning over a built-in one.
+def read_weights(
+    text: str, layout: "str | Layout", default: float = 0.0, bypass: bool = False
+) -> BlockWeights:
+    """``parse``, with the user's presets, which take precedence over built-in ones.
 
     Preset files are read only when the text names a preset; a bad line in them is an error only for its own name.
     """
     wanted = named_presets(text)
     if not wanted:
-        return parse(text, layout, default)
+        return parse(text, layout, default, bypass=bypass)
     own, bad = _own_presets()
     for name in wanted & set(bad):
         raise bad[name]
-    return parse(text, layout, default, own)
+    return parse(text, layout, default, own, bypass)
 
 
 def fingerprint(*texts: str | None) -> dict[str, list[float]]:
-    """The values of the user's own presets that the texts name (None: a linked text, known only later)."""
+    """The values of the user's presets that the texts name (None: a linked text, known only later)."""
     wanted = set().union(*(named_presets(text) for text in texts if text))
     own = own_presets() if wanted else {}
     return {name: own[name] for name in sorted(wanted & set(own))}
 
 
 def own_presets() -> dict[str, list[float]]:
-    """The user's own presets by name; lines that cannot be read are left out."""
+    """The user's presets by name; lines that cannot be read are left out."""
     return _own_presets()[0]
 
 
 def preset_folder() -> Path:
-    """Where own preset files are looked for: ``user/blockwork/presets``; it need not exist."""
+    """The folder of the user's preset files: ``user/blockwork/presets``; it need not exist."""
     return Path(folder_paths.get_user_directory()) / "blockwork" / "presets"
 
 
 def _own_presets() -> tuple[dict[str, list[float]], dict[str, BlockError]]:
-    """Every preset of the user's files, later files and lines winning, and the errors of bad lines by name."""
+    """Every preset of the user's files, later files and lines take precedence, and the errors of bad lines by name."""
     found: dict[str, list[float]] = {}
     bad: dict[str, BlockError] = {}
     folder = preset_folder()

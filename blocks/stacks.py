@@ -134,6 +134,8 @@ def place_of(inside: str, titles: "dict[str, Stack]") -> tuple[Stack, int] | Non
         return None
     title, number, rest = place
     stack = titles[title]
+    if title == MIDDLE_BLOCK:
+        return stack, 0
     if stack.levels:
         inner = rest.partition(".")[0]
         if not inner.isdecimal() or number >= len(stack.levels):

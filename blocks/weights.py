@@ -10,6 +10,7 @@
 ``MY_NAME: 1, 0.9, ...`` (or TAB)       a named list, as preset files have them
 ``flux: D00-D07=0.3``                   the name of a layout: the model must have that layout
 ``GRAD_V, IN00=0.75, OUT03-OUT05=0.2``  names and ranges over a preset or over the default; later wins
+``D05=off``                             bypass a block (``blocks.bypass``), where blocks of one model are scaled
 ======================================  =====================================================
 
 Two ratios are written in one text as ``M_A | M_B``, each side in any of these forms. ``block_names`` lists the
@@ -28,6 +29,7 @@ from .numbers import NUMBER, is_number, number, number_text
 __all__ = ["NUMBER", "BlockWeights", "block_names", "from_numbers", "number_text", "parse", "split_pair"]
 
 LONGEST_TEXT = 10_000  # characters
+OFF = "off"
 _FIXED = {**LAYOUTS, "sd2": LAYOUTS["sd1"]}
 
 
@@ -36,7 +38,7 @@ class BlockWeights:
     """One number per block of ``layout``, and per extra name (BASE, VAE, IN ...) that was given.
 
     ``named`` are the blocks that the text gives a number (None: all). ``rest`` is the number of a text that is
-    one number for everything.
+    one number for everything. ``off`` are the blocks to bypass; their value is not used.
     """
 
     layout: Layout
@@ -44,6 +46,7 @@ class BlockWeights:
     extra: tuple[tuple[str, float], ...] = ()
     named: frozenset[str] | None = field(default=None, compare=False)
     rest: float | None = field(default=None, compare=False)
+    off: frozenset[str] = frozenset()
 
     def of(self, block: str, otherwise: float) -> float:
         """The weight of ``block``. Names outside the blocks without a weight follow BASE; VAE does not.
@@ -79,21 +82,26 @@ class BlockWeights:
     def text(self) -> str:
         """The weights as text, which ``parse`` reads back equal: a list, or pairs where not all blocks are named."""
         extra = dict(self.extra)
-        pairs = [f"{name}={number_text(value)}" for name, value in extra.items()]
-        if self.rest is not None and all(value == self.rest for value in self.values):
-            return ", ".join([number_text(self.rest), *pairs])
-        given = zip(self.layout.blocks, self.values, strict=True)
-        if self.named is not None and not self.named.issuperset(self.layout.blocks):
-            return ", ".join([*(f"{n}={number_text(v)}" for n, v in given if n in self.named), *pairs])
-        numbers = [number_text(value) for value in self.values]
-        if BASE in extra:
-            numbers.insert(0, number_text(extra.pop(BASE)))
-            if VAE in extra:
-                numbers.append(number_text(extra.pop(VAE)))
-        label = f"{self.layout.name}: " if not self.layout.is_unet and self.layout.name in LAYOUTS else ""
-        return label + ", ".join(
-            [*numbers, *(f"{name}={number_text(value)}" for name, value in extra.items())]
-        )
+        numbers = dict(zip(self.layout.blocks, map(number_text, self.values), strict=True))
+        items = [number_text(self.rest)] if self.rest is not None else []
+        named = self.layout.index.keys() if self.named is None else self.named
+        if self.rest is not None:
+            named = [block for block, value in numbers.items() if value != items[0]]
+        elif len(named) == len(numbers):
+            items += numbers.values()
+            if BASE in extra:
+                items.insert(0, number_text(extra.pop(BASE)))
+                if VAE in extra:
+                    items.append(number_text(extra.pop(VAE)))
+            named = ()
+        items += [
+            f"{block}={value}" for block, value in numbers.items() if block in named and block not in self.off
+        ]
+        items += [f"{block}={OFF}" for block in numbers if block in self.off]
+        items += [f"{name}={number_text(value)}" for name, value in extra.items()]
+        layout = self.layout
+        label = f"{layout.name}: " if not named and self.rest is None and not layout.is_unet else ""
+        return (label if layout.name in LAYOUTS else "") + ", ".join(items)
 
 
 def parse(
@@ -101,10 +109,11 @@ def parse(
     layout: "str | Layout" = "sd1",
     default: float = 0.0,
     own_presets: Mapping[str, Sequence[float]] | None = None,
+    bypass: bool = False,
 ) -> BlockWeights:
     """Read any form of the table above for ``layout``; ``default`` is what blocks not named get.
 
-    ``own_presets`` are looked up before the built-in ones. BlockError quotes the text and says what was
+    ``own_presets`` are looked up before the built-in ones. ``bypass`` says whether ``off`` is allowed. BlockError quotes the text and says what was
     expected: a wrong count, NaN or infinity, a block the layout lacks, an unknown preset, another layout.
     """
     shape = as_layout(layout)
@@ -118,7 +127,12 @@ def parse(
         weights = from_numbers([_number(item, text) for item in items[:start]], shape)
     else:
         weights = BlockWeights(shape, (default,) * len(shape.blocks), named=frozenset())
-    return _applied(weights, items[start:], text, own_presets or {})
+    read = _applied(weights, items[start:], text, own_presets or {})
+    if read.off and not bypass:
+        raise BlockError(
+            f"{_quote(text)}: {OFF} bypasses a block of one model. Use it in Scale Blocks, and a number here."
+        )
+    return read
 
 
 def split_pair(text: str) -> tuple[str, str]:
@@ -187,8 +201,16 @@ def _applied(
     layout, rest = weights.layout, weights.rest
     values, extra = list(weights.values), dict(weights.extra)
     named = set(layout.blocks) if weights.named is None else set(weights.named)
+    off: set[str] = set()
     for item in items:
         name, equals, value = (part.strip() for part in item.partition("="))
+        if equals and value.lower() == OFF:
+            blocks = _block_names(name, layout, text)
+            if outside := [block for block in blocks if block not in layout.index]:
+                raise BlockError(f"{outside[0]} is not a block, so it cannot be bypassed. Use a number.")
+            named.update(blocks)
+            off.update(blocks)
+            continue
         if equals:
             chosen = dict.fromkeys(_block_names(name, layout, text), _number(value, text))
         else:
@@ -201,9 +223,12 @@ def _applied(
             if block in layout.index:
                 values[layout.index[block]] = share
                 named.add(block)
+                off.discard(block)
             else:
                 extra[block] = share
-    return BlockWeights(layout, tuple(values), tuple(sorted(extra.items())), frozenset(named), rest)
+    return BlockWeights(
+        layout, tuple(values), tuple(sorted(extra.items())), frozenset(named), rest, frozenset(off)
+    )
 
 
 def _block_names(name: str, layout: Layout, text: str) -> list[str]:

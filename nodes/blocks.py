@@ -61,7 +61,7 @@ class BlockWeightsNode(io.ComfyNode):
         offset=0.0,
         weights="GRAD_V",
     ) -> io.NodeOutput:
-        given = host.read_weights(weights, layout)
+        given = host.read_weights(weights, layout, bypass=True)
         if (blend_with, mirror, invert, scale, offset) == (NO_PRESET, False, False, 1.0, 0.0):
             return _output(given)
         values, apart = list(given.values), dict(given.extra)
@@ -70,7 +70,9 @@ class BlockWeightsNode(io.ComfyNode):
             values, rest = presets.blend(values, presets.preset(blend_with, layout), blend), None
         values = _reshape(presets.mirror(values) if mirror else values, invert, scale, offset)
         extra = zip(apart, _reshape(list(apart.values()), invert, scale, offset), strict=True)
-        return _output(BlockWeights(given.layout, tuple(values), tuple(extra), rest=rest).checked())
+        return _output(
+            BlockWeights(given.layout, tuple(values), tuple(extra), rest=rest, off=given.off).checked()
+        )
 
 
 def _output(shaped: BlockWeights) -> io.NodeOutput:

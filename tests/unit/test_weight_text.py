@@ -121,7 +121,15 @@ def test_comfy_names_of_the_model_itself():
 
 @pytest.mark.parametrize("name", list(LAYOUTS))
 @pytest.mark.parametrize(
-    "text", ["GRAD_V", "0.5", "SMOOTHSTEP, BASE=0.5, VAE=1", "ALL=0.25, {last}=1", "{last}=1, BASE=2"]
+    "text",
+    [
+        "GRAD_V",
+        "0.5",
+        "SMOOTHSTEP, BASE=0.5, VAE=1",
+        "ALL=0.25, {last}=1",
+        "{last}=1, BASE=2",
+        "0.5, {last}=1",
+    ],
 )
 def test_texts_print_and_read_back_equal(name, text):
     layout = as_layout(name)
@@ -247,3 +255,16 @@ def test_whole_numbers():
     for text in ("", "-1", "1.0", "\u00b2", "\u0661", "9" * 65):
         with pytest.raises(ValueError):
             numbers.whole(text)
+
+
+def test_off_bypasses_blocks_where_it_is_allowed():
+    read = parse("D05=off, S00-S02=OFF, S01=0.5, IN=2", FLUX, default=1.0, bypass=True)
+    assert read.off == {"D05", "S00", "S02"} and read.of("S01", 9) == 0.5 and read.of("D05", 9) == 1.0
+    assert read.named == {"D05", "S00", "S01", "S02"}
+    assert parse(read.text(), FLUX, default=1.0, bypass=True) == read
+    full = parse("0.5, D05=off", FLUX, bypass=True)
+    assert parse(full.text(), FLUX, bypass=True) == full and full.text().endswith("D05=off")
+    with pytest.raises(BlockError, match="Use it in Scale Blocks"):
+        parse("D05=off", FLUX)
+    with pytest.raises(BlockError, match="BASE is not a block"):
+        parse("BASE=off", FLUX, bypass=True)
