@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .keys import PREFIXES, UNET
 from .names import (
     BASE,
     CLIP,
@@ -28,7 +29,6 @@ from .names import (
 )
 from .outside import own_name, role
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 MOST = 1000  # blocks of one stack
 
 # Module path -> letter, in the order in which models run them; ties are broken by path.
@@ -121,7 +121,7 @@ def read_layout(keys: Iterable[str]) -> Layout:
 
 def diffusion_key(key: str) -> str | None:
     """The key below the diffusion model, or None for other parts of a checkpoint."""
-    for prefix in PREFIXES:
+    for prefix in PREFIXES[UNET]:
         if key.startswith(prefix):
             return key[len(prefix) :]
     return None
