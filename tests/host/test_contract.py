@@ -1,7 +1,7 @@
 """What saved workflows rely on: ids, order, types and defaults of every node, and that every node is explained.
 
 ``tests/host/schemas/<node_id>.json`` is frozen. After an intended change run with BLOCKWORK_ACCEPT=1, which
-rewrites the snapshots and the English locale; read the diff before committing it.
+rewrites the snapshots, the English locale and the list of nodes; read the diff before committing it.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = Path(__file__).parent / "schemas"
 LOCALE = ROOT / "locales" / "en" / "nodeDefs.json"
+LIST = ROOT / "docs" / "nodes.md"
 ACCEPT = os.environ.get("BLOCKWORK_ACCEPT") == "1"
 
 
@@ -122,6 +123,25 @@ def test_english_locale_is_current():
         LOCALE.parent.mkdir(parents=True, exist_ok=True)
         LOCALE.write_text(text)
     assert json.loads(LOCALE.read_text()) == json.loads(text)
+
+
+def node_list() -> str:
+    """The page that lists every node, by category, with its description and a link to its help page."""
+    pages = {}
+    for node_id, node in NODES.items():
+        schema = node.GET_SCHEMA()
+        line = f"| [{schema.display_name}](../web/docs/{node_id}.md) | {schema.description} |"
+        pages.setdefault(schema.category.removeprefix("blockwork/"), []).append(line)
+    text = "# Nodes\n\nAll nodes by category; each name links to the help page. This page is written by `tests/host/test_contract.py`.\n"
+    for category, lines in pages.items():
+        text += "\n## " + category + "\n| node | what it does |\n|---|---|\n" + "\n".join(lines) + "\n"
+    return text
+
+
+def test_node_list_is_current():
+    if ACCEPT:
+        LIST.write_text(node_list(), encoding="utf-8")
+    assert LIST.read_text(encoding="utf-8") == node_list()
 
 
 def test_python_sources_are_ascii_and_safe_to_read_anywhere():
