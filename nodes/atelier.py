@@ -1,4 +1,4 @@
-"""The atelier: a tiny model family of the pack's own, for trying everything before owning any checkpoint."""
+"""The demo models: a tiny Stable Diffusion that comes with the pack, and a classifier for its images."""
 
 from comfy_api.latest import io, ui
 
@@ -6,17 +6,17 @@ from ..atelier import host
 
 
 class Loader(io.ComfyNode):
-    """The latent family: U-Net, text encoder, autoencoder, image tower."""
+    """U-Net, text encoder, VAE, image encoder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkAtelierLoader",
-            display_name="Load Atelier Model",
-            category="blockwork/atelier",
+            display_name="Load Demo Model",
+            category="blockwork/demo models",
             description="Loads a tiny Stable Diffusion that comes with the pack: SD1's 12 / 1 / 12 blocks, a fifth as wide, "
-            "trained on drawn shapes. It makes pictures of 64 x 64 pixels in a second on a CPU, so that merging, block "
-            "prompts and deprojecting can be tried and understood before any checkpoint is at hand.",
+            "trained on drawn shapes. It makes images of 64 x 64 pixels in a second on a CPU. Use it to try merging, block "
+            "prompts and deprojecting without a checkpoint.",
             search_aliases=[
                 "atelier",
                 "demo model",
@@ -29,8 +29,8 @@ class Loader(io.ComfyNode):
                     "model",
                     options=list(host.MODELS),
                     default="base",
-                    tooltip="base: flat shapes. ink: a fine-tune that draws outlines on paper. night: a fine-tune that glows "
-                    "in the dark. Text encoder and autoencoder are the same for all three.",
+                    tooltip="base: flat shapes. ink: a fine-tune with outlines on paper. night: a fine-tune with glowing "
+                    "shapes on dark. Text encoder and VAE are the same for all three.",
                 ),
             ],
             outputs=[
@@ -42,7 +42,7 @@ class Loader(io.ComfyNode):
                 io.Vae.Output(display_name="vae", tooltip="Four channels at a quarter of the size."),
                 io.ClipVision.Output(
                     display_name="clip_vision",
-                    tooltip="The image tower the text encoder was trained against.",
+                    tooltip="The image encoder that was trained together with the text encoder.",
                 ),
             ],
         )
@@ -55,19 +55,19 @@ class Loader(io.ComfyNode):
 
 
 class Judge(io.ComfyNode):
-    """What a small classifier sees in a picture of one thing."""
+    """A small classifier for images of one object."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkAtelierJudge",
-            display_name="Judge Atelier Picture",
-            category="blockwork/atelier",
-            description="Reads pictures of one drawn thing each: shape, colour, texture, background, style, and how sure it "
-            "is of each. A measure of what a block, a merge or an embedding does, without looking.",
-            search_aliases=["atelier", "classifier", "score image", "evaluate", "what is in the picture"],
-            inputs=[io.Image.Input("image", tooltip="Pictures of an atelier model; other sizes are resampled to 64 x 64.")],
-            outputs=[io.String.Output("reading", display_name="reading", tooltip="One line per picture.")],
+            display_name="Classify Demo Image",
+            category="blockwork/demo models",
+            description="Classifies images of the demo models: shape, colour, texture, background and style, each with its "
+            "probability. Use it to measure what a block, a merge or an embedding does.",
+            search_aliases=["atelier", "classifier", "score image", "evaluate", "judge"],
+            inputs=[io.Image.Input("image", tooltip="Images of a demo model; other sizes are resampled to 64 x 64.")],
+            outputs=[io.String.Output("reading", display_name="reading", tooltip="One line per image.")],
             is_output_node=True,
         )  # fmt: skip
 

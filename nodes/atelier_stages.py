@@ -1,4 +1,4 @@
-"""The atelier's pixel cascade, for trying stages, samplers and thresholds before owning IF."""
+"""The demo models' pixel stages, for trying IF nodes, samplers and thresholds without IF's files."""
 
 from comfy_api.latest import io
 
@@ -14,11 +14,11 @@ class Stages(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkAtelierStages",
-            display_name="Load Atelier Stages",
-            category="blockwork/atelier",
-            description="Loads a tiny pixel cascade that comes with the pack: DeepFloyd IF's U-Net with learned variance, "
-            "trained on drawn shapes. Stage I draws 16 x 16 pixels from text, stage II makes 64 x 64 of them. IF "
-            "nodes, thresholds and core's samplers work with it as with IF itself, in seconds on a CPU.",
+            display_name="Load Demo IF Stages",
+            category="blockwork/demo models",
+            description="Loads two tiny pixel-space stages that come with the pack: DeepFloyd IF's U-Net with learned variance, "
+            "trained on drawn shapes. Stage I makes 16 x 16 pixels from text, stage II upscales them to 64 x 64. The IF "
+            "nodes, thresholds and core's samplers work with them as with IF, in seconds on a CPU.",
             search_aliases=[
                 "atelier",
                 "demo model",

@@ -1,4 +1,4 @@
-"""Block sweeps: one picture per block of a model, laid out in the shape of the U."""
+"""Block sweeps: one image per block of a model, laid out in the shape of the model."""
 
 from typing import Any
 
@@ -20,22 +20,22 @@ SOCKETS = (
 
 def _outputs() -> list[Any]:
     return [
-        io.Image.Output("picture", display_name="picture", tooltip="All pictures in the shape of the U, with the unmodified ones beside."),
-        io.Image.Output("plot", display_name="plot", tooltip="How far each block moved the pictures."),
-        io.String.Output("report", display_name="report", tooltip="The same as a table, the farthest first."),
+        io.Image.Output("picture", display_name="image", tooltip="All images in the shape of the model, with those of the unmodified model beside them."),
+        io.Image.Output("plot", display_name="plot", tooltip="How far each block moved the images."),
+        io.String.Output("report", display_name="report", tooltip="The distances as a table, largest first."),
     ]  # fmt: skip
 
 
 def _cell_size():
-    return io.Int.Input("cell_size", default=128, min=16, max=2048, optional=True, tooltip="Longer side of each picture in the overview, in pixels.")  # fmt: skip
+    return io.Int.Input("cell_size", default=128, min=16, max=2048, optional=True, tooltip="Longer side of each image in the overview, in pixels.")  # fmt: skip
 
 
 def _clip_vision():
-    return io.ClipVision.Input("clip_vision", optional=True, tooltip="Connect a CLIP vision model to measure also how far the content moved, by image embeddings.")  # fmt: skip
+    return io.ClipVision.Input("clip_vision", optional=True, tooltip="Optional. With a CLIP vision model the report also compares image embeddings (content, not pixels).")  # fmt: skip
 
 
 class BlockSweep(io.ComfyNode):
-    """Expands into one merge per cell and one sampler and decoder per picture, each with its own cache entry."""
+    """Expands into one merge per cell and one sampler and decoder per image, each with its own cache entry."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -43,7 +43,7 @@ class BlockSweep(io.ComfyNode):
             node_id="BlockworkBlockSweep",
             display_name="Block Sweep",
             category=CATEGORY,
-            description="Scales one block after another (or takes it from a second model), samples each with the same seeds, and lays the pictures out in the shape of the U: which block does what, seen at a glance. No model is written to disk; a stopped sweep goes on where it stopped.",
+            description="Changes one block at a time (scales it, or takes it from a second model), samples each change with the same seeds, and shows all images in the shape of the model. Use it to see what each block does. No model is written to disk. A stopped sweep resumes.",
             search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger"],
             enable_expand=True,
             hidden=[io.Hidden.dynprompt],
@@ -52,15 +52,15 @@ class BlockSweep(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt, the same in every cell."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt, the same in every cell."),
                 io.Latent.Input("latent_image", tooltip="The latent to sample, as for a KSampler."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                io.Vae.Input("vae", tooltip="Decodes the images."),
                 io.String.Input("seeds", default="1, 2, 3, 4", tooltip="Seeds of every cell: 1, 2, 3, 4 or 1-4."),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps per picture."),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps per image."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance."),
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler_ancestral", tooltip="The sampler."),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal", tooltip="The scheduler."),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the noise, as for a KSampler."),
                 io.String.Input("ratios", default="0.75", tooltip="What each block is multiplied by; with model_b connected, the share of B in it. Several ratios make several rows: 0, 0.25, 0.5."),
-                io.String.Input("blocks", default="ALL", tooltip="Blocks to go over: ALL, or names and ranges such as IN04, M00, OUT03-OUT05. One block with many ratios is a ratio sweep."),
+                io.String.Input("blocks", default="ALL", tooltip="The blocks to change: ALL, or names and ranges such as IN04, M00, OUT03-OUT05. One block with many ratios is a ratio sweep."),
                 _cell_size(),
                 io.Model.Input("model_b", optional=True, tooltip="Connect to swap blocks instead of scaling them: each cell takes one block from this model, by the share in ratios."),
                 _clip_vision(),
@@ -84,25 +84,25 @@ class BlockSweep(io.ComfyNode):
 
 
 class SweepGrid(io.ComfyNode):
-    """Puts the pictures of a sweep together, wherever they were sampled."""
+    """Assembles the images of a sweep, wherever they were sampled."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkSweepGrid",
-            display_name="Block Sweep Picture",
+            display_name="Block Sweep Image",
             category=CATEGORY,
-            description="Lays the pictures of a block sweep out in the shape of the U and measures how far each block moved them. Block Sweep does this by itself; use it for pictures that were sampled elsewhere.",
+            description="Shows the images of a block sweep in the shape of the model and measures how far each block moved them. Block Sweep does this already; use this node for images that were sampled elsewhere.",
             search_aliases=["block study", "MBW grid", "image grid", "sweep assemble", "XYZ plot blocks"],
             is_input_list=True,
-            has_intermediate_output=True,  # a page that is loaded anew gets the view back from the cache
+            has_intermediate_output=True,  # a page that is loaded again gets the view from the cache
             inputs=[
-                io.Image.Input("images", tooltip="The pictures as a list: those of the unmodified model first, one per seed, then for every block those of every ratio."),
+                io.Image.Input("images", tooltip="The images as a list: those of the unmodified model first, one per seed, then for every block those of every ratio."),
                 io.String.Input("layout", default="sd1", tooltip="The blocks of the model: sd1 (25, also SD2) or sdxl (19)."),
-                io.String.Input("blocks", default="ALL", tooltip="The blocks of the sweep, in the order of the pictures."),
+                io.String.Input("blocks", default="ALL", tooltip="The blocks of the sweep, in the order of the images."),
                 io.String.Input("ratios", default="0.75", tooltip="The ratios of the sweep."),
                 io.String.Input("seeds", default="1, 2, 3, 4", tooltip="The seeds of the sweep."),
-                io.String.Input("title", default="", optional=True, tooltip="Written above the pictures."),
+                io.String.Input("title", default="", optional=True, tooltip="Written above the images."),
                 _cell_size(),
                 _clip_vision(),
             ],

@@ -72,12 +72,12 @@ def export(prompt: Graph, layout: "str | Layout") -> dict[str, Graph]:
     linked = [name for name in DEFAULTS if _is_link(inputs[name])]
     if linked:
         raise BlockError(
-            f"{linked[0]} of the Block Sweep is linked; type its value into the node to export it"
+            f"The input {linked[0]} of the Block Sweep is linked. Type its value into the node to export the sweep."
         )
     for node in prompt.values():
         if node["class_type"].startswith("Empty") and node["inputs"].get("batch_size", 1) != 1:
             raise BlockError(
-                "an exported sweep samples one picture per seed: set the batch size to 1, add seeds"
+                "An exported sweep samples one image per seed. Set the batch size to 1 and add seeds."
             )
     sweep = parse_sweep(layout, inputs["blocks"], inputs["ratios"], inputs["seeds"])
     check(inputs)
@@ -100,10 +100,10 @@ def check(inputs: Mapping[str, Any]) -> None:
     """BlockError where inputs of a Block Sweep node contradict each other."""
     if (inputs.get("sampler") is None) != (inputs.get("sigmas") is None):
         raise BlockError(
-            "sampler and sigmas go together: connect both, or neither to use the node's own settings"
+            "Only one of sampler and sigmas is connected. Connect both, or neither to use the settings of the node."
         )
     if inputs["share_a"].strip() and inputs.get("model_b") is None:
-        raise BlockError("share_a is the share of A beside that of B: connect model_b, or leave it empty")
+        raise BlockError("share_a needs a second model. Connect model_b, or leave share_a empty.")
 
 
 def _assemble(prompt: Graph, node_id: str, sweep: Sweep, inputs: Mapping[str, Any], loads: Graph) -> Graph:
@@ -173,7 +173,7 @@ def _gather(graph: Graph, pictures: list[Link], prefix: str) -> Link:
 def _only_sweep(prompt: Graph) -> str:
     found = [node_id for node_id, node in prompt.items() if node["class_type"] == SWEEP]
     if len(found) != 1:
-        raise BlockError(f"the prompt has {len(found)} Block Sweep nodes; to export, it must have one")
+        raise BlockError(f"The prompt has {len(found)} Block Sweep nodes. An export needs exactly one.")
     return found[0]
 
 

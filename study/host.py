@@ -36,7 +36,7 @@ def own_links(prompt: Any) -> dict[str, list]:
     """
     context = get_executing_context()
     if context is None or prompt is None:
-        raise RuntimeError("a sweep expands into a graph, so it only runs as a node of a ComfyUI prompt")
+        raise RuntimeError("A block sweep expands into a graph. It only runs as a node of a ComfyUI prompt.")
     inputs = prompt.get_node(context.node_id)["inputs"]
     return {name: value for name, value in inputs.items() if is_link(value)}
 

@@ -1,7 +1,6 @@
-"""What a sweep found, to look at: pictures in the shape of the U, a plot and a table of how far each block moved them.
+"""The results of a sweep: images in the shape of the model, and a plot and a table of how far each block moved them.
 
-Pictures are compared as the 8-bit images that files hold, so that a sweep put together from files is equal to one
-that ran in memory.
+Images are compared in 8 bits, as files hold them, so that a sweep assembled from files equals one that ran in memory.
 """
 
 from collections.abc import Sequence
@@ -41,14 +40,16 @@ def by_cell(sweep: Sweep, images: Sequence[torch.Tensor]) -> list[np.ndarray]:
     batches = [as_bytes(image) for image in images]
     shapes = {batch.shape[1:] for batch in batches}
     if len(shapes) > 1:
-        raise BlockError(f"the pictures of a sweep must have one size; given {sorted(shapes)}")
+        raise BlockError(
+            f"The images of a sweep have different sizes: {sorted(shapes)}. They must have one size."
+        )
     pictures = np.concatenate(batches) if batches else np.empty((0, 1, 1, 3), np.uint8)
     each, left = divmod(len(pictures), len(sweep.cells))
     if left or each == 0 or each % len(sweep.seeds):
         raise BlockError(
-            f"{len(pictures)} pictures for {len(sweep.cells)} cells (the unmodified model and "
-            f"{len(sweep.blocks)} blocks x {len(sweep.ratios)} ratios) with {len(sweep.seeds)} seeds each: "
-            f"expected {len(sweep.cells) * len(sweep.seeds)}, or a multiple for larger batches"
+            f"{len(pictures)} images are given for {len(sweep.cells)} cells (the unmodified model and "
+            f"{len(sweep.blocks)} blocks x {len(sweep.ratios)} ratios) with {len(sweep.seeds)} seeds each; "
+            f"expected are {len(sweep.cells) * len(sweep.seeds)}, or a multiple for larger batches."
         )
     return list(pictures.reshape(len(sweep.cells), each, *pictures.shape[1:]))
 

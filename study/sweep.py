@@ -1,37 +1,35 @@
-"""The block study: what a sweep samples, cell by cell, and what the pictures of its cells are compared for.
+"""A block sweep as data: its cells, in the order in which they are sampled.
 
-One cell is one block at one ratio; the first cell is the model as it is. A ratio is what the block is multiplied
+One cell is one block at one ratio; the first cell is the unmodified model. A ratio is what the block is multiplied
 by, or, with a second model, the share of B in it.
 """
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
 from ..blocks.names import BlockError, Layout, as_layout
-from ..blocks.weights import block_names, number_text
+from ..blocks.numbers import LONGEST, number, number_text, whole
+from ..blocks.weights import block_names
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
-MAX_PICTURES = 5000  # what a mistyped range of seeds must not queue
-
-_SEEDS = re.compile(r"(\d+)(?:\s*-\s*(\d+))?$")
+MAX_IMAGES = 5000  # a limit against mistyped ranges of seeds
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One block at one ratio; no block is the model as it is."""
+    """One block at one ratio; ``block`` is None for the unmodified model."""
 
     block: str | None = None
     ratio: float = 1.0
 
     @property
     def name(self) -> str:
-        """``IN04_0.75``: what ids and file names call the cell."""
+        """``IN04_0.75``, for ids and file names."""
         return f"{self.block}_{number_text(self.ratio)}" if self.block else "unmodified"
 
     @property
     def label(self) -> str:
-        """``IN04 = 0.75``: what people read, and what the merge nodes take as block weights."""
+        """``IN04 = 0.75``, for labels; the merge nodes read it as block weights."""
         return f"{self.block} = {number_text(self.ratio)}" if self.block else "unmodified"
 
 
@@ -59,7 +57,7 @@ class Sweep:
         }
 
     def title(self, two_models: bool) -> str:
-        """What was done to the blocks, in a line."""
+        """One line that says how the blocks were changed."""
         many = len(self.blocks) > 1
         ratios = ", ".join(map(number_text, self.ratios))
         what = "each block" if many else self.blocks[0]
@@ -70,25 +68,25 @@ class Sweep:
 def parse_sweep(layout: "str | Layout", blocks: str, ratios: str, seeds: str) -> Sweep:
     """Read a sweep: blocks ``ALL`` or ``IN00-IN03, M00``, ratios ``0.5, 0.75``, seeds ``1-4, 7``.
 
-    BlockError quotes what is no block, number or seed, stands twice, or would be more than MAX_PICTURES pictures.
+    BlockError quotes a text that is not a block, number or seed, a duplicate, or a sweep of more than MAX_IMAGES images.
     """
     shape = as_layout(layout)
     names = [name for item in _items(blocks, "blocks") for name in block_names(item, shape)]
     strange = [name for name in names if name not in shape.blocks]
     if strange:
         raise BlockError(
-            f"{strange[0]} is no numbered block; a sweep goes over {shape.blocks[0]} to {shape.blocks[-1]}"
+            f"{strange[0]} is not a numbered block. A sweep takes blocks from {shape.blocks[0]} to {shape.blocks[-1]}."
         )
     numbers = [_ratio(item) for item in _items(ratios, "ratios")]
     chosen = [seed for item in _items(seeds, "seeds") for seed in _seed_range(item)]
     for what, values in {"blocks": names, "ratios": numbers, "seeds": chosen}.items():
-        for number, value in enumerate(values):
-            if value in values[:number]:
-                raise BlockError(f"{value} stands twice among the {what} of the sweep")
+        for place, value in enumerate(values):
+            if value in values[:place]:
+                raise BlockError(f"{value} is given twice in the {what} of the sweep. Remove one of them.")
     sweep = Sweep(shape, tuple(names), tuple(numbers), tuple(chosen))
-    if len(sweep.cells) * len(chosen) > MAX_PICTURES:
+    if len(sweep.cells) * len(chosen) > MAX_IMAGES:
         raise BlockError(
-            f"{len(sweep.cells)} cells x {len(chosen)} seeds are more than {MAX_PICTURES} pictures"
+            f"{len(sweep.cells)} cells x {len(chosen)} seeds are more than {MAX_IMAGES} images. Use fewer seeds, blocks or ratios."
         )
     return sweep
 
@@ -96,30 +94,30 @@ def parse_sweep(layout: "str | Layout", blocks: str, ratios: str, seeds: str) ->
 def _items(text: str, what: str) -> list[str]:
     items = [item.strip() for item in text.replace("\n", ",").split(",") if item.strip()]
     if not items:
-        raise BlockError(f"no {what} given for the sweep")
+        raise BlockError(f"No {what} are given for the sweep.")
     return items
 
 
 def _ratio(item: str) -> float:
     try:
-        value = float(item)
-    except ValueError:
-        raise BlockError(f"{item!r} among the ratios is no number; write them as 0.5, 0.75") from None
-    if value - value != 0:
-        raise BlockError(f"{item!r} among the ratios: ratios must be finite numbers")
-    return value
+        return number(item)
+    except ValueError as error:
+        raise BlockError(f"{error} Write the ratios of the sweep as 0.5, 0.75.") from None
 
 
 def _seed_range(item: str) -> range:
-    match = _SEEDS.match(item)
-    if match is None:
+    first, dash, last = item.partition("-")
+    try:
+        low = whole(first)
+        high = whole(last) if dash else low
+    except ValueError:
         raise BlockError(
-            f"{item!r} among the seeds is no whole number or range; write them as 1, 2, 3 or 1-4"
+            f"{item[:LONGEST]!r} is not a seed or a range of seeds. Write the seeds as 1, 2, 3 or 1-4."
+        ) from None
+    if low > high or high > MAX_SEED:
+        raise BlockError(
+            f"{item!r} is not a valid range of seeds. Seeds run from 0 to {MAX_SEED}, low to high."
         )
-    first = int(match.group(1))
-    last = int(match.group(2) or first)
-    if first > last or last > MAX_SEED:
-        raise BlockError(f"{item!r} is no range of seeds between 0 and {MAX_SEED}, from small to large")
-    if last - first >= MAX_PICTURES:
-        raise BlockError(f"{item!r} are more than {MAX_PICTURES} seeds")
-    return range(first, last + 1)
+    if high - low >= MAX_IMAGES:
+        raise BlockError(f"{item!r} are more than {MAX_IMAGES} seeds. Use fewer.")
+    return range(low, high + 1)

@@ -57,18 +57,21 @@ def test_an_unnamed_layout_keeps_its_blocks():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"seeds": "1, x"}, r"'x' among the seeds is no whole number or range"),
-        ({"seeds": "5-2"}, r"'5-2' is no range of seeds"),
-        ({"seeds": str(2**64)}, r"is no range of seeds between 0 and 18446744073709551615"),
+        ({"seeds": "1, x"}, r"'x' is not a seed or a range of seeds"),
+        ({"seeds": "5-2"}, r"'5-2' is not a valid range of seeds"),
+        ({"seeds": str(2**64)}, r"is not a valid range of seeds. Seeds run from 0 to 18446744073709551615"),
         ({"seeds": "1-99999"}, r"more than 5000"),
         ({"seeds": "0-4000"}, r"26 cells x 4001 seeds"),
-        ({"seeds": "1, 1"}, r"1 stands twice among the seeds"),
-        ({"seeds": " "}, r"no seeds given"),
-        ({"ratios": "0.5; 1"}, r"'0.5; 1' among the ratios is no number"),
-        ({"ratios": "nan"}, r"finite"),
+        ({"seeds": "1, 1"}, r"1 is given twice in the seeds"),
+        ({"seeds": " "}, r"No seeds are given"),
+        ({"ratios": "0.5; 1"}, r"'0.5; 1' is not a number"),
+        ({"ratios": "nan"}, r"'nan' is not a number"),
+        ({"ratios": "1e999"}, r"beyond the range"),
+        ({"seeds": "9" * 5000}, r"is not a seed"),
+        ({"seeds": "\u00b2"}, r"is not a seed"),
         ({"blocks": "IN00, IN12"}, r"Unknown block 'IN12' for sd1"),
-        ({"blocks": "BASE"}, r"BASE is no numbered block; a sweep goes over IN00 to OUT11"),
-        ({"blocks": "IN01-IN03, IN02"}, r"IN02 stands twice among the blocks"),
+        ({"blocks": "BASE"}, r"BASE is not a numbered block. A sweep takes blocks from IN00 to OUT11"),
+        ({"blocks": "IN01-IN03, IN02"}, r"IN02 is given twice in the blocks"),
     ],
 )
 def test_a_malformed_sweep_is_refused(change, message):
@@ -169,8 +172,8 @@ def test_export_without_anything_behind_the_sweep_previews_it():
         (lambda p: p.pop("5"), r"has 0 Block Sweep nodes"),
         (lambda p: p.update({"50": p["5"]}), r"has 2 Block Sweep nodes"),
         (lambda p: p["5"]["inputs"].update(seeds=["2", 0]), r"seeds of the Block Sweep is linked"),
-        (lambda p: p["4"]["inputs"].update(batch_size=2), r"set the batch size to 1"),
-        (lambda p: p["5"]["inputs"].update(sampler=["2", 0]), r"sampler and sigmas go together"),
+        (lambda p: p["4"]["inputs"].update(batch_size=2), r"Set the batch size to 1"),
+        (lambda p: p["5"]["inputs"].update(sampler=["2", 0]), r"Only one of sampler and sigmas is connected"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(change, message):
@@ -211,7 +214,7 @@ def test_moves_are_measured_against_the_unmodified_picture_of_the_same_seed():
 @pytest.mark.parametrize("count", [0, 5, 7])
 def test_a_wrong_number_of_pictures_says_what_was_expected(count):
     sweep = parse_sweep("sd1", "IN00, M00", "0.75", "1, 2")
-    with pytest.raises(BlockError, match=rf"{count} pictures for 3 cells .* expected 6"):
+    with pytest.raises(BlockError, match=rf"{count} images are given for 3 cells .* expected are 6"):
         by_cell(sweep, pictures_of(sweep)[:1] * count)
 
 
