@@ -23,7 +23,7 @@ from ..methods.finite import all_finite
 from ..plan import Plan, Rule, plan_unet, plan_whole
 from .host_incremental import incremental, unpatched
 from .host_left_out import key_patches, stored_tensors
-from .host_patch import KeyPatches, MergePatch, merge_patch
+from .host_patch import KeyPatches, MergePatch, merge_patch, own_patches
 
 Source = dict[str, KeyPatches]
 
@@ -218,13 +218,10 @@ def _keep_unpatched(plan: Plan, merged) -> None:
 
 def _patch(merged, sources: Sequence[Source], plan: Plan, method) -> None:
     """Attach the plan to ``merged``: every tensor's patch in one call, because each call walks the whole model."""
-    narrow = comfy.model_management.lora_compute_dtype(merged.load_device) != torch.float32
-    whole = merged.get_key_patches() if narrow else {}
 
     def patch(key: str, parameters: tuple[float, ...]) -> MergePatch:
-        own = whole[key] if narrow and sources[0][key][0][0].dtype == torch.float32 else None
         others = tuple(source[key] for source in sources[1:])
-        return merge_patch(method, parameters, others, own)
+        return merge_patch(method, parameters, others, own_patches(merged, key, sources[0][key][0][0]))
 
     patches = {key: patch(key, parameters) for key, parameters in plan.merged.items()}
     missed = set(patches) - set(merged.add_patches(patches))

@@ -6,6 +6,7 @@ which hand patches the weight at compute precision and expect the same dtype bac
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.lora
@@ -19,7 +20,18 @@ from ..plan import LATENT
 Method = Callable[..., torch.Tensor]
 KeyPatches = list  # as ModelPatcher.get_key_patches gives them: [(weight, convert), patch, ...]
 
-Merge = tuple[Method, tuple[float, ...], tuple[KeyPatches, ...], KeyPatches | None, torch.Tensor | None]
+
+@dataclass(frozen=True)
+class Own:
+    """A's own key patches, for where core hands patches A rounded to less than it is stored in.
+
+    An object and not a list, so that dynamic loading does not transfer these tensors with the patch as well.
+    """
+
+    patches: KeyPatches
+
+
+Merge = tuple[Method, tuple[float, ...], tuple[KeyPatches, ...], Own | None, torch.Tensor | None]
 
 # Core's dynamic loading gathers the tensors of a patch in a buffer and cannot make one of 0 bytes.
 ANCHOR = torch.zeros(1)
@@ -32,9 +44,8 @@ CHUNK = (
 class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
     """``method(A, *others, *parameters)`` as a weight patch; made by ``merge_patch``.
 
-    ``others`` are key patches of the other models, so that a merge of merges needs no copy of either. ``own`` are
-    A's where A is stored in float32 but core hands patches a narrower copy, else None. The constructor's two
-    arguments are what core's prefetching rebuilds adapters with.
+    ``others`` are key patches of the other models, so that a merge of merges needs no copy of either. The
+    constructor's two arguments are those with which core's prefetching makes adapters again.
     """
 
     name = "blockwork_merge"
@@ -56,8 +67,8 @@ class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
     ) -> torch.Tensor:
         """The merged tensor, float32, or ``weight``'s own dtype where the caller computes in that."""
         method, parameters, others, own, _ = self.weights
-        if own is not None and weight.dtype != torch.float32 == intermediate_dtype:
-            merged = _effective(own, key, weight.device).to(torch.float32, copy=True)
+        if own is not None and weight.dtype not in (torch.float32, own.patches[0][0].dtype):
+            merged = _effective(own.patches, key, weight.device).to(torch.float32, copy=True)
         else:
             merged = weight.to(torch.float32)
         operands = [_effective(patches, key, weight.device) for patches in others]
@@ -74,11 +85,22 @@ def merge_patch(
     method: Method,
     parameters: tuple[float, ...],
     others: tuple[KeyPatches, ...] = (),
-    own: KeyPatches | None = None,
+    own: Own | None = None,
 ) -> MergePatch:
     """The patch value of one tensor; it always holds a tensor, also where the method reads A alone."""
-    anchor = None if others or own else ANCHOR
-    return MergePatch(set(), (method, parameters, others, own, anchor))
+    return MergePatch(set(), (method, parameters, others, own, None if others else ANCHOR))
+
+
+def own_patches(model: Any, key: str, stored: torch.Tensor) -> Own | None:
+    """What ``model`` computes one tensor from, if core hands its patches less than ``stored`` holds; else None."""
+    narrow = comfy.model_management.lora_compute_dtype(model.load_device) != torch.float32
+    if not narrow or stored.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    return Own([(stored, _as_it_is), *model.patches.get(key, ())])
+
+
+def _as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
+    return weight
 
 
 def _effective(patches: KeyPatches, key: str, device: torch.device) -> torch.Tensor:

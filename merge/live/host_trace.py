@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
+from .host_patch import Own
+
 
 class Itself:
     """An object compared by identity and not kept alive, such as a tensor that a patch reads; equal while it lives."""
@@ -75,6 +77,8 @@ def trace(value: Any) -> Any:
         return frozenset(value)
     if isinstance(value, WeightAdapterBase) and not isinstance(value, torch.nn.Module):
         return (type(value), trace(vars(value)))
+    if isinstance(value, Own):
+        return trace(value.patches)
     if isinstance(value, types.FunctionType):
         return Itself(value) if value.__closure__ else (value.__code__, trace(value.__defaults__))
     return Unknown()

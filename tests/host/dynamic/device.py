@@ -137,6 +137,9 @@ def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         result = result.clone()
     if not on_device:
         return result
+    usual = all(
+        value.is_inference() for value in wrapped.values()
+    )  # a view of a normal tensor is a normal one
 
     def outside(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -145,7 +148,8 @@ def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         assert known is None or known.shape == value.shape, f"{func} changes its operand's shape"
         return DeviceTensor(value) if known is None else known
 
-    return _mapped(result, outside)
+    with contextlib.nullcontext() if usual else torch.inference_mode(False):
+        return _mapped(result, outside)
 
 
 def _masked(func: Any, args: tuple) -> bool:
@@ -171,6 +175,8 @@ class _Bindings(torch.overrides.TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             made = func(*args, **(kwargs | {"device": CPU}))
             return made.to(kwargs["device"])
+        if func is torch._has_compatible_shallow_copy_type:
+            return isinstance(args[0], DeviceTensor) == isinstance(args[1], DeviceTensor)
         if func is torch.Tensor.copy_:
             return aten.copy_.default(*args, **kwargs)
         if func == _DATA.__get__ and isinstance(args[0], DeviceTensor):
@@ -179,9 +185,6 @@ class _Bindings(torch.overrides.TorchFunctionMode):
             args[0], DeviceTensor
         ):
             return _run(func, args, {})
-        if func == _DATA.__set__ and isinstance(args[0], DeviceTensor) != isinstance(args[1], DeviceTensor):
-            torch.utils.swap_tensors(args[0], torch.nn.Parameter(args[1], requires_grad=False))
-            return None
         return func(*args, **kwargs)
 
 

@@ -51,11 +51,25 @@ def _new_lazy_parameter(cls, model, key, tensor):
     return torch.nn.Parameter.__new__(cls, device.on_host(tensor), tensor.is_floating_point())
 
 
+_load_list = comfy.model_patcher.ModelPatcher._load_list
+
+
+def _moving_load_list(self, for_dynamic=False, default_device=None):
+    """Core moves parameters beside children through ``.data``, which cannot change the kind of a tensor."""
+    for module in self.model.modules() if default_device is not None else ():
+        if any(True for child in module.children() for _ in child.parameters()):
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    dtype = getattr(module, f"{name}_comfy_model_dtype", None)
+                    moved = parameter.to(device=default_device, dtype=dtype)
+                    module._parameters[name] = torch.nn.Parameter(moved, requires_grad=False)
+    return _load_list(self, for_dynamic, None)
+
+
+comfy.model_patcher.ModelPatcher._load_list = _moving_load_list
 comfy.utils.load_safetensors = _load_safetensors
 comfy.model_patcher.LazyCastingParam.__new__ = _new_lazy_parameter
 load_pack()
-
-DEMO = {}
 
 
 def end_of_node() -> None:
@@ -126,3 +140,43 @@ def saved(patcher, prefix: str = "diffusion_model.") -> dict[str, torch.Tensor]:
     module = patcher.model.diffusion_model if prefix else patcher.model
     state = patcher.model_state_dict_for_saving(module, prefix)
     return {prefix + key: device.on_host(value.to("cpu")).clone() for key, value in state.items()}
+
+
+_STATES: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def unet(
+    name: str = "base",
+    dynamic: bool = True,
+    dtype: torch.dtype | None = None,
+    stored: torch.dtype | None = None,
+):
+    """A U-Net of the demo family; ``dtype`` to compute in, ``stored`` the dtype of its file."""
+    from blockwork.atelier import host as demo
+
+    if name not in _STATES:
+        model = demo.load_model(name)
+        _STATES[name] = {
+            key: value.clone() for key, value in model.model_state_dict("diffusion_model.").items()
+        }
+    state = {
+        key.removeprefix("diffusion_model."): value.to(stored or value.dtype, copy=True)
+        for key, value in _STATES[name].items()
+    }
+    options = {} if dtype is None else {"dtype": dtype}
+    return comfy.sd.load_diffusion_model_state_dict(state, model_options=options, disable_dynamic=not dynamic)
+
+
+def fresh(patcher) -> dict[str, torch.Tensor]:
+    """Every tensor as core's plain loader computes it, from a model that is not loaded."""
+    found = {key: device.on_host(value) for key, value in patcher.model_state_dict().items()}
+    for key in patcher.patches:
+        value = patcher.patch_weight_to_device(key, device_to=device.GPU, return_weight=True)
+        found[key] = device.on_host(value)
+    return {key: value.clone() for key, value in found.items()}
+
+
+def unequal(have: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> list[str]:
+    """The keys under which two sets of tensors differ."""
+    assert have.keys() == want.keys()
+    return [key for key in want if not torch.equal(have[key], want[key])]
