@@ -7,6 +7,7 @@ import importlib
 from functools import cache
 from typing import Any
 
+import comfy.model_patcher
 import comfy.ops
 import torch
 
@@ -95,6 +96,8 @@ ACE15 = {
     "encoder_intermediate_size": 32, "encoder_num_heads": 2, "in_channels": 96,
 }  # fmt: skip
 
+BUILT_ON_CPU = ("ACE-Step 1.5",)  # its quantiser reads a value while it is built
+IN_LEVELS = ("SD1", "SDXL", "SDXL refiner", "KOALA 700M", "Stable Cascade C", "Stable Cascade B")
 _UNET = "modules.diffusionmodules.openaimodel.UNetModel"
 
 # name -> (class below comfy.ldm, arguments)
@@ -177,5 +180,38 @@ def build(
 @cache
 def keys(name: str) -> dict[str, torch.Tensor]:
     """State-dict key -> tensor without values, as ComfyUI names them (``diffusion_model.`` first)."""
-    device = "cpu" if name == "ACE-Step 1.5" else "meta"  # its quantiser reads a value while it is built
+    device = "cpu" if name in BUILT_ON_CPU else "meta"
     return {f"diffusion_model.{key}": tensor for key, tensor in build(name, device).state_dict().items()}
+
+
+class Holder(torch.nn.Module):
+    """What ComfyUI's models are around a network, as far as merging looks: the attribute ``diffusion_model``."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.diffusion_model = network
+
+
+def shrunk(
+    name: str, seed: int, dtype: torch.dtype = torch.float32, layers: int = 0, **changes: Any
+) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL with the keys of the full network, whose tensors are cut to at most 2 per axis, with seeded values.
+
+    With ``layers`` each list of layers is cut to as many, in networks that are not U-Nets.
+    """
+    network = build(name, "cpu" if name in BUILT_ON_CPU else "meta", dtype, **changes)
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        for child in module.children():
+            if layers and name not in IN_LEVELS and isinstance(child, torch.nn.ModuleList):
+                del child[layers:]
+        for table in (module._parameters, module._buffers):
+            for key, tensor in table.items():
+                if tensor is not None and tensor.is_floating_point():
+                    small = torch.randn([min(2, size) for size in tensor.shape], generator=generator).to(
+                        dtype
+                    )
+                    stays = table is module._buffers
+                    table[key] = small if stays else torch.nn.Parameter(small, requires_grad=False)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(Holder(network), load_device=cpu, offload_device=cpu)

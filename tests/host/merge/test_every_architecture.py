@@ -1,0 +1,141 @@
+"""Every diffusion model class of core merged live and as a file: each tensor by the number of the block its key says."""
+
+import pytest
+import torch
+from blockwork.blocks.keymap import block_of
+from blockwork.blocks.names import layout_of
+from blockwork.merge.errors import MergeError
+from blockwork.merge.files import merge_files
+from blockwork.merge.live import host
+from blockwork.tests.support import networks
+from blockwork.tests.support.named_stacks import STACKS, by_name, stacks_of
+from safetensors.torch import load_file, save_file
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MODEL = "diffusion_model."
+
+
+def loaded(model) -> dict[str, torch.Tensor]:
+    """The weights ComfyUI would load, by key."""
+    cpu = torch.device("cpu")
+    return {
+        key: model.patch_weight_to_device(key, device_to=cpu, return_weight=True)
+        for key in model.model_state_dict()
+    }
+
+
+def as_file(model, path) -> dict[str, torch.Tensor]:
+    """Save a MODEL's own weights under a checkpoint's keys."""
+    state = {f"model.{key}": tensor.clone() for key, tensor in model.model_state_dict().items()}
+    save_file(state, path)
+    return state
+
+
+def same(live: torch.Tensor, written: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Bit-equal; in float32, where a live merge rounds as core's nodes do and a file's as torch.lerp, within two steps."""
+    if live.dtype != torch.float32 or written.dtype != torch.float32:
+        return live.dtype == written.dtype and torch.equal(live, written)
+    return bool(((live - written).abs() <= 2 * torch.finfo(torch.float32).eps * (a.abs() + b.abs())).all())
+
+
+def both(name: str, dtype: torch.dtype, text: str, tmp_path, layers: int = 2):
+    """A, B, and what a merge of them holds live and in a file."""
+    a, b = (networks.shrunk(name, seed, dtype, layers) for seed in (1, 2))
+    as_file(a, tmp_path / "a.safetensors")
+    as_file(b, tmp_path / "b.safetensors")
+    live, plan = host.merge_models(a, b, text)
+    merge_files(f"out = a + b, alpha=[{text}]", tmp_path / "out", folders=[tmp_path], overwrite=True)
+    written = {
+        key.removeprefix("model."): tensor for key, tensor in load_file(tmp_path / "out.safetensors").items()
+    }
+    return a.model_state_dict(), b.model_state_dict(), loaded(live), written, plan
+
+
+SLOW = {
+    "SDXL",
+    "SDXL refiner",
+    "Stable Cascade B",
+}  # the key maps of these are the same code as those of SD1 and Cascade C
+
+
+@pytest.mark.parametrize("name", [name for name in networks.NETWORKS if name not in SLOW])
+def test_each_tensor_is_merged_by_the_number_of_its_block(name, tmp_path):
+    dtype = DTYPES[list(networks.NETWORKS).index(name) % len(DTYPES)]
+    layout = layout_of(networks.shrunk(name, 1, layers=2).model_state_dict())
+    weights = {block: (place * 7 % 61 + 1) / 64 for place, block in enumerate(layout.blocks)}
+    weights |= (
+        {"IN": 0.625, "TXT": 0.375, "OUT": 0.125, "BASE": 0.875} if not layout.is_unet else {"BASE": 0.875}
+    )
+    if not layout.is_unet:
+        weights = {
+            name_: share for name_, share in weights.items() if name_ in (*layout.blocks, *layout.apart)
+        }
+    text = ", ".join(f"{block}={share}" for block, share in weights.items())
+    a, b, live, written, plan = both(name, dtype, text, tmp_path)
+    assert live.keys() == written.keys() == a.keys()
+    stacks = stacks_of(STACKS.get(name, ""))
+    for key, tensor in a.items():
+        assert same(live[key], written[key], tensor, b[key]), key
+        if not tensor.is_floating_point():
+            assert torch.equal(live[key], tensor)
+            continue
+        block = by_name(key, stacks) or block_of(key, layout)
+        share = weights.get(str(block), weights["BASE"])
+        exact = (1 - share) * tensor.double() + share * b[key].double()
+        step = 2 * torch.finfo(dtype).eps * (tensor.double().abs() + b[key].double().abs())
+        assert ((live[key].double() - exact).abs() <= step).all(), key
+    assert not plan.kept or any(not tensor.is_floating_point() for tensor in a.values())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["Flux.1 dev", "Qwen-Image", "SD3.5 Medium"])
+def test_what_the_text_does_not_name_stays_as_it_is(name, dtype, tmp_path):
+    block = {"Flux.1 dev": "S01", "Qwen-Image": "B01", "SD3.5 Medium": "J01"}[name]
+    a, b, live, written, _ = both(name, dtype, f"{block}=0.5", tmp_path)
+    changed = {key for key in a if not torch.equal(a[key], live[key])}
+    assert changed == {key for key in a if by_name(key, stacks_of(STACKS[name])) == block}
+    assert all(same(live[key], written[key], a[key], b[key]) for key in a)
+
+
+class Quux(torch.nn.Module):
+    """A model that nobody has seen yet."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        block = torch.nn.ModuleDict({"mixer": torch.nn.Linear(3, 3), "ffwd": torch.nn.Linear(3, 3)})
+        self.quux_blocks = torch.nn.ModuleList([torch.nn.ModuleDict(block) for _ in range(count)])
+        self.pix_in = torch.nn.Linear(3, 3)
+        self.quux_head = torch.nn.Linear(3, 3)
+
+
+def quux(count: int, seed: int):
+    torch.manual_seed(seed)
+    network = networks.Holder(Quux(count)).requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+    cpu = torch.device("cpu")
+    return networks.comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
+
+
+def test_an_unknown_model_merges_by_block():
+    a, b = quux(7, 1), quux(7, 2)
+    merged, plan = host.merge_models(a, b, "QUUX03-QUUX04=1, quux_blocks.6=1, OUT=1")
+    weights, of_a, of_b = loaded(merged), a.model_state_dict(), b.model_state_dict()
+    for key in of_a:
+        taken = any(f"quux_blocks.{i}." in key for i in (3, 4, 6)) or "quux_head" in key
+        assert torch.equal(weights[key], (of_b if taken else of_a)[key]), key
+    assert "QUUX03" in plan.report()
+
+
+def test_models_with_different_counts_of_blocks_are_refused():
+    with pytest.raises(MergeError, match=r"A is QUUX7 \(QUUX00-QUUX06\).*B is QUUX8 \(QUUX00-QUUX07\)"):
+        host.merge_models(quux(7, 1), quux(8, 2), "0.5")
+
+
+def test_bookkeeping_of_qwen_image_is_fast():
+    import time
+
+    a, b = networks.shrunk("Qwen-Image", 1, layers=0), networks.shrunk("Qwen-Image", 2, layers=0)
+    started = time.process_time()
+    host.merge_models(a, b, "GRAD_V")
+    assert time.process_time() - started < 5  # 0.3 s on an idle core; core's own node: minutes for 1933 keys
