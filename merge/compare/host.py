@@ -5,7 +5,8 @@ import comfy.model_management
 import torch
 
 from ...blocks.drawing import as_array
-from ..files.checkpoint import Checkpoint, Entry, FileCheckpoint, TensorCheckpoint
+from ..files.checkpoint import Checkpoint, FileCheckpoint, TensorCheckpoint
+from ..files.header import Entry
 from ..files.host import find, progress
 from .comparison import Comparison, compare
 from .image import draw

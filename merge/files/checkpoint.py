@@ -1,47 +1,25 @@
 """Checkpoints read piece by piece: a safetensors file as a table of tensors that nothing holds in memory."""
 
 import hashlib
-import json
-import math
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import MergeError
+from .header import Entry, read_header
+from .kinds import naming_of, refuse_unmergeable
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LARGEST_HEADER = 100 << 20  # the limit of safetensors' own reader
 HASH_STRETCH = 4 << 20
-
-
-@dataclass(frozen=True)
-class Entry:
-    """dtype and shape of one tensor."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * self.dtype.itemsize
+PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
+Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -78,56 +56,121 @@ class Checkpoint(Protocol):
         ...
 
 
-class FileCheckpoint:
-    """A safetensors file, opened for reading by position: many threads may read at once.
+class OpenFile:
+    """A regular file, opened for reading by position: many threads may read at once.
 
-    Raises MergeError when the file is missing, truncated, overlapping or not safetensors at all. Memory
-    mapping is avoided on purpose: mapped pages count as the process's memory and defeat its limits.
+    Raises MergeError when it is missing, a pipe or a device, or a pickle. Memory mapping is avoided on purpose:
+    mapped pages count as the process's memory and defeat its limits.
     """
 
     def __init__(self, path: Path, name: str | None = None):
         self.path = path
         self.name = name or path.name
-        if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
+        if path.suffix.lower() in PICKLES:
             raise MergeError(
-                f"{self.name} is a pickle; convert it to .safetensors first, pickles run code when read"
+                f"{self.name} is a pickle, which can run code when it is read. Convert it to .safetensors first."
             )
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise MergeError(f"cannot open {self.name}: {error.strerror}") from error
+        self._file = _open_regular(path, self.name)
         self._lock = threading.Lock()
-        self._read_header()
+        self._status = os.fstat(self._file.fileno())
+        self._hash = ""
 
-    def _read_header(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
-        head = self.bytes_at(0, min(8, size)).tobytes()
-        length = int.from_bytes(head, "little")
-        if size < 8 or length > min(LARGEST_HEADER, size - 8):
-            raise MergeError(f"{self.name} is no safetensors file, or it is cut off inside its header")
+    @property
+    def size(self) -> int:
+        return self._status.st_size
+
+    @property
+    def descriptor(self) -> int:
+        return self._file.fileno()
+
+    def bytes_at(self, offset: int, count: int) -> np.ndarray:
+        """``count`` bytes of the file; MergeError when it ends before."""
+        buffer = np.empty(count, dtype=np.uint8)
+        view, done = buffer.data, 0
+        while done < count:
+            try:
+                got = self._read_into(view[done:], offset + done)
+            except OSError as error:
+                raise MergeError(f"{self.name} cannot be read: {error.strerror}.") from error
+            if got == 0:
+                raise MergeError(f"{self.name} ended {count - done} bytes early while it was being read.")
+            done += got
+        return buffer
+
+    def _read_into(self, view: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [view], offset)
+        with self._lock:  # no positioned reads on this system
+            self._file.seek(offset)
+            return self._file.readinto(view) or 0  # pyright: ignore[reportAttributeAccessIssue]
+
+    def check_unchanged(self) -> None:
+        """MergeError when the file was written to, or replaced by another, since it was opened."""
+        here = os.fstat(self._file.fileno())
         try:
-            header = json.loads(self.bytes_at(8, length).tobytes())
-            self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            self._offsets = {key: tuple(info["data_offsets"]) for key, info in header.items()}
-            self.entries = {
-                key: Entry(DTYPES[info["dtype"]], tuple(info["shape"])) for key, info in header.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MergeError(f"the header of {self.name} cannot be read: {error!r}") from error
-        self.start = 8 + length  # of the tensors
-        end = 0
-        for key, (first, last) in sorted(self._offsets.items(), key=lambda item: item[1]):
-            if first != end or last - first != self.entries[key].nbytes:
-                raise MergeError(f"{self.name}: the tensor {key} does not lie where the header says")
-            end = last
-        if size != self.start + end:
-            missing = self.start + end - size
-            what = (
-                f"is cut off: {missing} bytes are missing"
-                if missing > 0
-                else f"has {-missing} bytes too many"
+            there = self.path.stat()
+        except OSError:
+            there = here  # deleted or moved: the open file still holds the bytes
+        if _state(here) != _state(self._status) or (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            raise MergeError(
+                f"{self.name} was changed while it was being merged. Nothing was written; run the merge again."
             )
-            raise MergeError(f"{self.name} {what}; download or save it again")
+
+    def hash(self, tick: Tick = lambda done: None) -> str:
+        """sha256 of the whole file, remembered while the file does not change; ``tick`` may raise to stop."""
+        if self._hash:
+            return self._hash
+        key = (*_state(self._status), str(self.path))
+        if key not in _HASHES:
+            digest = hashlib.sha256()
+            for offset in range(0, self.size, HASH_STRETCH):
+                count = min(HASH_STRETCH, self.size - offset)
+                digest.update(self.bytes_at(offset, count).data)
+                tick(count)
+            if _state(os.fstat(self._file.fileno())) != _state(self._status):
+                self.check_unchanged()
+            while len(_HASHES) >= 256:
+                _HASHES.pop(next(iter(_HASHES)), None)
+            _HASHES[key] = digest.hexdigest()
+        self._hash = _HASHES[key]
+        return self._hash
+
+    @property
+    def sha256(self) -> str:
+        """``hash()`` as a property."""
+        return self.hash()
+
+    @property
+    def legacy_hash(self) -> str:
+        """The eight digits that AUTOMATIC1111's first hash gives: sha256 of 64 KiB at 1 MiB."""
+        start = min(0x100000, self.size)
+        return hashlib.sha256(self.bytes_at(start, min(0x10000, self.size - start)).data).hexdigest()[:8]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class FileCheckpoint(OpenFile):
+    """A safetensors file as a checkpoint, its keys as merges name them (see ``kinds``).
+
+    Raises MergeError when the file cannot be opened, is not a whole and valid safetensors file, or holds what
+    cannot be merged: quantised weights, a LoRA, one shard, a model in the diffusers format.
+    """
+
+    def __init__(self, path: Path, name: str | None = None):
+        super().__init__(path, name)
+        try:
+            header = read_header(
+                self.name, self.size, lambda start, count: self.bytes_at(start, count).tobytes()
+            )
+            refuse_unmergeable(self.name, header.entries)
+        except BaseException:
+            self.close()
+            raise
+        self.metadata, self.start = header.metadata, header.start
+        self.naming = naming_of(header.entries)
+        self.entries = {self.naming.hold(key): entry for key, entry in header.entries.items()}
+        self._offsets = {self.naming.hold(key): span for key, span in header.offsets.items()}
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         entry = self.entries[key]
@@ -146,51 +189,35 @@ class FileCheckpoint:
         """Where the tensor begins in the file, for reading in the file's own order."""
         return self._offsets[key][0]
 
-    @property
-    def descriptor(self) -> int:
-        return self._file.fileno()
 
-    def bytes_at(self, offset: int, count: int) -> np.ndarray:
-        """``count`` bytes of the file; MergeError when it ends before."""
-        buffer = np.empty(count, dtype=np.uint8)
-        view, done = buffer.data, 0
-        while done < count:
-            got = self._read_into(view[done:], offset + done)
-            if got == 0:
-                raise MergeError(f"{self.name} ended {count - done} bytes early while it was being read")
-            done += got
-        return buffer
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, whatever tensors it holds."""
+    file = OpenFile(path)
+    try:
+        return read_header(
+            file.name, file.size, lambda start, count: file.bytes_at(start, count).tobytes()
+        ).metadata
+    finally:
+        file.close()
 
-    def _read_into(self, view: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._file.fileno(), [view], offset)
-        with self._lock:  # no positioned reads on this system
-            self._file.seek(offset)
-            return self._file.readinto(view) or 0
 
-    @cached_property
-    def sha256(self) -> str:
-        """sha256 of the whole file, remembered while the file does not change."""
-        status = os.fstat(self._file.fileno())
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, str(self.path))
-        if key not in _HASHES:
-            digest = hashlib.sha256()
-            for offset in range(0, status.st_size, HASH_STRETCH):
-                digest.update(self.bytes_at(offset, min(HASH_STRETCH, status.st_size - offset)).data)
-            while len(_HASHES) >= 256:
-                _HASHES.pop(next(iter(_HASHES)))
-            _HASHES[key] = digest.hexdigest()
-        return _HASHES[key]
+def _open_regular(path: Path, name: str) -> BinaryIO:
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    )
+    try:
+        descriptor = os.open(path, flags)  # a pipe that nobody writes to would block without O_NONBLOCK
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise MergeError(f"{name} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise MergeError(f"{name} is not a regular file but a folder, a pipe or a device. Give a model file.")
+    return os.fdopen(descriptor, "rb", buffering=0)
 
-    @property
-    def legacy_hash(self) -> str:
-        """The eight digits that AUTOMATIC1111's first hash gives: sha256 of 64 KiB at 1 MiB."""
-        size = os.fstat(self._file.fileno()).st_size
-        start = min(0x100000, size)
-        return hashlib.sha256(self.bytes_at(start, min(0x10000, size - start)).data).hexdigest()[:8]
 
-    def close(self) -> None:
-        self._file.close()
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What changes whenever a file is written to or replaced."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 _HASHES: dict[tuple, str] = {}

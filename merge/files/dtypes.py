@@ -3,7 +3,7 @@
 import torch
 
 from ...blocks.keys import OTHER, UNET
-from .checkpoint import Entry
+from .header import Entry
 
 DTYPES = {
     "fp32": torch.float32,

@@ -16,7 +16,8 @@ from ..recipe.grammar import Recipe, parse, to_text
 from ..recipe.names import match_name
 from ..recipe.scanner import quoted
 from .memory import to_tensors
-from .run import Merged, merge_files, opened, recipe_of, replay
+from .replay import replay
+from .run import Merged, merge_files, opened, recipe_of
 
 KINDS = ("checkpoints", "diffusion_models", "text_encoders", "vae")
 BY_HAND = "none"

@@ -11,7 +11,6 @@ from ...blocks.keys import (
     MARKERS,
     OTHER,
     POSITION_IDS,
-    QUANTISED,
     UNET,
     VAE_PART,
     part_of,
@@ -22,9 +21,11 @@ from ..methods.finite import all_finite
 from ..ratios import RatioTable, common_layout, merges
 from ..recipe.grammar import Line
 from ..report import Report
-from .checkpoint import Checkpoint, Entry, Stored
+from .checkpoint import Checkpoint, Stored
 from .dtypes import output_dtype
 from .ema import EmaSwapped
+from .header import Entry
+from .vae import baked
 
 INPUT_CONV = "input_blocks.0.0.weight"  # 4 latent channels; 9 for inpainting, 8 for instruct-pix2pix
 EMBEDDING = ".position_embedding.weight"
@@ -76,10 +77,6 @@ class MergedCheckpoint:
 
     def _plan(self, key: str, entry: Entry) -> None:
         part, line = part_of(key), self.line
-        if key.endswith(QUANTISED):
-            raise MergeError(
-                f"{self.sources[0].name} is quantised (it has {key}): its weights are no plain numbers; use the fp16 file"
-            )
         if part == EMA and (line.ema != "keep" or line.prune == "yes"):
             return self.report.count("EMA dropped")
         if part == OTHER and line.prune == "yes" and key not in MARKERS:
@@ -146,20 +143,13 @@ class MergedCheckpoint:
         return min(shape[1] for shape in shapes)
 
     def _bake(self, vae: Checkpoint) -> None:
-        baked = 0
-        for key, entry in vae.entries.items():
-            name = key if part_of(key) == VAE_PART else f"first_stage_model.{key}"
-            if part_of(key) not in (VAE_PART, OTHER) or (self._has_vae() and name not in self.entries):
-                continue
-            self.entries[name] = Entry(output_dtype(self.line.dtype, VAE_PART, entry), entry.shape)
-            self.jobs[name] = Job(vae, key)
-            baked += 1
-        if not baked:
-            raise MergeError(f"{vae.name} has no VAE tensors to bake in")
-        self.report.remarks.append(f"VAE baked in from {vae.name}: {baked} tensors")
-
-    def _has_vae(self) -> bool:
-        return any(part_of(key) == VAE_PART for key in self.sources[0].entries)
+        found = baked(vae, self.sources[0])
+        for name, tensor in found.items():
+            self.entries[name] = Entry(
+                output_dtype(self.line.dtype, VAE_PART, tensor.entry), tensor.entry.shape
+            )
+            self.jobs[name] = Job(vae, tensor.key)
+        self.report.remarks.append(f"VAE baked in from {vae.name}: {len(found)} tensors")
 
     def _look_at_others(self) -> None:
         """Keys only other sources have, and markers they disagree on."""

@@ -1,15 +1,15 @@
-"""What a merged file says about itself: the recipe, hashes of its sources, versions, and what the field reads.
+"""The metadata of a merged file: the recipe, hashes of its sources, versions, and what other tools read.
 
 ==========================  =============================================================================
 ``blockwork_recipe``        the recipe as text, with a ``pin`` line (sha256) for every source
-``blockwork_versions``      JSON: pack, engine (raised when the same recipe would give other bytes), torch
-``blockwork_a.*``           A's own metadata
+``blockwork_versions``      JSON: pack, engine (raised when the same recipe would give other bytes), torch, cpu
+``blockwork_a.*``           A's own metadata, where it is not carried over as it is
 ``modelspec.*``             carried over from A, with title and merged_from of this file
 ``sd_merge_recipe``         AUTOMATIC1111's schema, as its merger and supermerger write it
 ``sd_merge_models``
 ==========================  =============================================================================
 
-No dates and no absolute paths: the same recipe on the same files gives the same bytes anywhere.
+No dates and no absolute paths: the same recipe on the same files gives the same bytes with the same versions.
 """
 
 import json
@@ -20,13 +20,14 @@ from pathlib import Path
 
 import torch
 
-from ...blocks.names import Layout
+from ...blocks.keys import CHECKPOINT
+from ...blocks.names import INPUT_BLOCKS, Layout
 from ..recipe.grammar import Line, Recipe, to_text
 from .checkpoint import FileCheckpoint
+from .header import Entry
 
-ENGINE = 1
+ENGINE = 2
 RECIPE, VERSIONS, FROM_A = "blockwork_recipe", "blockwork_versions", "blockwork_a."
-_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
 
 
 def describe(
@@ -39,27 +40,36 @@ def describe(
 ) -> dict[str, str]:
     """The metadata of the result of ``line``, whose A is ``first``; ``hashes`` are the sha256 of ``files``."""
     named = dict(zip(files, hashes, strict=True))
+    spec = _modelspec(line, first, files, layout)
     return {
         "format": "pt",
         RECIPE: to_text(recipe.pinned(named)),
         VERSIONS: json.dumps(versions()),
-        **_modelspec(line, first, files, layout),
+        **spec,
         "sd_merge_recipe": json.dumps(_a1111_recipe(line, recipe, named)),
         "sd_merge_models": json.dumps(_a1111_models(files, named)),
         **{
             f"{FROM_A}{key}": value
             for key, value in first.metadata.items()
-            if not key.startswith(FROM_A)  # what A's A said stands in A
+            if not key.startswith(FROM_A) and spec.get(key) != value  # A's own A is in A; nothing twice
         },
     }
 
 
 @cache
 def versions() -> dict[str, object]:
-    """Versions of the pack, of the merge engine and of torch."""
-    project = Path(__file__).parent.parent / "pyproject.toml"
+    """Versions of the pack, of the merge engine and of torch, and the vector instructions torch uses here.
+
+    The last because sums are taken in another order with wider vectors, so that some methods round differently.
+    """
+    project = Path(__file__).parents[2] / "pyproject.toml"
     found = re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.M) if project.is_file() else None
-    return {"pack": found.group(1) if found else "unknown", "engine": ENGINE, "torch": torch.__version__}
+    return {
+        "pack": found.group(1) if found else "unknown",
+        "engine": ENGINE,
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def _modelspec(
@@ -68,13 +78,38 @@ def _modelspec(
     kept = {key: value for key, value in first.metadata.items() if key.startswith("modelspec.")}
     kept.pop("modelspec.hash_sha256", None)  # of A's tensors, not of these
     kept.setdefault("modelspec.sai_model_spec", "1.0.0")
-    sd2 = any(key.startswith("cond_stage_model.model.") for key in first.entries)  # same blocks, other kind
-    if layout.name in _ARCHITECTURES and not sd2:
-        kept.setdefault("modelspec.architecture", _ARCHITECTURES[layout.name])
+    if architecture := architecture_of(first.entries, layout):
+        kept.setdefault("modelspec.architecture", architecture)
         kept.setdefault("modelspec.implementation", "https://github.com/Stability-AI/generative-models")
     kept["modelspec.title"] = line.output
     kept["modelspec.merged_from"] = ", ".join(files)
     return kept
+
+
+def architecture_of(keys: Mapping[str, Entry], layout: Layout) -> str:
+    """The modelspec name of a Stable Diffusion checkpoint, or nothing where the tensors do not show it.
+
+    A file without a text encoder is not a checkpoint. SD2 without prediction type (512 or 768-v) has no name. Names
+    as in SwarmUI's model classes and ComfyUI's CheckpointSave.
+    """
+    convolution = keys.get(f"{CHECKPOINT}{INPUT_BLOCKS}.0.0.weight")
+    channels = convolution.shape[1] if convolution and len(convolution.shape) == 4 else 0
+
+    def has(*starts: str) -> bool:
+        return any(key.startswith(starts) for key in keys)
+
+    if layout.name == "sdxl" and has("conditioner.embedders.1."):
+        family, plain = "stable-diffusion-xl-v1", "-base"
+    elif layout.name == "sd1" and has("conditioner.embedders.0.model.") and has(f"{CHECKPOINT}label_emb."):
+        family, plain = "stable-diffusion-xl-v1", "-refiner"
+    elif layout.name == "sd1" and has("cond_stage_model.model.", "conditioner.embedders.0.model."):
+        family, plain = "stable-diffusion-v2", None
+    elif layout.name == "sd1" and has("cond_stage_model."):
+        family, plain = "stable-diffusion-v1", ""
+    else:
+        return ""
+    ending = {4: plain, 8: "-edit", 9: "-inpainting"}.get(channels)
+    return "" if ending is None else family + ending
 
 
 def _a1111_recipe(line: Line, recipe: Recipe, hashes: Mapping[str, str]) -> dict[str, object]:
@@ -120,6 +155,8 @@ def _a1111_models(files: Mapping[str, FileCheckpoint], hashes: Mapping[str, str]
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
-    except ValueError:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)  # other programs read strict JSON
+    except (ValueError, RecursionError):
         return text
+    return found

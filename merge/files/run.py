@@ -8,11 +8,12 @@ from pathlib import Path
 from ..errors import MergeError
 from ..recipe.grammar import LINE_REFERENCE, Recipe, parse
 from ..recipe.names import Folders, portable
-from .checkpoint import Checkpoint, FileCheckpoint
+from .atomic import check_target
+from .checkpoint import Checkpoint, FileCheckpoint, metadata_of
 from .ema import EmaSwapped
 from .merged import MergedCheckpoint
-from .metadata import RECIPE, VERSIONS, describe
-from .writer import CHUNK, FileLayout, write
+from .metadata import RECIPE, describe
+from .writer import CHUNK, FileLayout, Tick, write
 
 Resolve = Callable[[str], Path]
 Progress = Callable[[int, int], None]
@@ -40,11 +41,23 @@ class OpenRecipe:
         """The file that A is, or that A was merged from first."""
         return _first_file(self.result)
 
-    def metadata(self, hashed: bool) -> dict[str, str]:
-        """The metadata of the result; not ``hashed``, stand-ins of the same length take the hashes' places."""
+    def metadata(self, hashed: bool, tick: Tick = lambda done: None) -> dict[str, str]:
+        """The metadata of the result; not ``hashed``, stand-ins of the same length take the hashes' places.
+
+        ``tick`` is called while files are hashed and may raise to stop.
+        """
         stand_ins = [f"{index:064x}" for index in range(len(self.files))]
-        hashes = [file.sha256 for file in self.files.values()] if hashed else stand_ins
+        hashes = [file.hash(tick) for file in self.files.values()] if hashed else stand_ins
         return describe(self.recipe, self.result.line, self.first, self.files, self.result.layout, hashes)
+
+    def hashes(self, tick: Tick = lambda done: None) -> dict[str, str]:
+        """The sha256 of every source by name."""
+        return {name: file.hash(tick) for name, file in self.files.items()}
+
+    def check_unchanged(self) -> None:
+        """MergeError when a source was changed since it was opened."""
+        for file in self.files.values():
+            file.check_unchanged()
 
     def order(self) -> list[str]:
         """The result's keys in the order in which A's file holds them, so that reading runs forward."""
@@ -78,16 +91,23 @@ def merge_files(
     target = Path(output)
     if target.suffix != ".safetensors":
         target = target.with_name(f"{target.name}.safetensors")
+    check_target(target)
+
+    def waiting(moved: int) -> None:
+        on_progress(0, 1)
+
     with opened(
-        recipe, files=files, folders=folders, resolve=resolve, line=line, own_presets=own_presets
+        recipe,
+        files=files,
+        folders=folders,
+        resolve=resolve,
+        line=line,
+        own_presets=own_presets,
+        tick=waiting,
     ) as open_recipe:
-        if _is_there_already(target, open_recipe, overwrite):
-            hashes = {name: file.sha256 for name, file in open_recipe.files.items()}
-            return Merged(
-                target,
-                open_recipe.recipe.pinned(hashes),
-                f"{target.name} was there already, by this very recipe",
-            )
+        if _is_there_already(target, open_recipe, overwrite, waiting):
+            words = f"{target.name} already exists and matches this recipe. Nothing was written."
+            return Merged(target, open_recipe.recipe.pinned(open_recipe.hashes()), words)
         result = open_recipe.result
         total, done = FileLayout.of(result).total, 0
 
@@ -101,14 +121,16 @@ def merge_files(
             result,
             target,
             open_recipe.metadata,
+            replace_existing=overwrite,
+            ready=open_recipe.check_unchanged,
+            naming=open_recipe.first.naming,
             threads=threads,
             chunk=chunk,
             order=open_recipe.order(),
             begin=open_recipe.first.start,
             tick=tick,
         )
-        hashes = {name: file.sha256 for name, file in open_recipe.files.items()}
-        return Merged(target, open_recipe.recipe.pinned(hashes), result.report.text())
+        return Merged(target, open_recipe.recipe.pinned(open_recipe.hashes()), result.report.text())
 
 
 @contextmanager
@@ -120,15 +142,19 @@ def opened(
     resolve: Resolve | None = None,
     line: int = -1,
     own_presets: Mapping[str, Sequence[float]] | None = None,
+    tick: Tick = lambda done: None,
 ) -> Iterator[OpenRecipe]:
-    """Open the files a line needs, check pinned hashes, and plan the line; files close at the end."""
+    """Open the files a line needs, check pinned hashes, and plan the line; files close at the end.
+
+    ``tick`` is called while pinned files are hashed and may raise to stop.
+    """
     recipe = parse(recipe) if isinstance(recipe, str) else recipe
     paths = {name: Path(path) for name, path in (files or {}).items()}
     finder = resolve or Folders([Path(folder) for folder in folders])
     recipe = portable(_up_to(recipe, line), paths)
     if missing := [name for name in recipe.free() if name not in paths]:
         raise MergeError(
-            f"no file is bound to {', '.join(missing)}; write `{missing[0]} = file.safetensors` in the recipe"
+            f"No file is bound to {', '.join(missing)}. Write `{missing[0]} = file.safetensors` in the recipe."
         )
     with ExitStack() as stack:
         sources: dict[str, FileCheckpoint] = {}
@@ -136,10 +162,10 @@ def opened(
             sources[name] = FileCheckpoint(paths[name] if name in paths else finder(name), name)
             stack.callback(sources[name].close)
         for name, digest in recipe.pins:
-            if name in sources and sources[name].sha256 != digest:
+            if name in sources and (found := sources[name].hash(tick)) != digest:
                 raise MergeError(
-                    f"{name} is not the file this recipe was made with: its sha256 is {sources[name].sha256[:16]}..., "
-                    f"the recipe says {digest[:16]}...; find the right file, or remove the pin line to merge anyway"
+                    f"{name} is not the file this recipe was made with: its sha256 is {found[:16]}..., "
+                    f"the recipe has {digest[:16]}.... Find the right file, or remove the pin line to merge anyway."
                 )
         lines = _plan_lines(recipe, sources, own_presets)
         told = tuple(
@@ -151,44 +177,12 @@ def opened(
 
 def recipe_of(path: Path) -> tuple[Recipe, dict[str, str]]:
     """The recipe a merged file carries, with its hashes, and all of the file's metadata."""
-    file = FileCheckpoint(path)
-    try:
-        if RECIPE not in file.metadata:
-            raise MergeError(
-                f"{path.name} carries no recipe of ours; only files written by this pack can be replayed"
-            )
-        return parse(file.metadata[RECIPE]), file.metadata
-    finally:
-        file.close()
-
-
-def replay(merged: Path, output: Path | str, **kwargs) -> tuple[Merged, bool, str]:
-    """Run a file's own recipe again; the new file, whether it is the same byte for byte, and the finding in words.
-
-    ``kwargs`` are those of ``merge_files``. MergeError when a source's hash differs from the recorded one.
-    """
-    recipe, metadata = recipe_of(merged)
-    target = Path(output)
-    if target.exists() and target.resolve() == merged.resolve():
+    metadata = metadata_of(path)
+    if RECIPE not in metadata:
         raise MergeError(
-            f"{merged.name} is to be checked against its replay; write the replay under another name"
+            f"{path.name} contains no Blockwork recipe. Only files that this pack has written can be replayed."
         )
-    again = merge_files(recipe, output, **kwargs)
-    old, new = FileCheckpoint(merged), FileCheckpoint(again.path)
-    try:
-        if old.sha256 == new.sha256:
-            return again, True, f"{again.path.name} is {merged.name} byte for byte (sha256 {new.sha256})"
-        if metadata.get(VERSIONS) != new.metadata.get(VERSIONS):
-            versions = f"made by {metadata.get(VERSIONS)}, replayed by {new.metadata.get(VERSIONS)}"
-            return again, False, f"{again.path.name} differs from {merged.name}: {versions}"
-        return (
-            again,
-            False,
-            f"{again.path.name} differs from {merged.name}, which was changed after it was merged",
-        )
-    finally:
-        old.close()
-        new.close()
+    return parse(metadata[RECIPE]), metadata
 
 
 def _up_to(recipe: Recipe, line: int) -> Recipe:
@@ -196,7 +190,9 @@ def _up_to(recipe: Recipe, line: int) -> Recipe:
     try:
         index = range(len(recipe.lines))[line]
     except IndexError:
-        raise MergeError(f"the recipe has {len(recipe.lines)} lines; there is no line {line}") from None
+        raise MergeError(
+            f"The recipe has {len(recipe.lines)} lines, so there is no line {line + 1}."
+        ) from None
     return replace(recipe, lines=recipe.lines[: index + 1])
 
 
@@ -236,21 +232,21 @@ def _first_source(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.sources[0]
 
 
-def _is_there_already(target: Path, open_recipe: OpenRecipe, overwrite: bool) -> bool:
+def _is_there_already(target: Path, open_recipe: OpenRecipe, overwrite: bool, tick: Tick) -> bool:
     """Whether the target exists with this very recipe and these sources; MergeError when it must not be written."""
     if not target.exists():
         return False
     for file in open_recipe.files.values():
         if target.samefile(file.path):
-            raise MergeError(f"the output {target.name} is the source {file.name}; choose another name")
+            raise MergeError(f"The output {target.name} is the source {file.name}. Choose another name.")
     if overwrite:
         return False
-    there = FileCheckpoint(target)
     try:
-        if there.metadata == open_recipe.metadata(hashed=True):
-            return True
-    finally:
-        there.close()
+        there = metadata_of(target)
+    except MergeError:
+        there = {}  # damaged, or another kind of file
+    if there and there == open_recipe.metadata(hashed=True, tick=tick):
+        return True
     raise MergeError(
-        f"{target.name} exists already and is another merge; choose another name or allow overwriting"
+        f"{target.name} already exists and is not a merge of this recipe. Choose another name or allow overwriting."
     )

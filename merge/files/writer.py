@@ -16,14 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .atomic import replacing
-from .checkpoint import NAMES, Checkpoint, Stored
+from .atomic import Target, appearing
+from .checkpoint import Checkpoint, Stored
+from .header import NAMES, parse_header
+from .kinds import AS_IT_IS, Naming
 
 CHUNK = 1 << 20  # elements of one piece of work: 2 MB in half precision
 PAGE = 4096
 STRETCH = 16 << 20  # bytes copied at a time, between two looks whether to stop
 Tick = Callable[[int], None]
-Task = Callable[[], int]  # a part of the work; says how many bytes it put away
+Task = Callable[[], int]  # a part of the work; returns the number of bytes written
+Metadata = Callable[[bool, Tick], Mapping[str, str]]  # final or not, and a callback that may raise to stop
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,15 @@ class FileLayout:
             end += entries[key].nbytes
         return cls(offsets, end)
 
-    def header(self, checkpoint: Checkpoint, metadata: Mapping[str, str], room: int = 0) -> bytes:
+    def header(
+        self, checkpoint: Checkpoint, metadata: Mapping[str, str], room: int = 0, naming: Naming = AS_IT_IS
+    ) -> bytes:
         """The file's first bytes: length and JSON, padded with spaces to ``room`` or a multiple of 8."""
         table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+        names = naming.give_back(self.offsets)
         for key, span in self.offsets.items():
             entry = checkpoint.entries[key]
-            table[key] = {
+            table[names[key]] = {
                 "dtype": NAMES[entry.dtype],
                 "shape": list(entry.shape),
                 "data_offsets": list(span),
@@ -120,47 +126,79 @@ class FileLayout:
 def write(
     checkpoint: Checkpoint,
     path: Path,
-    metadata: Callable[[bool], Mapping[str, str]],
+    metadata: Metadata,
     *,
+    replace_existing: bool = True,
+    ready: Callable[[], None] = lambda: None,
+    naming: Naming = AS_IT_IS,
     threads: int = 0,
     chunk: int = CHUNK,
     order: list[str] | None = None,
     begin: int = 0,
     tick: Tick = lambda done: None,
 ) -> None:
-    """Write ``checkpoint`` to ``path`` under a temporary name, then rename.
+    """Write ``checkpoint`` to ``path``: to a file without a name, which gets its name at the end.
 
-    ``metadata(False)`` gives a stand-in at least as long as the real thing, ``metadata(True)``, which may take
-    its time: it runs beside the merge. ``begin`` is where the tensors begin in A's file: the header is padded so
-    that they lie alike in the pages of both, which makes copying them half as dear. ``tick`` is told bytes
-    written and may raise to stop. The bytes do not depend on ``threads``, ``chunk`` or ``order``. MergeError when
-    the disk is full.
+    ``metadata(False, ...)`` gives a stand-in as long as the final metadata; ``metadata(True, tick)`` may take its
+    time: it runs beside the merge. ``ready`` may still raise just before the file gets its name. ``begin`` is where
+    the tensors begin in A's file: the header is padded so that they lie alike in the pages of both, which halves
+    the cost of copying. ``tick`` is given bytes written and may raise to stop. The bytes do not depend on
+    ``threads``, ``chunk`` or ``order``. MergeError when the disk is full, or when no program could read the result.
     """
     layout = FileLayout.of(checkpoint)
-    room = len(layout.header(checkpoint, metadata(False)))
+    draft = layout.header(checkpoint, metadata(False, lambda done: None), naming=naming)
+    parse_header(path.name, draft[8:], len(draft))
+    room = len(draft)
     if begin % 8 == 0:
         room += (begin - room) % PAGE
-    with replacing(path, room + layout.total) as target, ThreadPoolExecutor(1) as beside:
-        final = beside.submit(metadata, True)
-        found = {key: checkpoint.stored(key) for key in order or layout.offsets}
-        stored = {key: place for key, place in found.items() if place is not None}
-        changed = [key for key, place in found.items() if place is None]
+    stopped = threading.Event()
 
-        def put(piece: Piece, data: Tensor) -> None:
-            target.put(_raw(data), room + piece.offset)
+    def go_on(done: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError("the merge was stopped")
 
-        work(
-            computing(checkpoint, layout.pieces(checkpoint, changed, chunk), put),
-            threads or default_threads(),
-            tick,
-            apart=(
-                partial(target.copy, s.source, s.count, room + s.offset) for s in layout.stretches(stored)
-            ),
-        )
-        header = layout.header(checkpoint, final.result(), room)
+    with (
+        appearing(path, room + layout.total, replace=replace_existing, ready=ready) as target,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        final = beside.submit(metadata, True, go_on)
+        try:
+            _write_tensors(checkpoint, layout, target, room, threads, chunk, order, tick)
+            while not final.done():
+                wait([final], timeout=0.1)
+                tick(0)
+        finally:
+            stopped.set()
+        header = layout.header(checkpoint, final.result(), room, naming)
         if len(header) != room:
             raise AssertionError("the header changed its length while the tensors were written")
         target.put(header, 0)
+
+
+def _write_tensors(
+    checkpoint: Checkpoint,
+    layout: FileLayout,
+    target: Target,
+    room: int,
+    threads: int,
+    chunk: int,
+    order: list[str] | None,
+    tick: Tick,
+) -> None:
+    """Copy what is in a file already, and compute the rest."""
+    found = {key: checkpoint.stored(key) for key in order or layout.offsets}
+    stored = {key: place for key, place in found.items() if place is not None}
+    changed = [key for key, place in found.items() if place is None]
+
+    def put(piece: Piece, data: Tensor) -> None:
+        target.put(_raw(data), room + piece.offset)
+
+    work(
+        computing(checkpoint, layout.pieces(checkpoint, changed, chunk), put),
+        threads or default_threads(),
+        tick,
+        apart=(partial(target.copy, s.source, s.count, room + s.offset) for s in layout.stretches(stored)),
+    )
 
 
 def default_threads() -> int:

@@ -193,7 +193,7 @@ def test_position_ids_are_repaired(folder: Path, broken: torch.Tensor):
     assert kept.dtype == broken.dtype and torch.equal(kept, broken)
 
 
-def test_markers_ema_prune_and_baked_vae(folder: Path):
+def test_markers_ema_and_prune(folder: Path):
     a = load_file(folder / "a.safetensors")
     a["v_pred"], a["logit_scale"] = torch.zeros(0), torch.tensor(4.6)
     a["model_ema.diffusion_modeloutputblocks"] = torch.ones(3)
@@ -213,15 +213,6 @@ def test_markers_ema_prune_and_baked_vae(folder: Path):
         and "betas" not in pruned
         and not any(key.startswith("model_ema") for key in pruned)
     )
-    save_file(
-        {"decoder.conv_in.weight": torch.full((16, 4, 3, 3), 7.0), "encoder.x": torch.ones(2)},
-        folder / "nice.safetensors",
-    )
-    baked = merge_files(
-        "o = a + b, 0.5, dtype=fp16, vae=nice", folder / "o", folders=[folder], overwrite=True
-    )
-    assert (load_file(baked.path)["first_stage_model.decoder.conv_in.weight"] == 7).all()
-    assert "VAE baked in from nice: 1 tensors" in baked.report
 
 
 def test_bad_files_are_refused(folder: Path):
@@ -230,8 +221,8 @@ def test_bad_files_are_refused(folder: Path):
         "cut": (raw[:-100], "is cut off: 100 bytes are missing"),
         "long": (raw + b"xx", "has 2 bytes too many"),
         "stub": (raw[:40], "cut off inside its header"),
-        "text": (b"not a model at all, sorry", "no safetensors file"),
-        "empty": (b"", "no safetensors file"),
+        "text": (b"not a model at all, sorry", "not a safetensors file"),
+        "empty": (b"", "not a safetensors file"),
     }
     for name, (content, told) in cases.items():
         (folder / f"{name}.safetensors").write_bytes(content)
@@ -241,9 +232,6 @@ def test_bad_files_are_refused(folder: Path):
     with pytest.raises(MergeError, match="pickle"):
         FileCheckpoint(folder / "p.ckpt")
     a = load_file(folder / "a.safetensors")
-    save_file({**a, UNET + "middle_block.1.proj_in.scale_weight": torch.ones(())}, folder / "q.safetensors")
-    with pytest.raises(MergeError, match="quantised"):
-        merge_files("o = q + b, 0.5", folder / "o", folders=[folder])
     save_file(
         {k: v for k, v in a.items() if "input_blocks.1" not in k and ".9." not in k},
         folder / "xl.safetensors",
@@ -252,7 +240,7 @@ def test_bad_files_are_refused(folder: Path):
         merge_files("o = a + xl, 0.5", folder / "o", folders=[folder])
     with pytest.raises(MergeError, match="no model called 'nowhere'"):
         merge_files("o = a + nowhere, 0.5", folder / "o", folders=[folder])
-    with pytest.raises(MergeError, match="no file is bound to __X__"):
+    with pytest.raises(MergeError, match="No file is bound to __X__"):
         merge_files("o = a + __X__, 0.5", folder / "o", folders=[folder])
     assert not (folder / "o.safetensors").exists()
 
@@ -261,7 +249,7 @@ def test_models_without_a_unet_merge_with_one_number(tmp_path: Path):
     for seed, name in enumerate("ab"):
         g = torch.Generator().manual_seed(seed)
         save_file(
-            {"double_blocks.0.img_attn.qkv.weight": torch.randn(30, 10, generator=g).half()},
+            {"text_model.encoder.layers.0.mlp.fc1.weight": torch.randn(30, 10, generator=g).half()},
             tmp_path / f"{name}.safetensors",
         )
     a, b = (load_file(tmp_path / f"{name}.safetensors") for name in "ab")

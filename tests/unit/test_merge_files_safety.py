@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from blockwork.merge.errors import MergeError
-from blockwork.merge.files.run import merge_files, recipe_of, replay
+from blockwork.merge.files import merge_files, recipe_of, replay
 from blockwork.tests.support.merge_kit import digest, same, tensors, three_files
 from refhost import layout
 from safetensors.torch import load_file, save_file
@@ -57,9 +57,9 @@ def test_replay_reproduces_the_file_byte_for_byte(folder: Path):
     )
     again, equal, words = replay(merged.path, folder / "again", folders=[folder])  # without the user's preset
     assert equal and digest(again.path) == digest(merged.path) and "byte for byte" in words
-    with pytest.raises(MergeError, match="write the replay under another name"):
+    with pytest.raises(MergeError, match="Choose another output name"):
         replay(merged.path, merged.path, folders=[folder], overwrite=True)
-    with pytest.raises(MergeError, match="carries no recipe"):
+    with pytest.raises(MergeError, match="contains no Blockwork recipe"):
         replay(folder / "a.safetensors", folder / "again2", folders=[folder])
 
 
@@ -79,9 +79,12 @@ def test_replay_refuses_other_sources_and_sees_changed_files(folder: Path):
 def test_an_existing_file_is_safe(folder: Path):
     first = merge_files("o = a + b, 0.5", folder / "o", folders=[folder])
     stamp = first.path.stat().st_mtime_ns
-    assert "was there already" in merge_files("o = a + b, 0.5", folder / "o", folders=[folder]).report
+    assert (
+        "already exists and matches this recipe"
+        in merge_files("o = a + b, 0.5", folder / "o", folders=[folder]).report
+    )
     assert first.path.stat().st_mtime_ns == stamp
-    with pytest.raises(MergeError, match="exists already and is another merge"):
+    with pytest.raises(MergeError, match="already exists and is not a merge of this recipe"):
         merge_files("o = a + b, 0.6", folder / "o", folders=[folder])
     for name in ("a", "link"):
         if name == "link":
@@ -159,7 +162,7 @@ def test_killed_half_way_leaves_nothing(folder: Path):
 def test_a_full_disk_is_a_clear_error(folder: Path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))"
     done = subprocess.run(script(folder, limit), capture_output=True, text=True)
-    assert "MergeError: cannot write o.safetensors (0.00 GB): File too large" in done.stderr
+    assert "MergeError: Cannot write o.safetensors (0.00 GB): File too large" in done.stderr
     assert sorted(path.name for path in folder.iterdir()) == [
         "a.safetensors",
         "b.safetensors",
