@@ -26,7 +26,27 @@ MARKERS = (
     "scaled_fp8",
 )
 _QUANTISED = frozenset(
-    ["scale_weight", "weight_scale", "weight_scale_2", "weight_scale_inv", "scale_input", "input_scale", "scale_b", "pre_quant_scale", "comfy_quant", "scaled_fp8", "absmax", "nested_absmax", "quant_map", "nested_quant_map", "qweight", "qzeros", "zero_point", "weight_zero_point", "SCB"]
+    [
+        "scale_weight",
+        "weight_scale",
+        "weight_scale_2",
+        "weight_scale_inv",
+        "scale_input",
+        "input_scale",
+        "scale_b",
+        "pre_quant_scale",
+        "comfy_quant",
+        "scaled_fp8",
+        "absmax",
+        "nested_absmax",
+        "quant_map",
+        "nested_quant_map",
+        "qweight",
+        "qzeros",
+        "zero_point",
+        "weight_zero_point",
+        "SCB",
+    ]
 )
 POSITION_IDS = ".position_ids"
 

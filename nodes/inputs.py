@@ -44,7 +44,7 @@ def non_finite_input():
 
 
 def checkpoint_input(name: str, tooltip: str, optional: bool = False):
-    """A list of the checkpoint files ComfyUI knows; an optional one starts at none."""
+    """A list of the model files ComfyUI lists, checkpoints first; an optional one starts at none."""
     files = host_recipe.model_files()
     return io.Combo.Input(
         name, options=[NONE, *files] if optional else files, optional=optional, tooltip=tooltip
@@ -75,5 +75,5 @@ def overwrite_input():
 
 def checkpoint_or_vae(name: str, tooltip: str):
     """A list of the files a VAE can be taken from."""
-    files = dict.fromkeys([NONE, *host_recipe.model_files("vae"), *host_recipe.model_files()])
-    return io.Combo.Input(name, options=list(files), optional=True, tooltip=tooltip)
+    files = [NONE, *host_recipe.model_files("vae"), *host_recipe.model_files("checkpoints")]
+    return io.Combo.Input(name, options=files, optional=True, tooltip=tooltip)

@@ -75,9 +75,9 @@ class MergeToFile(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, model_a=None, model_b=None, model_c=None, vae=None, **_):
+    def fingerprint_inputs(cls, name=None, model_a=None, model_b=None, model_c=None, vae=None, **_):
         names = [name for name in (model_a, model_b, model_c, vae) if name and name != NONE]
-        return host_recipe.stamps(names)
+        return f"{host_recipe.stamps(names)} {host_recipe.output_stamp(name)}"
 
     @classmethod
     def execute(
@@ -87,7 +87,7 @@ class MergeToFile(io.ComfyNode):
         models = [model_a, model_b, *([model_c] if model_c != NONE else [])]
         numbers = host_recipe.ratio_texts(method, weights, weights_2)
         settings = {"elemental": elemental.replace("\n", ","), **settings}
-        recipe = host_recipe.recipe_line(name, models, method, numbers, options, **settings)
+        recipe = host_recipe.node_recipe(name, models, method, numbers, options, **settings)
         return written(host_recipe.to_file(recipe, name, overwrite=overwrite))
 
 

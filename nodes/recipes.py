@@ -76,8 +76,8 @@ class RecipeToFile(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, recipe=None, **_):
-        return host_recipe.fingerprint(recipe)
+    def fingerprint_inputs(cls, name=None, recipe=None, **_):
+        return f"{host_recipe.fingerprint(recipe)} {host_recipe.output_stamp(name)}"
 
     @classmethod
     def execute(cls, name, recipe, lane=0, overwrite=False) -> io.NodeOutput:
@@ -133,8 +133,8 @@ class ReplayRecipe(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint=None, **_):
-        return host_recipe.stamps([checkpoint] if checkpoint else [])
+    def fingerprint_inputs(cls, checkpoint=None, name=None, **_):
+        return f"{host_recipe.stamps([checkpoint] if checkpoint else [])} {host_recipe.output_stamp(name)}"
 
     @classmethod
     def execute(cls, checkpoint, name, overwrite=False) -> io.NodeOutput:

@@ -1,6 +1,7 @@
 """Recipes in ComfyUI: model names through folder_paths, progress and interruption, results live or as a file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import comfy.model_management
@@ -12,74 +13,147 @@ from ...blocks.host import fingerprint as preset_stamps
 from ...blocks.host import own_presets
 from ..errors import MergeError
 from ..methods import METHODS
-from ..recipe.grammar import Recipe, parse, to_text
-from ..recipe.names import match_name
-from ..recipe.scanner import quoted
+from ..recipe.grammar import parse, to_text
+from ..recipe.items import node_line
+from ..recipe.model import LINE_REFERENCE, Recipe
+from ..recipe.names import is_model_file, match_name
 from .memory import to_tensors
 from .replay import replay
 from .run import Merged, merge_files, opened, recipe_of
 
 KINDS = ("checkpoints", "diffusion_models", "text_encoders", "vae")
+OUTPUT = {
+    "text_encoders": "clip"
+}  # the folder of a kind below output, where ComfyUI's loaders look, if not its name
 BY_HAND = "none"
 
 
-def model_files(kind: str = "checkpoints") -> list[str]:
-    """The safetensors files ComfyUI lists under a kind of model."""
-    return [name for name in folder_paths.get_filename_list(kind) if name.endswith(".safetensors")]
+@dataclass
+class _Output:
+    """What the last merge to a name left there, and how often that was gone when the next queue looked."""
+
+    path: Path
+    state: tuple[int, ...] | None = None
+    times_gone: int = 0
+
+
+_OUTPUTS: dict[str, _Output] = {}
+
+
+def model_files(*kinds: str) -> list[str]:
+    """The safetensors files ComfyUI lists under these kinds of models, all kinds when none is given.
+
+    A name that an earlier kind has too is shown as ``kind/name``.
+    """
+    wanted = kinds or KINDS
+    return [name for name, (kind, _) in _listed().items() if kind in wanted]
 
 
 def find(name: str) -> Path:
     """The file a recipe means by ``name``, in any of ComfyUI's model folders; MergeError lists what there is."""
-    where = {file: kind for kind in reversed(KINDS) for file in model_files(kind)}
-    file = match_name(name, list(where))
-    return Path(folder_paths.get_full_path_or_raise(where[file], file))
+    kind, file = _listed()[match_name(name, list(_listed()))]
+    found = folder_paths.get_full_path(kind, file)
+    if found is None:
+        raise MergeError(f"{name} was deleted. Refresh the page to see the files that exist.")
+    return Path(found)
 
 
-def target(name: str) -> Path:
-    """Where a merge called ``name`` goes: ComfyUI's output/checkpoints, which its loaders list."""
+def kind_of(name: str) -> str:
+    """The kind of model under which ComfyUI lists a file; checkpoints where it lists none of that name."""
+    try:
+        return _listed()[match_name(name, list(_listed()))][0]
+    except MergeError:
+        return KINDS[0]
+
+
+def _listed() -> dict[str, tuple[str, str]]:
+    """Shown name -> kind of model, name in its folders."""
+    found: dict[str, tuple[str, str]] = {}
+    for kind in KINDS:
+        for file in folder_paths.get_filename_list(kind):
+            if is_model_file(file):
+                found[file if file not in found else f"{kind}/{file}"] = (kind, file)
+    return found
+
+
+def target(name: str, kind: str = KINDS[0]) -> Path:
+    """Where a merge called ``name`` goes: a folder below ComfyUI's output that the loaders of its kind list."""
     relative = PurePosixPath(name.strip().replace("\\", "/"))
-    if not relative.name or relative.is_absolute() or ".." in relative.parts or ":" in name:
-        raise MergeError(
-            f"{name!r} is no file name below the output folder; write a name such as merges/my_mix"
-        )
-    path = Path(folder_paths.get_output_directory()) / "checkpoints" / relative
+    if not relative.name or relative.is_absolute() or ".." in relative.parts or set(":\0") & set(name):
+        raise MergeError(f"Invalid output name {name[:200]!r}. Write a name such as merges/my_mix.")
+    path = Path(folder_paths.get_output_directory()) / OUTPUT.get(kind, kind) / relative
     return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
 
 
-def recipe_line(
+def target_of(recipe: Recipe, name: str, line: int) -> Path:
+    """Where the result of a line goes: to the models of the kind that its A is."""
+    first, bound = (
+        recipe.lines[line - 1] if line <= len(recipe.lines) else recipe.lines[-1],
+        dict(recipe.variables),
+    )
+    while match := LINE_REFERENCE.match(first.models[0]):
+        first = recipe.lines[int(match.group(1)) - 1]
+    return target(name, kind_of(bound.get(first.models[0], first.models[0])))
+
+
+def node_recipe(
     output: str, models: list[str], method: str, ratios: dict[str, str], options: str, **settings: str | int
-) -> str:
-    """One line of a recipe from the widgets of a node; unset settings are left out."""
-    items = [f"{quoted(output)} = {' + '.join(quoted(model) for model in models)}", f"method={method}"]
-    items += [f"{name}=[{' '.join(text.split())}]" for name, text in ratios.items()]
-    items += [options.strip().strip(",")] if options.strip(" ,\n") else []
-    for name, value in settings.items():
-        if value not in ("", 0, BY_HAND):
-            items.append(f"{name}={quoted(str(value))}")
-    return ", ".join(items)
+) -> Recipe:
+    """The recipe of a node's fields; a VAE of ``none`` is left out."""
+    chosen = {name: value for name, value in settings.items() if name != "vae" or value not in ("", BY_HAND)}
+    return Recipe((node_line(output, tuple(models), method, ratios, options, **chosen),))
 
 
 def to_file(recipe: Recipe | str, name: str, *, line: int = 0, overwrite: bool = False) -> Merged:
     """Run a recipe into a file of ComfyUI's output folder, with progress; ``line`` counts from 1, 0 is the last."""
-    return merge_files(
+    recipe = parse(recipe) if isinstance(recipe, str) else recipe
+    path = target_of(recipe, name, line)
+    merged = merge_files(
         recipe,
-        target(name),
+        path,
         resolve=find,
         line=line - 1,
         own_presets=own_presets(),
         overwrite=overwrite,
         on_progress=progress(),
     )
+    output_written(name, merged.path)
+    return merged
+
+
+def output_written(name: str, path: Path) -> None:
+    """Remember what a merge wrote, for ``output_stamp``."""
+    known = _OUTPUTS.setdefault(name, _Output(path))
+    known.path, known.state = path, _state(path)
+
+
+def output_stamp(name: str | None) -> int:
+    """Changes when the file that the last merge to this name wrote is gone or changed: the merge must run again."""
+    known = _OUTPUTS.get(name or "")
+    if known is not None and known.state is not None and _state(known.path) != known.state:
+        known.times_gone, known.state = known.times_gone + 1, None
+    return known.times_gone if known else 0
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def live(recipe: Recipe | str, *, line: int = 0):
     """Run a recipe without a file: (MODEL, CLIP, VAE, report), loaded as core loads a checkpoint file.
 
-    What is computed is what ``to_file`` writes, so the picture is that of the saved file. Only the result is
-    in memory, the sources are streamed.
+    What is computed is what ``to_file`` writes, so the image is that of the saved file. Only the result is
+    in memory; the sources are read piece by piece.
     """
-    with opened(recipe, resolve=find, line=line - 1, own_presets=own_presets()) as open_recipe:
-        result, report = open_recipe.result, progress()
+    report = progress()
+    with opened(
+        recipe, resolve=find, line=line - 1, own_presets=own_presets(), tick=lambda moved: report(0, 1)
+    ) as open_recipe:
+        result = open_recipe.result
         total, done = sum(entry.nbytes for entry in result.entries.values()), 0
 
         def tick(moved: int) -> None:
@@ -89,13 +163,16 @@ def live(recipe: Recipe | str, *, line: int = 0):
 
         result.prepare(lambda moved: report(0, total))
         tensors = to_tensors(result, open_recipe.order(), tick=tick)
+        open_recipe.check_unchanged()
         metadata = open_recipe.metadata(hashed=False)
         words = result.report.text()
     loaded = comfy.sd.load_state_dict_guess_config(
         tensors, embedding_directory=folder_paths.get_folder_paths("embeddings"), metadata=metadata
     )
     if loaded is None or loaded[0] is None:
-        raise MergeError("ComfyUI does not recognise the result as a checkpoint: its A has no U-Net it knows")
+        raise MergeError(
+            "ComfyUI cannot load the result: model A is not a checkpoint or diffusion model it recognises."
+        )
     model, clip, vae = loaded[:3]
     return model, clip, vae, words
 
@@ -107,14 +184,16 @@ def read_recipe(checkpoint: str) -> str:
 
 def replay_file(checkpoint: str, name: str, overwrite: bool = False) -> tuple[Merged, bool, str]:
     """Run a checkpoint's own recipe again into a new file and compare the two byte for byte."""
-    return replay(
+    merged = replay(
         find(checkpoint),
-        target(name),
+        target(name, kind_of(checkpoint)),
         resolve=find,
         own_presets=own_presets(),
         overwrite=overwrite,
         on_progress=progress(),
     )
+    output_written(name, merged[0].path)
+    return merged
 
 
 def ratio_texts(method: str, weights: str, second: str) -> dict[str, str]:
@@ -128,7 +207,7 @@ def ratio_texts(method: str, weights: str, second: str) -> dict[str, str]:
 
 
 def fingerprint(recipe: str | None) -> str:
-    """Changes when a source of the recipe changes on disk; constant while the recipe is linked or unreadable."""
+    """Changes when a source of the recipe changes on disk. Constant while the recipe is linked or cannot be read."""
     try:
         return stamps(parse(recipe or "").sources())
     except MergeError:
@@ -141,15 +220,16 @@ def stamps(names: Sequence[str]) -> str:
     for name in names:
         try:
             path = find(name)
-            found.append(f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}")
+            status = path.stat()
+            found.append(f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}")
         except (MergeError, OSError):
-            continue  # the run itself will say so
+            continue  # the run itself reports it
     return f"{';'.join(found)} {preset_stamps()}"
 
 
 def listed_name(path: Path) -> str:
-    """The name under which ComfyUI's loaders list a file of output/checkpoints."""
-    return path.relative_to(Path(folder_paths.get_output_directory()) / "checkpoints").as_posix()
+    """The name under which ComfyUI's loaders list a file that a merge has written."""
+    return PurePosixPath(*path.relative_to(folder_paths.get_output_directory()).parts[1:]).as_posix()
 
 
 def progress():

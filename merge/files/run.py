@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import MergeError
-from ..recipe.grammar import LINE_REFERENCE, Recipe, parse
+from ..recipe.grammar import check_portable, parse
+from ..recipe.model import LINE_REFERENCE, Recipe
 from ..recipe.names import Folders, portable
 from .atomic import check_target
 from .checkpoint import Checkpoint, FileCheckpoint, metadata_of
@@ -82,8 +83,8 @@ def merge_files(
 ) -> Merged:
     """Run a recipe and write the result of its last line (or ``line``) to ``output``.
 
-    Model names are looked up in ``files`` (name or variable -> path), then by ``resolve`` or else in
-    ``folders``. ``on_progress(bytes done, bytes in all)`` may raise to stop. Nothing half-written is left; a
+    Model names are looked up in ``files`` (name or variable -> path), then by ``resolve`` alone, or else as paths and
+    in ``folders``. ``on_progress(bytes done, bytes in all)`` may raise to stop. Nothing half-written is left; a
     source is never overwritten, another file only with ``overwrite``; a file made by this very recipe from these
     very sources is left as it is. Raises MergeError (RecipeError,
     BlockError) with what to do about it.
@@ -151,7 +152,9 @@ def opened(
     recipe = parse(recipe) if isinstance(recipe, str) else recipe
     paths = {name: Path(path) for name, path in (files or {}).items()}
     finder = resolve or Folders([Path(folder) for folder in folders])
-    recipe = portable(_up_to(recipe, line), paths)
+    recipe = _up_to(recipe, line)
+    if resolve is None:
+        recipe = portable(recipe, paths)
     if missing := [name for name in recipe.free() if name not in paths]:
         raise MergeError(
             f"No file is bound to {', '.join(missing)}. Write `{missing[0]} = file.safetensors` in the recipe."
@@ -168,11 +171,13 @@ def opened(
                     f"the recipe has {digest[:16]}.... Find the right file, or remove the pin line to merge anyway."
                 )
         lines = _plan_lines(recipe, sources, own_presets)
-        told = tuple(
+        written_out = tuple(
             replace(line, ratios=lines[index].table.written_out) if index in lines else line
             for index, line in enumerate(recipe.lines)
         )
-        yield OpenRecipe(replace(recipe, lines=told), sources, lines[len(told) - 1])
+        recipe = replace(recipe, lines=written_out)
+        check_portable(recipe)
+        yield OpenRecipe(recipe, sources, lines[len(written_out) - 1])
 
 
 def recipe_of(path: Path) -> tuple[Recipe, dict[str, str]]:

@@ -1,15 +1,14 @@
 """Command lines of bbc-mc's mbw_each: ``O=out, IN_A_00=0.75, Model_A=a, preset_weights=GRAD_V``."""
 
-import math
 import re
 from dataclasses import dataclass
 
 from ...blocks import presets
 from ...blocks.names import BASE, SD1, BlockError
-from ...blocks.weights import number_text
+from ...blocks.numbers import number, number_text
 from .scanner import RecipeError, Span
 
-_BLOCK = re.compile(r"(IN|M|OUT)_(?:([AB])_)?(\d{2})$", re.IGNORECASE)
+_BLOCK = re.compile(r"(IN|M|OUT)_(?:([AB])_)?([0-9]{2})$", re.IGNORECASE)
 _NAMES = ("o", "model_a", "model_b", "base_alpha", "preset_weights")
 
 
@@ -72,11 +71,11 @@ def read(line: Span, earlier: int) -> EachCommand:
             base = _number(value)
         else:
             block, side = _block(name)
-            number = _number(value)
+            share = _number(value)
             if side in ("B", ""):
-                m_b[block] = number
+                m_b[block] = share
             if side in ("A", ""):
-                m_a[block] = number if side else 1 - number
+                m_a[block] = share if side else 1 - share
     return EachCommand(
         texts["o"],
         texts["model_a"],
@@ -102,8 +101,8 @@ def _block(name: Span) -> tuple[str, str]:
     block = f"{match.group(1).upper()}{match.group(3)}" if match else ""
     if not match or block not in SD1.blocks:
         raise RecipeError(
-            f"{name.text!r} is no mbw_each name; known are IN_A_00..IN_B_11, M_A_00, M_B_00, OUT_A_00..OUT_B_11, "
-            "O, Model_A, Model_B, base_alpha, preset_weights",
+            f"Unknown mbw_each name {name.shown()}. Available: IN_A_00..IN_B_11, M_A_00, M_B_00, OUT_A_00..OUT_B_11, "
+            "O, Model_A, Model_B, base_alpha, preset_weights.",
             name,
         )
     return block, (match.group(2) or "").upper()
@@ -111,9 +110,6 @@ def _block(name: Span) -> tuple[str, str]:
 
 def _number(value: Span) -> float:
     try:
-        number = float(value.text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise RecipeError(f"{value.text!r} is no finite number", value)
-    return number
+        return number(value.text)
+    except ValueError as error:
+        raise RecipeError(str(error), value) from None

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 from ..errors import MergeError
-from .grammar import Recipe
+from .model import Recipe
+
+SUFFIXES = (".safetensors", ".sft")
 
 
 def portable(recipe: Recipe, paths: dict[str, Path]) -> Recipe:
@@ -15,7 +17,7 @@ def portable(recipe: Recipe, paths: dict[str, Path]) -> Recipe:
         if Path(name).is_absolute() or PureWindowsPath(name).is_absolute():
             short[name] = PureWindowsPath(name).name if "\\" in name else Path(name).name
             if paths.setdefault(short[name], Path(name)) != Path(name):
-                raise MergeError(f"two different files are called {short[name]}; rename one of them")
+                raise MergeError(f"Two different files are called {short[name]}. Rename one of them.")
     if not short:
         return recipe
     lines = tuple(
@@ -35,7 +37,7 @@ def portable(recipe: Recipe, paths: dict[str, Path]) -> Recipe:
 
 
 class Folders:
-    """Finds model files by name below some folders: as written, with .safetensors, or by a unique stem."""
+    """Finds model files by name below some folders: as written, without suffix, or by a unique last part."""
 
     def __init__(self, folders: Sequence[Path]):
         self.folders = folders
@@ -44,27 +46,41 @@ class Folders:
         found = {
             path.relative_to(folder).as_posix(): path
             for folder in self.folders
-            for path in sorted(folder.rglob("*.safetensors"))
+            for path in sorted(folder.rglob("*"))
+            if is_model_file(path.name)
         }
         return found[match_name(name, list(found))]
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file is called as safetensors files are, in any case."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def match_name(name: str, known: Sequence[str]) -> str:
     """The one of ``known`` that a recipe means by ``name``: equal, without suffix, or by its last part alone."""
     wanted = name.replace("\\", "/")
     stem = wanted.rsplit(" [", 1)[0] if wanted.endswith("]") else wanted  # AUTOMATIC1111 titles end in [hash]
-    for suffix in (".ckpt", ".safetensors", ".pt"):
-        stem = stem.removesuffix(suffix)
+    stem = _stem(stem, (".ckpt", ".pt", *SUFFIXES))
     shown = {candidate: candidate.replace("\\", "/") for candidate in known}
     for test in (
         lambda path: path == wanted,
-        lambda path: path.removesuffix(".safetensors") == stem,
-        lambda path: path.rsplit("/", 1)[-1].removesuffix(".safetensors") == stem,
+        lambda path: _stem(path, SUFFIXES) == stem,
+        lambda path: _stem(path.rsplit("/", 1)[-1], SUFFIXES) == stem,
     ):
         hits = [candidate for candidate, path in shown.items() if test(path)]
         if len(hits) == 1:
             return hits[0]
         if hits:
-            raise MergeError(f"{name!r} could be {' or '.join(hits)}; write the folder too")
-    listed = f"; there are {', '.join(known[:20])}" if known else ""
-    raise MergeError(f"there is no model called {name!r}{listed}")
+            raise MergeError(f"{_short(name)} could be {' or '.join(hits[:20])}. Write the folder too.")
+    listed = f" Available: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}." if known else ""
+    raise MergeError(f"There is no model called {_short(name)}.{listed}")
+
+
+def _stem(name: str, suffixes: Sequence[str]) -> str:
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 200 else f"{name[:197]}...")

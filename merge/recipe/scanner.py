@@ -1,24 +1,29 @@
-"""Cutting a recipe line into parts while remembering where each part stood."""
+"""Cutting a recipe line into parts while remembering where each part was."""
 
 from dataclasses import dataclass
 
 from ..errors import MergeError
 
+SHOWN = 200  # characters of a long line in an error
+
 
 class RecipeError(MergeError):
-    """A recipe that cannot be read: ``line`` and ``column`` count from 1, the message shows the place."""
+    """A recipe that cannot be read: ``line`` and ``column`` count from 1, the message shows the place.
+
+    Line 0 is a text that is not a recipe, such as a node's field.
+    """
 
     def __init__(self, problem: str, source: "Span"):
         self.problem, self.line, self.column = problem, source.line, source.column
-        pointer = " " * (source.column - 1) + "^"
-        super().__init__(
-            f"recipe line {source.line}, column {source.column}: {problem}\n{source.whole}\n{pointer}"
-        )
+        where = f"Recipe line {source.line}, column {source.column}: " if source.line else ""
+        begin = max(0, source.start - SHOWN // 2) if len(source.whole) > SHOWN else 0
+        shown, pointer = source.whole[begin : begin + SHOWN], " " * (source.start - begin) + "^"
+        super().__init__(f"{where}{problem}\n{shown}\n{pointer}" if shown else f"{where}{problem}")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a line: its text, and where it stands."""
+    """A part of a line: its text, and where it is."""
 
     text: str
     whole: str
@@ -54,24 +59,36 @@ class Span:
         return self.part(0, places[0]).strip(), self.part(places[0] + len(separator)).strip()
 
     def find(self, separator: str) -> list[int]:
-        """Where the separator stands outside quotes and brackets.
+        """Where the separator is outside quotes and brackets.
 
-        A quote opens only at the start of a part and a bracket only after "=", so that names of the
-        field's recipes such as ``model [81761151]`` or ``5" mix`` stay plain text.
+        A quote opens only at the start of a part and a bracket only after "=", so that names such as
+        ``model [81761151]`` or ``5" mix`` stay plain text.
         """
-        places, index, text = [], 0, self.text
+        places, index, seen, text = (
+            [],
+            0,
+            0,
+            self.text,
+        )  # seen: the end of what is before, without its last spaces
         while index < len(text):
-            before = text[:index].rstrip()
-            opens = before in ("", "pin") or before[-1] in ",=+"
-            if text[index] == '"' and opens:
+            begin, letter = index, text[index]
+            if letter == '"' and (
+                seen == 0 or text[seen - 1] in ",=+" or (seen == 3 and text.startswith("pin"))
+            ):
                 index = self._closing(index, '"')
-            elif text[index] == "[" and before.endswith("="):
+            elif letter == "[" and seen and text[seen - 1] == "=":
                 index = self._closing(index, "]")
             elif text.startswith(separator, index):
                 places.append(index)
                 index += len(separator) - 1
             index += 1
+            if passed := text[begin:index].rstrip():
+                seen = begin + len(passed)
         return places
+
+    def shown(self) -> str:
+        """The text between quotes for a message, shortened."""
+        return repr(self.text if len(self.text) <= 100 else f"{self.text[:97]}...")
 
     def _closing(self, start: int, mark: str) -> int:
         index = start + 1
@@ -81,7 +98,7 @@ class Span:
             elif self.text[index] == mark:
                 return index
             index += 1
-        raise RecipeError(f"no closing {mark}", self.part(start))
+        raise RecipeError(f"There is no closing {mark}.", self.part(start))
 
     def unquoted(self) -> str:
         """The text without its quotes or brackets, if it has any."""

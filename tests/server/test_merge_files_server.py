@@ -81,12 +81,12 @@ def test_a_queue_repeated_is_not_merged_again(client: Client):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"name": "../outside"}, "below the output folder"),
-        ({"name": ""}, "below the output folder"),
+        ({"name": "../outside"}, "Invalid output name"),
+        ({"name": ""}, "Invalid output name"),
         ({"weights": "1, 2, 3"}, "3 weights are given"),
         ({"weights": "NO_SUCH"}, "unknown preset"),
         ({"method": "add_difference"}, "takes 3 models, 2 are given"),
-        ({"options": "gamma=2"}, "has no 'gamma'"),
+        ({"options": "gamma=2"}, "Cannot read 'gamma=2' in options"),
         ({"elemental": "OUT03:0.5"}, "Blocks:Elements:Ratio"),
     ],
 )

@@ -1,14 +1,18 @@
 """Recipes: merge-board's and mbw_each's texts as they are, our superset, round trips, and errors with a place."""
 
+import contextlib
 import random
+import time
 from dataclasses import fields
 
 import pytest
 from blockwork.blocks.names import SD1
 from blockwork.blocks.presets import preset
 from blockwork.blocks.weights import parse as parse_weights
+from blockwork.merge.errors import MergeError
 from blockwork.merge.methods import METHODS
-from blockwork.merge.recipe.grammar import CHOICES, Line, Recipe, parse, to_text
+from blockwork.merge.recipe.grammar import CHOICES, Line, Recipe, check_portable, parse, to_text
+from blockwork.merge.recipe.items import node_line
 from blockwork.merge.recipe.scanner import RecipeError
 
 # In the style of merge-board's documentation; the first is its README sample.
@@ -178,30 +182,50 @@ def test_random_recipes_print_back_equal():
     [
         ("", 1, 1, "no merge line"),
         ("# only a comment", 2, 1, "no merge line"),
-        ("x", 1, 1, "expected `output = A + B, ratio`"),
+        ("x", 1, 1, "Expected `output = A + B, ratio`"),
         ("x = A + B", 1, 1, "needs alpha"),
-        ("= A + B, 1", 1, 1, "no name"),
+        ("= A + B, 1", 1, 1, "has no name"),
         ("x = A + , 0.5", 1, 8, "model name is missing"),
-        ("a = A + B, 0.5\nx = A + B, 0.5, hm", 2, 17, "cannot read 'hm'"),
-        ("x = A + B, 0.5, 0.6", 1, 17, "cannot read '0.6'"),
+        ("a = A + B, 0.5\nx = A + B, 0.5, hm", 2, 17, "Cannot read 'hm'"),
+        ("x = A + B, 0.5, 0.6", 1, 17, "Cannot read '0.6'"),
         ("x = A + __O1__, 0.5", 1, 9, "not the result of an earlier line"),
-        ("a = A + B, 0.5\nb = __O3__ + B, 0.5", 2, 5, "__O1__ to __O1__"),
-        ("x = A + B, 0.5, method=foo", 1, 24, "unknown method 'foo'"),
-        ("x = A + B, 0.5, dtype=fp7", 1, 23, "dtype is one of"),
+        ("a = A + B, 0.5\nb = __O3__ + B, 0.5", 2, 5, "Available: __O1__ to __O1__"),
+        ("x = A + B, 0.5, method=foo", 1, 24, "Unknown method 'foo'"),
+        ("x = A + B, 0.5, dtype=fp7", 1, 23, "dtype must be one of"),
         ("x = A + B, foo=3, 0.5", 1, 12, "has no 'foo'"),
         ("x = A + B, alpha=", 1, 18, "alpha is empty"),
         ("x = A + B, alpha=[1,2", 1, 18, "no closing ]"),
         ('x = "A + B, 0.5', 1, 5, 'no closing "'),
         ("x = A + B + C, 0.5, method=slerp", 1, 5, "takes 2 models, 3 are given"),
-        ("x = A + B, 0.5, method=ties, density=high", 1, 38, "density is a number"),
+        ("x = A + B, 0.5, method=ties, density=high", 1, 38, "density must be a number"),
         ("x = A + B, 0.5, seed=-3", 1, 22, "whole number"),
-        ("_x_ = A\ny = A + B, 1", 1, 1, "no variable"),
+        ("_x_ = A\ny = A + B, 1", 1, 1, "scale needs alpha"),
         ("__O1__ = file\ny = A + B, 1", 1, 1, "cannot be bound"),
-        ("O=x, IN_A_12=3", 1, 6, "no mbw_each name"),
-        ("O=x, IN_A_01=abc", 1, 14, "no finite number"),
-        ("O=x, IN_A_01=nan", 1, 14, "no finite number"),
+        ("O=x, IN_A_12=3", 1, 6, "Unknown mbw_each name"),
+        ("O=x, IN_A_01=abc", 1, 14, "'abc' is not a number"),
+        ("O=x, IN_A_01=nan", 1, 14, "'nan' is not a number"),
+        ("x = A + B, alpha=0.5, Alpha=0.6", 1, 23, "alpha is given twice"),
+        ("x = A + B, 0.5, alpha=0.6", 1, 17, "alpha is given twice"),
+        ("x = A + B, 0.5, fp16, dtype=bf16", 1, 23, "dtype is given twice"),
+        ("x = A + B, 0.5, nan=error, nan=keep_a", 1, 28, "nan is given twice"),
+        ("x = A + B, 0.5, method=ties, method=dare", 1, 30, "method is given twice"),
+        ("__A__ = x\n__A__ = y\no = __A__, 1", 2, 1, "bound twice"),
+        ("__A__, x\n__A__, y\no = __A__, 1", 2, 1, "two notes"),
+        (f"pin b = {'0' * 64}\npin b = {'1' * 64}\no = a, 1", 2, 1, "pinned twice"),
+        ("x = A + B, 0.5, seed=\u00b2", 1, 22, "whole number"),
+        ("x = A + B, 0.5, seed=\u0663", 1, 22, "whole number"),
+        (f"x = A + B, 0.5, seed={'9' * 5000}", 1, 22, "whole number"),
+        ("x = A + B, 1e309", 1, 12, "beyond the range"),
+        ("x = A + B, alpha=1e309", 1, 18, "beyond the range"),
+        ("x = A + B, -+nan", 1, 12, "Cannot read '-+nan'"),
+        ("x = A + B, 0.5, method=ties, density=1e309", 1, 38, "beyond the range"),
+        ("x = A + B, 0.5, method=ties, density=-+nan", 1, 38, "not a number"),
+        ("O=x, IN_A_01=1e999", 1, 14, "beyond the range"),
+        (f"x = {'a' * 10_000}, 0.5", 1, 1, "the limit is 10000"),
+        ("x = a, 1\n" * 120_000, 1, 1, "the limit is 1000000"),
         ("O=x, preset_weights=GRADV", 1, 21, "Did you mean GRAD_V"),
     ],
+    ids=range(44),
 )
 def test_malformed_recipes_name_line_and_column(text, line, column, told):
     with pytest.raises(RecipeError) as caught:
@@ -209,4 +233,72 @@ def test_malformed_recipes_name_line_and_column(text, line, column, told):
     assert told in str(caught.value)
     assert (caught.value.line, caught.value.column) == (line, column)
     if text:
-        assert f"line {line}, column {column}" in str(caught.value)
+        assert f"Recipe line {line}, column {column}" in str(caught.value)
+
+
+def test_names_that_begin_with_an_underscore_are_merges():
+    recipe = parse("_mix = a, 0.5\n__mix = a + b, 0.5\n__X__ = file\n__X__, a note")
+    assert [line.output for line in recipe.lines] == ["_mix", "__mix"]
+    assert recipe.variables == (("__X__", "file"),) and recipe.notes == (("__X__", "a note"),)
+    assert parse(to_text(recipe)) == recipe
+
+
+HOSTILE = [
+    "pin" + " " * 9000 + "x",
+    "pin" + " =" * 4500,
+    "a" + " " * 9000 + "b",
+    "=" * 9000,
+    "," * 9000,
+    "+ " * 4500,
+    '"' * 9000,
+    "[" * 9000,
+    "=[" * 4500,
+    "#" * 9000,
+    "__" + "a_" * 4400,
+    "o = a, " + "alpha=1, " * 1000,
+    "O=x, " + "IN_A_01=1, " * 800,
+    "o = a, elemental=" + '"\\' * 3000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_lines_are_read_in_linear_time(text: str):
+    """Ten lines of 9,000 characters; each of these took from seconds to hours when scanning was quadratic or cubic."""
+    start = time.process_time()
+    with contextlib.suppress(RecipeError):
+        parse("\n".join([text] * 10))
+    assert time.process_time() - start < 1
+
+
+def test_the_fields_of_a_node_are_not_recipe_text():
+    line = node_line(
+        "o", ("a, b", "__X__ + c"), "ties", {"alpha": "0.5"}, "density=0.3", elemental="IN00:x:1", vae="v"
+    )
+    assert line.models == ("a, b", "__X__ + c") and line.options == (("density", 0.3),)
+    for options in (
+        "method=slerp",
+        "density=0.3, vae=/etc/passwd",
+        "dtype=fp16",
+        "0.5",
+        "density=0.3, density=0.4",
+    ):
+        with pytest.raises(RecipeError) as caught:
+            node_line("o", ("a", "b"), "ties", {"alpha": "0.5"}, options)
+        assert "Recipe line" not in str(caught.value)
+    with pytest.raises(RecipeError, match="takes 2 models, 3 are given"):
+        node_line("o", ("a", "b", "c"), "slerp", {"alpha": "0.5"}, "")
+    with pytest.raises(MergeError, match="empty"):
+        node_line("o", ("a", "b"), "slerp", {"alpha": " "}, "")
+
+
+def test_a_recipe_that_cannot_be_read_back_is_refused():
+    good = Recipe((Line("o", ("a",), "scale"),))
+    check_portable(good)
+    for output in ("x\x85y", "a\u2028b"):
+        with pytest.raises(MergeError, match="cannot be written"):
+            check_portable(Recipe((Line(output, ("a",), "scale"),)))
+
+
+def test_methods_of_many_models_take_any_number():
+    text = "o = " + " + ".join(f"m{n}" for n in range(12)) + ", 0.5, method=ties"
+    assert len(parse(text).lines[0].models) == 12

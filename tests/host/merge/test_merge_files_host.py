@@ -1,5 +1,6 @@
 """Saved equals previewed: files, recipes run live, and the live merge nodes give the same weights to the bit."""
 
+import os
 from pathlib import Path
 
 import comfy.sd
@@ -9,6 +10,7 @@ import torch
 from blockwork.blocks.names import SD1
 from blockwork.merge.compare import host as host_compare
 from blockwork.merge.errors import MergeError
+from blockwork.merge.files import checkpoint
 from blockwork.merge.files import host as host_recipe
 from blockwork.merge.files.run import merge_files
 from blockwork.merge.live import host
@@ -162,9 +164,87 @@ def test_compare_sees_what_a_patch_changes(build):
     assert "OUT04" in found.table() and "25" in found.table()
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "", "a/../../x", "C:\\x", "  "])
+def test_stop_is_heard_while_files_are_hashed(comfy_folders):
+    """A pinned recipe hashes before it merges; nothing is written, and not even one file is hashed to its end."""
+    import comfy.model_management as mm
+
+    checkpoint._HASHES.clear()
+    pinned = f"{RECIPE}\npin sd15_a = {'0' * 64}"
+    mm.interrupt_current_processing(True)
+    with pytest.raises(mm.InterruptProcessingException):
+        host_recipe.to_file(pinned, "interrupted")
+    assert not checkpoint._HASHES
+
+
+def test_a_recipe_of_a_node_opens_only_what_comfyui_lists(comfy_folders, tmp_path: Path, monkeypatch):
+    """Absolute paths, UNC names and paths out of the folders get one error, whether the file exists or not."""
+    secret = tmp_path / "secret.safetensors"
+    secret.write_bytes((layout.TESTS_BASE / "models" / "checkpoints" / "sd15_b.safetensors").read_bytes())
+    opened, plain = [], checkpoint._open_regular
+    monkeypatch.setattr(
+        checkpoint, "_open_regular", lambda path, name: opened.append(path) or plain(path, name)
+    )
+    names = [
+        str(secret),
+        str(tmp_path / "missing.safetensors"),
+        "//host/share/x.safetensors",
+        r"\\host\share\x",
+    ]
+    names.append(os.path.relpath(secret, layout.TESTS_BASE / "models" / "checkpoints"))
+    words = set()
+    for name in names:
+        quoted = name.replace("\\", "\\\\")
+        for recipe in (
+            f'o = "{quoted}" + sd15_a, 0.5',
+            f'o = sd15_a, 0.5, vae="{quoted}"',
+            f'__X__ = "{quoted}"\no = __X__, 0.5',
+        ):
+            for run in (host_recipe.live, lambda text: host_recipe.to_file(text, "never")):
+                with pytest.raises(MergeError, match="There is no model called") as caught:
+                    run(recipe)
+                words.add(str(caught.value).partition("Available")[2])
+    assert len(words) == 1 and {path.name for path in opened} <= {"sd15_a.safetensors"}
+    assert not (comfy_folders / "checkpoints" / "never.safetensors").exists()
+
+
+def test_a_file_that_was_deleted_is_merged_again(comfy_folders):
+    """The stamp of the output changes once after a deletion, so that ComfyUI's cache gives no success without a file."""
+    before = host_recipe.output_stamp("stamped")
+    path = host_recipe.to_file("o = sd15_a, alpha=IN04=0.5", "stamped").path
+    assert host_recipe.output_stamp("stamped") == before
+    path.unlink()
+    gone = host_recipe.output_stamp("stamped")
+    assert gone != before and host_recipe.output_stamp("stamped") == gone
+    assert host_recipe.to_file("o = sd15_a, alpha=IN04=0.5", "stamped").path.exists()
+    assert host_recipe.output_stamp("stamped") == gone
+
+
+def test_a_diffusion_model_is_written_where_its_loader_looks(comfy_folders, tmp_path: Path, monkeypatch):
+    whole = load_file(layout.TESTS_BASE / "models" / "checkpoints" / "sd15_a.safetensors")
+    prefix = f"model.{UNET}"
+    bare = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+    for name in ("bare_a.safetensors", "bare_b.SFT", "sd15_a.safetensors"):
+        save_file(bare, tmp_path / name)
+    listed = folder_paths.folder_names_and_paths["diffusion_models"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], listed[1]))
+    folder_paths.filename_list_cache.clear()
+    files = host_recipe.model_files()
+    assert {"bare_a.safetensors", "diffusion_models/sd15_a.safetensors", "sd15_a.safetensors"} <= set(files)
+    merged = host_recipe.to_file("o = bare_a + sd15_b, alpha=[GRAD_V, BASE=0.5]", "bare/mix")
+    assert merged.path == comfy_folders / "diffusion_models" / "bare" / "mix.safetensors"
+    assert host_recipe.listed_name(merged.path) == "bare/mix.safetensors"
+    assert load_file(merged.path).keys() == bare.keys()
+    model = comfy.sd.load_diffusion_model(str(merged.path))
+    live = host_recipe.live("o = bare_a + sd15_b, alpha=[GRAD_V, BASE=0.5]")[0]
+    for key, weight in state(model).items():
+        assert torch.equal(weight, state(live)[key]), key
+    assert host_recipe.target_of(parse("o = sd15_a, 1"), "x", 0).parent == comfy_folders / "checkpoints"
+    assert host_recipe.target("x", "text_encoders").parent == comfy_folders / "clip"
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "", "a/../../x", "C:\\x", "  ", "a\0b"])
 def test_names_outside_the_output_folder_are_refused(comfy_folders, name: str):
-    with pytest.raises(MergeError, match="below the output folder"):
+    with pytest.raises(MergeError, match="Invalid output name"):
         host_recipe.target(name)
 
 
@@ -173,8 +253,6 @@ def test_a_changed_source_changes_the_fingerprint(comfy_folders):
     before = host_recipe.fingerprint(RECIPE)
     assert before.count(";") == 2 and host_recipe.fingerprint(RECIPE) == before
     stat = path.stat()
-    import os
-
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     try:
         assert host_recipe.fingerprint(RECIPE) != before
