@@ -139,6 +139,7 @@ SD1 = unet_layout("sd1", 12, True, 12)  # SD2 and the SDXL refiner have the same
 SDXL = unet_layout("sdxl", 9, True, 9)
 _FLUX_STACKS = ("double_blocks", "single_blocks")
 
+_SHARED = ("wan_14b", "wan_1.3b")  # other models have these stacks too: HunyuanDiT, CogVideoX
 # Layouts that a text or a menu can name. Models are never looked up here: their layout is read off their keys,
 # and has one of these names when its stacks are the same.
 LAYOUTS = {
@@ -174,6 +175,8 @@ LAYOUTS = {
             ("TR", "txtfusion.refiner_blocks", 2),
             ("B", "blocks", 28),
         ),
+        _transformer("wan_14b", ("B", "blocks", 40)),
+        _transformer("wan_1.3b", ("B", "blocks", 30)),
         _transformer("ltxv", ("B", "transformer_blocks", 28)),
         _transformer("lumina2", ("CR", "context_refiner", 2), ("NR", "noise_refiner", 2), ("B", "layers", 26)),
         _transformer(
@@ -189,7 +192,7 @@ LAYOUTS = {
 def named(stacks: tuple[Stack, ...], apart: tuple[str, ...] = ()) -> Layout:
     """A layout of these stacks, under the name of ``LAYOUTS`` where one has the same, else by counts: ``D5-S20``."""
     for layout in LAYOUTS.values():
-        if layout.stacks == stacks:
+        if layout.stacks == stacks and layout.name not in _SHARED:
             return Layout(layout.name, stacks, apart or layout.apart)
     counts = {stack.title: stack.count for stack in stacks}
     if {INPUT_BLOCKS, OUTPUT_BLOCKS} <= counts.keys():
