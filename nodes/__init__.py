@@ -114,5 +114,10 @@ class BlockworkExtension(ComfyExtension):
         pixel_models.register()
         demo_models.register()
 
+    async def on_load(self) -> None:
+        from . import routes
+
+        routes.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

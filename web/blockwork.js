@@ -1,22 +1,39 @@
 // @ts-check
-/** Hands ComfyUI the decks. All logic stands in deck/*.mjs. */
+/** Hands ComfyUI the decks. The logic is in deck/*.mjs. */
 
+// @ts-ignore: served by ComfyUI
+import { api } from "../../scripts/api.js";
 // @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
 import { LAYOUTS } from "./deck/blocks.mjs";
+import { bake, linkedShaping, linkedText, shapingOf } from "./deck/graph.mjs";
+import { kindOf } from "./deck/meaning.mjs";
 import { words } from "./deck/messages.mjs";
+import { OwnPresets } from "./deck/own_presets.mjs";
+import { NO_SHAPING } from "./deck/shaping.mjs";
 import { SpecDeck } from "./deck/spec_deck.mjs";
 import { WeightsDeck } from "./deck/weights_deck.mjs";
 import { forwardWheel, loadStyle } from "./page.mjs";
+import { sweepHeat } from "./sweep/latest.mjs";
 
-const OWN_PRESETS = "Blockwork.Deck.Presets";
 const LAYOUT = "Blockwork layout";
+const MUTED = "Blockwork muted";
+const RAN = "blockwork_text"; // what a node reports of the text it ran with
 const SIZE = { minWidth: 430, minHeight: 60 };
+const REFOCUS = 2000; // ms in which a deck that undo brings back gets the focus again
 
-/** A widget constructor for one kind of deck. @param {string} type @param {(host: any) => any} make */
-function widgetOf(type, make) {
+const presets = new OwnPresets((path, options) => api.fetchApi(path, options));
+/** Decks in the page, which show a linked text or the user's presets. @type {Set<() => void>} */
+const refreshes = new Set();
+/** The bar that had the focus when its deck went away. @type {{where: string, key: string, track: string, until: number} | null} */
+let focused = null;
+
+/** A widget constructor for one kind of deck. @param {string} type @param {(host: any) => any} make @param {number} [tracks] */
+function widgetOf(type, make, tracks = 1) {
   return (/** @type {any} */ node, /** @type {string} */ name, /** @type {any} */ inputData) => {
     let text = String(inputData?.[1]?.default ?? "");
+    /** @type {string | null} */
+    let ran = null;
     const gesture = new Gesture();
     const deck = make({
       write(/** @type {string} */ next, /** @type {boolean} */ final) {
@@ -25,50 +42,85 @@ function widgetOf(type, make) {
         node.graph?.setDirtyCanvas(true, false);
         if (final) gesture.end();
       },
+      kind: kindOf(node.comfyClass, tracks),
       neutral: Number(inputData?.[1]?.neutral ?? 0),
       undo: () => app.extensionManager.command.execute("Comfy.Undo"),
       forward: (/** @type {WheelEvent} */ event) => forwardWheel(app, event),
-      own: () => app.extensionManager.setting.get(OWN_PRESETS) ?? {},
-      keepOwn: (/** @type {any} */ presets) => app.extensionManager.setting.set(OWN_PRESETS, presets),
+      presets,
       layout: (/** @type {string | undefined} */ id) => layoutOf(node, id),
+      muted: (/** @type {any} */ muted) => {
+        if (muted) node.properties[MUTED] = muted;
+        return node.properties?.[MUTED] ?? {};
+      },
+      shaping: () => shapingOf(node),
+      bake: () => {
+        gesture.begin();
+        bake(node);
+      },
+      measured: () => sweepHeat(words(app.extensionManager.setting.get("Comfy.Locale"))("sweepHeat")),
       words: words(app.extensionManager.setting.get("Comfy.Locale")),
     });
+    const linked = () => {
+      const settings = linkedShaping(node);
+      const found = linkedText(node, name, ran);
+      return found ?? (settings.length ? { text: ran, from: settings.join(", "), ran: ran !== null } : null);
+    };
+    const refresh = () => {
+      const link = linked();
+      deck.show(text, link);
+      if (deck.element.inert !== (link !== null)) deck.element.inert = link !== null;
+    };
+    const refreshLinked = () => {
+      if (linked() || deck.link) refresh();
+    };
     const widget = node.addDOMWidget(name, type, deck.element, {
       getValue: () => text,
       setValue: (/** @type {any} */ value) => {
         text = String(value ?? "");
-        deck.show(text);
+        refresh();
+        for (const other of refreshes) if (other !== refreshLinked) other();
       },
       getMinHeight: () => deck.minHeight,
       margin: 4,
       hideOnZoom: true,
     });
-    const removed = widget.onRemove;
-    widget.onRemove = function () {
+    widget.output = () => deck.output?.() ?? null;
+    presets.listeners.add(refresh);
+    refreshes.add(refreshLinked);
+    chain(widget, "onRemove", () => {
       gesture.end();
+      presets.listeners.delete(refresh);
+      refreshes.delete(refreshLinked);
       deck.element.dataset.retired = `${node.id}/${name}`;
-      removed?.call(this);
-    };
-    const added = node.onAdded;
-    node.onAdded = function (/** @type {any[]} */ ...given) {
-      added?.apply(this, given);
+    });
+    chain(node, "onAdded", () => {
       delete deck.element.dataset.retired;
       mount(deck.element, () => `${node.id}/${name}`);
-    };
+    });
+    chain(node, "onConnectionsChange", () => {
+      ran = null;
+      refresh();
+    });
+    chain(node, "onConfigure", refresh);
+    chain(node, "onExecuted", (/** @type {any} */ output) => {
+      const told = output?.[RAN]?.[0];
+      if (typeof told === "string") ran = told;
+      refresh();
+    });
     deck.show(text);
-    followLink(node, name, deck.element);
+    keepFocus(deck.element, () => `${node.id}/${name}`);
     followLayout(node, (id) => deck.relayout(id));
+    followShaping(node, refresh);
     return { widget, ...SIZE };
   };
 }
 
-/** Make the deck inert while a link drives its input. @param {any} node @param {string} name @param {HTMLElement} element */
-function followLink(node, name, element) {
-  const chained = node.onConnectionsChange;
-  node.onConnectionsChange = function (/** @type {any[]} */ ...given) {
-    const answer = chained?.apply(this, given);
-    const input = node.inputs?.find((/** @type {any} */ slot) => slot.widget?.name === name);
-    element.inert = input?.link != null;
+/** Do something after a method of an object. @param {any} object @param {string} method @param {(...given: any[]) => void} after */
+function chain(object, method, after) {
+  const before = object[method];
+  object[method] = function (/** @type {any[]} */ ...given) {
+    const answer = before?.apply(this, given);
+    after(...given);
     return answer;
   };
 }
@@ -90,13 +142,12 @@ function layoutOf(node, id) {
 /** Tell the deck when the user picks another layout. @param {any} node @param {(id: string) => void} changed */
 function followLayout(node, changed) {
   const widget = layoutWidget(node);
-  if (!widget) return;
-  const chained = widget.callback;
-  widget.callback = function (/** @type {any[]} */ ...given) {
-    const answer = chained?.apply(this, given);
-    if (given[0] in LAYOUTS) changed(given[0]);
-    return answer;
-  };
+  if (widget) chain(widget, "callback", (value) => value in LAYOUTS && changed(value));
+}
+
+/** Paint again when a setting of Block Weights changes what it puts out. @param {any} node @param {() => void} changed */
+function followShaping(node, changed) {
+  for (const widget of node.widgets ?? []) if (widget.name in NO_SHAPING) chain(widget, "callback", changed);
 }
 
 /** Makes a drag, a turn of the wheel or a typed text one step of the front-end's undo. */
@@ -114,6 +165,22 @@ class Gesture {
   }
 }
 
+/** Remember the bar that loses the focus to nothing: undo does that before it builds every node again. @param {HTMLElement} element @param {() => string} where */
+function keepFocus(element, where) {
+  element.addEventListener("focusout", ({ target, relatedTarget }) => {
+    if (relatedTarget || !(target instanceof HTMLElement) || !target.matches(".bw-bar")) return;
+    focused = { where: where(), key: target.dataset.key ?? "", track: target.dataset.track ?? "0", until: performance.now() + REFOCUS };
+  });
+}
+
+/** @param {HTMLElement} element @param {string} where */
+function giveFocus(element, where) {
+  if (focused?.where !== where || performance.now() > focused.until || document.activeElement !== document.body) return;
+  const { key, track } = focused;
+  focused = null;
+  /** @type {HTMLElement | null} */ (element.querySelector(`.bw-bar[data-key="${CSS.escape(key)}"][data-track="${track}"]`))?.focus({ preventScroll: true });
+}
+
 /**
  * Front-end 1.58 keeps showing the elements of the graph before when undo or a reload brings back nodes of the
  * same ids in Nodes 2.0. Where that happens, put the living deck in the place of the retired one.
@@ -122,19 +189,25 @@ class Gesture {
 function mount(element, key, frames = 30) {
   requestAnimationFrame(() => {
     const stale = document.querySelector(`.bw-deck[data-retired="${CSS.escape(key())}"]`);
-    if (element.isConnected || "retired" in element.dataset) return;
-    if (stale) stale.replaceWith(element);
-    else if (frames) mount(element, key, frames - 1);
+    if ("retired" in element.dataset) return;
+    if (element.isConnected) giveFocus(element, key());
+    else if (stale) stale.replaceWith(element);
+    if (frames && (!element.isConnected || focused)) mount(element, key, frames - 1);
   });
 }
 
 for (const part of ["deck", "bars", "sheet"]) loadStyle(`./deck/${part}.css`);
 app.registerExtension({
   name: "blockwork.deck",
-  settings: [{ id: OWN_PRESETS, name: "Block weight presets of your own", type: "hidden", defaultValue: {} }],
+  async setup() {
+    api.addEventListener("graphChanged", () => {
+      for (const refresh of refreshes) refresh();
+    });
+    await presets.load();
+  },
   getCustomWidgets: () => ({
     BLOCKWORK_WEIGHTS: widgetOf("BLOCKWORK_WEIGHTS", (host) => new WeightsDeck(host)),
-    BLOCKWORK_WEIGHT_PAIR: widgetOf("BLOCKWORK_WEIGHT_PAIR", (host) => new WeightsDeck(host, 2)),
+    BLOCKWORK_WEIGHT_PAIR: widgetOf("BLOCKWORK_WEIGHT_PAIR", (host) => new WeightsDeck(host, 2), 2),
     BLOCKWORK_SPEC: widgetOf("BLOCKWORK_SPEC", (host) => new SpecDeck(host)),
   }),
 });

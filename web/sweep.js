@@ -7,6 +7,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { words } from "./deck/messages.mjs";
 import { forwardWheel, loadStyle } from "./page.mjs";
+import { keepSweep } from "./sweep/latest.mjs";
 import { KEY, sweepOf } from "./sweep/sweep.mjs";
 import { SweepView } from "./sweep/view.mjs";
 
@@ -41,6 +42,7 @@ app.registerExtension({
       const answer = chained?.apply(this, given);
       const sweep = sweepOf(given[0]);
       if (!sweep) return answer;
+      keepSweep(sweep);
       view ??= addView(node);
       view.show(sweep);
       node.graph?.setDirtyCanvas(true, true);

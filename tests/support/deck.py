@@ -78,13 +78,24 @@ class Deck:
         return found
 
     def bar(self, key: str, track: int = 0) -> ElementHandle:
-        return self.find(f'.bw-track{track} .bw-bar[data-key="{key}"]')
+        return self.find(f'.bw-bar.bw-track{track}[data-key="{key}"]')
 
     def painted(self, track: int = 0) -> list[str]:
         """The numbers on the bars of the U."""
-        return [
-            value.inner_text() for value in self.root.query_selector_all(f".bw-u .bw-track{track} .bw-value")
-        ]
+        bars = self.root.query_selector_all(f".bw-u .bw-bar.bw-track{track}")
+        return [bar.get_attribute("data-value") or "" for bar in bars]
+
+    def values_painted(self, track: int = 0) -> list[float]:
+        """The values of the bars of the U, as a screen reader gets them."""
+        bars = self.root.query_selector_all(f".bw-u .bw-bar.bw-track{track}")
+        return [float(bar.get_attribute("aria-valuenow") or "nan") for bar in bars]
+
+    def wait(self, condition: str) -> None:
+        """Wait until an expression of ``root`` holds."""
+        self.page.wait_for_function(
+            f"([id, name]) => {{ const root = {ELEMENT}; return Boolean({condition}); }}",
+            arg=[self.node, self.name],
+        )
 
     def values(self) -> list[float]:
         """The numbers of the text, when it is a plain list."""
@@ -144,8 +155,8 @@ CONTRASTS = """(root) => {
     field: ratio(rgb(style('.bw-text').color), rgb(under, style('.bw-text').backgroundColor)) };
   for (const bar of root.querySelectorAll('.bw-u .bw-bar')) {
     const probe = root.appendChild(document.createElement('i'));
-    probe.style.color = getComputedStyle(bar).getPropertyValue('--paint');
-    found[bar.dataset.key] = ratio(rgb(getComputedStyle(bar.nextSibling).color), rgb(under, getComputedStyle(probe).color));
+    probe.style.cssText = `color: ${getComputedStyle(bar).getPropertyValue('--fill')}`;
+    found[bar.dataset.key] = ratio(rgb(getComputedStyle(bar).color), rgb(under, getComputedStyle(probe).color));
     probe.remove();
   }
   return found;

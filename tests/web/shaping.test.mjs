@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { keyed, snap } from "../../web/deck/gestures.mjs";
+import { keyed, snap, travelled } from "../../web/deck/gestures.mjs";
 import { PRESETS } from "../../web/deck/presets.mjs";
-import { blend, invert, mirror, points, range, relayout, same, scale, solo } from "../../web/deck/shaping.mjs";
+import { NO_SHAPING, blend, brushed, dice, invert, mirror, points, range, relayout, same, scale, shaped, solo, together } from "../../web/deck/shaping.mjs";
 
 const { GRAD_V, GRAD_A, SMOOTHSTEP, ALL_A, ALL_B } = PRESETS.sd1;
 const SHIFT = { shiftKey: true, ctrlKey: false, altKey: false };
@@ -54,9 +54,44 @@ test("a thumbnail has one point per block inside its box", () => {
 
 test("coarse, normal and fine steps", () => {
   assert.deepEqual([snap(0.4567, PLAIN), snap(0.4567, SHIFT), snap(0.4567, CTRL)], [0.46, 0.457, 0.5]);
-  assert.equal(keyed("ArrowUp", 0.1, PLAIN), 0.11);
-  assert.equal(keyed("ArrowDown", 0.1, SHIFT), 0);
+  assert.equal(keyed("ArrowRight", 0.1, PLAIN), 0.11);
+  assert.equal(keyed("ArrowLeft", 0.1, SHIFT), 0);
+  assert.equal(keyed("ArrowUp", 0.1, PLAIN), null, "up and down go to the next bar");
   assert.equal(keyed("ArrowRight", 1, PLAIN), 1.01);
   assert.equal(keyed("ArrowRight", 0.1, { ...PLAIN, altKey: true }), 0.101);
   assert.deepEqual(["Home", "End", "a"].map((key) => keyed(key, 0.3, PLAIN)), [0, 1, null]);
+});
+
+test("a press is a drag after 3 px; a finger that goes up or down scrolls", () => {
+  assert.equal(travelled(2, 2, "mouse"), "wait");
+  assert.equal(travelled(0, 4, "mouse"), "drag");
+  assert.equal(travelled(1, 8, "touch"), "leave");
+  assert.equal(travelled(8, 1, "touch"), "drag");
+  assert.equal(travelled(1, 8, "touch", true), "drag", "painting goes up and down");
+});
+
+test("the brush pulls neighbours less the farther they are", () => {
+  const pulled = brushed(ALL_A, 12, 1, 2);
+  assert.equal(pulled[12], 1);
+  assert.ok(pulled[11] === pulled[13] && pulled[11] > pulled[10] && pulled[10] > 0);
+  assert.equal(pulled[0], 0);
+});
+
+test("groups are set, added to, multiplied", () => {
+  assert.deepEqual(together([0.1, 0.2, 0.3], [0, 2], "set", 1), [1, 0.2, 1]);
+  assert.deepEqual(together([0.1, 0.2, 0.3], [0, 2], "add", 0.1), [0.2, 0.2, 0.4]);
+  assert.deepEqual(together([0.1, 0.2, 0.3], [0, 2], "multiply", 2), [0.2, 0.2, 0.6]);
+});
+
+test("dice: the same seed gives the same numbers, within the limits", () => {
+  const rolled = dice(1000, 7, 0.25, 0.75);
+  assert.deepEqual(dice(1000, 7, 0.25, 0.75), rolled);
+  assert.notDeepEqual(dice(1000, 8, 0.25, 0.75), rolled);
+  assert.ok(Math.min(...rolled) < 0.26 && Math.min(...rolled) >= 0.25 && Math.max(...rolled) > 0.74 && Math.max(...rolled) <= 0.75);
+});
+
+test("Block Weights: blend, mirror, invert, scale, offset, in that order", () => {
+  assert.deepEqual(shaped([0, 0.25, 1], NO_SHAPING), [0, 0.25, 1]);
+  const all = { blend_with: "X", blend: 0.5, mirror: true, invert: true, scale: 2, offset: 0.25 };
+  assert.deepEqual(shaped([0, 0.25, 1], all, [1, 0.25, 1]), [0.25, 1.75, 1.25]);
 });

@@ -1,22 +1,35 @@
 // @ts-check
-/** The panel over the deck: find a preset, blend two, scale and shift, keep one's own. */
+/**
+ * The panel of the deck: find a preset, blend two, keep one's own; change groups, scale, roll dice. Finding covers
+ * the bars; blending and shaping are strips above them, so that the bars show what happens.
+ */
 
+import { LAYOUTS, groupsOf } from "./blocks.mjs";
 import { button, curve, el } from "./dom.mjs";
-import { PRESETS } from "./presets.mjs";
-import { blend, points, scale } from "./shaping.mjs";
-import { numberOf } from "./weights.mjs";
+import { presetTitle } from "./meaning.mjs";
+import { blend, dice, points, scale } from "./shaping.mjs";
+import { builtIn, numberOf } from "./weights.mjs";
 
 const CARD = { width: 88, height: 30 };
+const TRIES = 8;
+
+/**
+ * @typedef {"presets" | "blend" | "shape"} Mode
+ * @typedef {{name: string, values: number[], about: string, own: boolean, editable: boolean}} Card
+ */
 
 export class Sheet {
   /** @param {import("./weights_deck.mjs").WeightsDeck} deck */
   constructor(deck) {
     this.deck = deck;
     this.element = el("div", { class: "bw-sheet", role: "dialog", hidden: "", "data-capture-wheel": "true" });
+    /** @type {Mode} */
+    this.mode = "presets";
     /** @type {string[]} */
     this.pair = ["", ""];
     this.slot = 0;
-    this.blending = false;
+    this.group = "all";
+    this.seed = 1;
     /** @type {number[]} */
     this.before = [];
     this.element.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.key(event));
@@ -26,80 +39,98 @@ export class Sheet {
     return this.deck.host.words;
   }
 
-  toggle() {
-    if (this.element.hidden) this.open();
+  /** @param {Mode} mode */
+  toggle(mode) {
+    if (this.element.hidden || (this.mode === "shape") !== (mode === "shape")) this.open(mode);
     else this.close();
   }
 
-  open() {
-    this.build();
+  /** @param {Mode} mode */
+  open(mode) {
+    this.mode = mode;
+    this.before = this.deck.tracks[this.deck.count - 1].values;
+    this.pair = [mode === "blend" ? this.deck.presetName() : "", ""];
+    this.slot = this.pair[0] ? 1 : 0;
     this.element.hidden = false;
-    this.element.setAttribute("aria-label", this.words("presets"));
-    this.search.focus({ preventScroll: true });
+    this.deck.element.classList.toggle("bw-strip", mode !== "presets");
+    this.element.setAttribute("aria-label", this.words(mode === "shape" ? "shape" : "presets"));
+    if (mode === "shape") this.element.replaceChildren(...this.shapeRows());
+    else this.buildPresets();
+    this.element.querySelector("input, select")?.focus({ preventScroll: true });
+  }
+
+  /** @param {string} group */
+  openGroup(group) {
+    this.group = group;
+    this.open("shape");
   }
 
   close() {
     this.element.hidden = true;
     this.element.replaceChildren();
+    this.deck.element.classList.remove("bw-strip");
     this.deck.element.querySelector(".bw-picker")?.focus({ preventScroll: true });
   }
 
-  /** All presets of the deck's layout, the user's own first. @returns {[string, number[], boolean][]} */
+  /** All presets of the deck's layout: measured ones, the user's own, the built-in ones. @returns {Card[]} */
   presets() {
-    const length = this.deck.tracks[0].values.length;
-    const own = Object.entries(this.deck.host.own()).filter(([, values]) => values.length === length);
+    const { blocks } = LAYOUTS[this.deck.layout];
+    const { presets, measured } = this.deck.host;
+    const own = Object.entries(presets.values()).filter(([, values]) => values.length === blocks.length);
     const names = new Set(own.map(([name]) => name));
-    const built = Object.entries(PRESETS[this.deck.layout]).filter(([name]) => !names.has(name));
+    const built = Object.entries(builtIn(this.deck.layout)).filter(([name]) => !names.has(name));
+    const found = (measured?.() ?? []).filter(({ values }) => blocks.some((block) => block in values));
     return [
-      ...own.map(([name, values]) => /** @type {[string, number[], boolean]} */ ([name, values, true])),
-      ...built.map(([name, values]) => /** @type {[string, number[], boolean]} */ ([name, values, false])),
+      ...found.map(({ title, values }) => ({ name: title, values: blocks.map((block) => values[block] ?? 0), about: this.words("measuredHelp"), own: false, editable: false })),
+      ...own.map(([name, values]) => ({ name, values, about: presets.about(name), own: true, editable: presets.editable(name) })),
+      ...built.map(([name, values]) => ({ name, values, about: "", own: false, editable: false })),
     ];
   }
 
-  build() {
+  buildPresets() {
     const { words } = this;
-    this.before = this.deck.tracks[this.deck.count - 1].values;
-    this.slot = 0;
-    this.blending = false;
     this.search = el("input", { type: "search", class: "bw-search", placeholder: words("search"), "aria-label": words("search") });
     this.search.addEventListener("input", () => this.list());
-    this.mode = button(words("blend"), words("presetsHelp"), () => this.setBlending(!this.blending));
-    const head = el("div", { class: "bw-sheet-head" }, [
-      this.search,
-      this.mode,
-      button("\u00d7", words("close"), () => this.close()),
-    ]);
+    const mode = button(words("blend"), words("blendHelp"), () => this.open(this.mode === "blend" ? "presets" : "blend"));
+    mode.setAttribute("aria-pressed", String(this.mode === "blend"));
+    const head = el("div", { class: "bw-sheet-head" }, [this.search, mode, button("\u00d7", words("close"), () => this.close())]);
     this.cards = el("div", { class: "bw-cards", role: "listbox", "aria-label": words("presets"), "data-scrolls": "" });
     this.cards.addEventListener("click", (/** @type {MouseEvent} */ event) => {
       const card = /** @type {HTMLElement} */ (event.target).closest(".bw-card");
       if (card instanceof HTMLElement) this.choose(card.dataset.name ?? "");
     });
     this.foot = el("div", { class: "bw-sheet-foot" });
-    this.element.replaceChildren(head, this.cards, this.foot);
+    this.told = el("div", { class: "bw-error", role: "alert" });
+    this.element.replaceChildren(head, this.cards, this.foot, this.told);
     this.list();
     this.footing();
   }
 
   list() {
     const wanted = this.search.value.trim().toLowerCase();
-    const shown = this.presets().filter(([name]) => name.toLowerCase().includes(wanted));
-    this.cards.replaceChildren(...shown.map(([name, values, own]) => this.card(name, values, own)));
-    if (!shown.length) this.cards.append(el("p", { class: "bw-none", text: this.words("none") }));
+    const shown = this.presets().filter(({ name, about }) => `${name}\n${about}`.toLowerCase().includes(wanted));
+    this.cards.replaceChildren(...shown.map((card) => this.card(card)));
+    const first = this.cards.querySelector(".bw-card");
+    if (first) first.tabIndex = 0;
+    else this.cards.append(el("p", { class: "bw-none", text: this.words("none") }));
   }
 
-  /** @param {string} name @param {number[]} values @param {boolean} own */
-  card(name, values, own) {
-    const card = button("", name, () => {}, "bw-card");
+  /** @param {Card} card */
+  card({ name, values, about, own, editable }) {
+    const title = presetTitle(name, this.deck.kind, this.words);
+    const card = button("", [title, about].filter(Boolean).join("\n"), () => {}, "bw-card");
     card.dataset.name = name;
+    card.tabIndex = -1;
     card.setAttribute("role", "option");
-    card.setAttribute("aria-selected", String(this.blending ? this.pair.includes(name) : name === this.deck.presetName()));
-    card.append(curve(points(values, CARD.width, CARD.height), CARD.width, CARD.height), el("span", { text: name }));
-    if (!own) return card;
-    const remove = button("\u00d7", this.words("remove"), () => {
-      const { [name]: _, ...rest } = this.deck.host.own();
-      this.deck.host.keepOwn(rest);
+    card.setAttribute("aria-selected", String(this.mode === "blend" ? this.pair.includes(name) : name === this.deck.presetName()));
+    card.append(curve(points(values, CARD.width, CARD.height), CARD.width, CARD.height), el("span", { text: title }));
+    if (about) card.append(el("span", { class: "bw-about", text: about }));
+    if (!own || !editable) return card;
+    const remove = button("\u00d7", `${this.words("remove")}: ${name}`, () => void this.attempt(async () => {
+      await this.deck.host.presets.remove(name);
       this.list();
-    }, "bw-remove");
+      this.search.focus({ preventScroll: true });
+    }), "bw-remove");
     return el("div", { class: "bw-own" }, [card, remove]);
   }
 
@@ -107,7 +138,7 @@ export class Sheet {
   choose(name) {
     const values = this.valuesOf(name);
     if (!values) return;
-    if (!this.blending) {
+    if (this.mode !== "blend") {
       this.deck.apply(values);
       this.close();
       return;
@@ -121,17 +152,7 @@ export class Sheet {
 
   /** @param {string} name */
   valuesOf(name) {
-    return this.presets().find(([known]) => known === name)?.[1];
-  }
-
-  /** @param {boolean} on */
-  setBlending(on) {
-    this.blending = on;
-    this.pair = [this.deck.presetName() || "", ""];
-    this.slot = this.pair[0] ? 1 : 0;
-    this.mode.setAttribute("aria-pressed", String(on));
-    this.list();
-    this.footing();
+    return this.presets().find((card) => card.name === name)?.values;
   }
 
   /** @param {boolean} final */
@@ -141,7 +162,7 @@ export class Sheet {
   }
 
   footing() {
-    this.foot.replaceChildren(...(this.blending ? this.blendControls() : this.shapeControls()));
+    this.foot.replaceChildren(...(this.mode === "blend" ? this.blendControls() : this.keepControls()));
   }
 
   blendControls() {
@@ -155,7 +176,7 @@ export class Sheet {
     });
     this.amount.addEventListener("change", () => this.blendNow(true));
     const chips = this.pair.map((name, slot) => {
-      const chip = button(name || this.words(slot ? "second" : "first"), this.words("blend"), () => {
+      const chip = button(presetTitle(name, this.deck.kind, this.words) || this.words(slot ? "second" : "first"), this.words("blend"), () => {
         this.slot = slot;
         this.footing();
       }, "bw-chip");
@@ -165,35 +186,99 @@ export class Sheet {
     return [chips[0], this.amount, number, chips[1]];
   }
 
-  shapeControls() {
+  keepControls() {
     const { words } = this;
-    const field = (/** @type {string} */ key, /** @type {string} */ start) => {
-      const input = el("input", { type: "text", inputmode: "decimal", class: "bw-small", "aria-label": words(key) });
-      input.value = start;
-      input.addEventListener("change", reshape);
-      return [el("label", { text: words(key) }), input];
-    };
-    const reshape = () => {
-      const by = numberOf(factor[1].value);
-      const plus = numberOf(offset[1].value);
-      if (by !== null && plus !== null) this.deck.apply(scale(this.before, by, plus));
-    };
-    const factor = field("factor", "1");
-    const offset = field("offset", "0");
-    const name = el("input", { type: "text", class: "bw-keep", placeholder: words("keep"), "aria-label": words("keep") });
-    const keep = button("+", words("keepHelp"), () => {
-      const key = name.value.trim();
-      if (!key) return;
-      const values = this.deck.tracks[this.deck.count - 1].values;
-      this.deck.host.keepOwn({ ...this.deck.host.own(), [key]: values });
-      name.value = "";
+    const { presets } = this.deck.host;
+    const text = (/** @type {string} */ key, /** @type {string} */ kind) =>
+      el("input", { type: "text", class: `bw-keep ${kind}`, placeholder: words(key), "aria-label": words(key) });
+    const name = text("keep", "bw-keep-name");
+    const about = text("about", "bw-keep-about");
+    const keep = button("+", words("keepHelp"), () => void this.attempt(async () => {
+      if (!name.value.trim()) return;
+      await presets.save(name.value.trim(), this.deck.tracks[this.deck.count - 1].values, about.value.trim());
+      name.value = about.value = "";
       this.list();
       this.deck.face.paint();
+    }));
+    for (const field of [name, about]) {
+      field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+        if (event.key === "Enter") keep.click();
+      });
+    }
+    const file = el("input", { type: "file", accept: ".tsv,.txt,.csv", hidden: "", "aria-label": words("importHelp") });
+    file.addEventListener("change", () => void this.attempt(async () => {
+      const chosen = file.files?.[0];
+      if (chosen) await presets.take(await chosen.text());
+      this.list();
+    }));
+    return [name, about, keep, file,
+      button(words("import"), words("importHelp"), () => file.click()),
+      button(words("export"), words("exportHelp"), () => download("blockwork_presets.tsv", presets.text())),
+    ];
+  }
+
+  /** Run something that the server may refuse, and show why. @param {() => Promise<void>} action */
+  async attempt(action) {
+    try {
+      this.told.textContent = "";
+      await action();
+    } catch (error) {
+      this.told.textContent = error instanceof Error ? error.message : String(error);
+    }
+  }
+
+  shapeRows() {
+    const { words, deck } = this;
+    const number = (/** @type {string} */ key, /** @type {number | string} */ start) => {
+      const input = el("input", { type: "text", inputmode: "decimal", class: "bw-small", "aria-label": words(key) });
+      input.value = String(start);
+      return input;
+    };
+    const label = (/** @type {string} */ key, /** @type {any} */ control) => el("label", { class: "bw-label" }, [words(key), control]);
+    const select = (/** @type {string} */ key, /** @type {[string, string][]} */ options, /** @type {string} */ chosen) => {
+      const found = el("select", { class: "bw-select", "aria-label": words(key) }, options.map(([value, text]) => el("option", { value, text })));
+      found.value = chosen;
+      return found;
+    };
+    const groups = groupsOf(LAYOUTS[deck.layout]);
+    if (!(this.group in groups)) this.group = "all";
+    const group = select("group", Object.keys(groups).map((name) => [name, groupTitle(name, words)]), this.group);
+    group.addEventListener("change", () => (this.group = group.value));
+    const how = select("how", [["set", words("set")], ["add", words("addBy")], ["multiply", words("multiply")]], "set");
+    const by = number("by", "0.5");
+    const apply = button(words("apply"), words("groupHelp"), () => {
+      const value = numberOf(by.value);
+      if (value !== null) deck.changeGroup(groups[group.value], how.value, value);
     });
-    name.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      if (event.key === "Enter") keep.click();
+    const factor = number("scaleBy", "1");
+    const offset = number("offset", "0");
+    const rescale = () => {
+      const [times, plus] = [numberOf(factor.value), numberOf(offset.value)];
+      if (times !== null && plus !== null) deck.apply(scale(this.before, times, plus));
+    };
+    for (const input of [factor, offset]) input.addEventListener("change", rescale);
+    const low = number("low", "0");
+    const high = number("high", "1");
+    const seed = number("seed", this.seed);
+    const tries = el("div", { class: "bw-tries", role: "group", "aria-label": words("diceHelp") });
+    const roll = button(words("dice"), words("diceHelp"), () => {
+      const [from, to, start] = [low, high, seed].map((input) => numberOf(input.value));
+      if (from === null || to === null || start === null) return;
+      tries.replaceChildren(...Array.from({ length: TRIES }, (_, n) => {
+        const values = dice(LAYOUTS[deck.layout].blocks.length, start + n, from, to);
+        const take = button("", `${words("seed")} ${start + n}`, () => deck.apply(values), "bw-try");
+        take.setAttribute("aria-label", `${words("seed")} ${start + n}`);
+        take.append(curve(points(values, 44, 20), 44, 20));
+        return take;
+      }));
+      this.seed = start + TRIES;
+      seed.value = String(this.seed);
     });
-    return [...factor, ...offset, name, keep];
+    return [
+      el("div", { class: "bw-sheet-head" }, [label("group", group), how, by, apply, el("span", { class: "bw-gap" }), button("\u00d7", words("close"), () => this.close())]),
+      el("div", { class: "bw-sheet-head" }, [label("scaleBy", factor), label("offset", offset), el("span", { class: "bw-gap" }), label("low", low), label("high", high), label("seed", seed), roll]),
+      tries,
+    ];
   }
 
   /** @param {KeyboardEvent} event */
@@ -202,7 +287,7 @@ export class Sheet {
       this.close();
     } else if (event.key === "Enter" && event.target === this.search) {
       this.cards.querySelector(".bw-card")?.click();
-    } else if (event.key.startsWith("Arrow") && event.target !== this.amount) {
+    } else if (event.key.startsWith("Arrow") && this.mode !== "shape" && (event.target === this.search || /** @type {Element} */ (event.target).matches(".bw-card"))) {
       const cards = [...this.cards.querySelectorAll(".bw-card")];
       const here = cards.indexOf(/** @type {Element} */ (event.target));
       if (here < 0 && event.key !== "ArrowDown") return;
@@ -216,4 +301,16 @@ export class Sheet {
     event.preventDefault();
     event.stopPropagation();
   }
+}
+
+/** @param {string} name @param {(key: string) => string} words */
+function groupTitle(name, words) {
+  return name === "all" ? words("all") : name === "attention" ? words("attentionBlocks") : name;
+}
+
+/** Hand the browser a file. @param {string} name @param {string} text */
+function download(name, text) {
+  const href = URL.createObjectURL(new Blob([text], { type: "text/tab-separated-values" }));
+  el("a", { href, download: name }).click();
+  URL.revokeObjectURL(href);
 }

@@ -1,9 +1,12 @@
 // @ts-check
 /** The block-spec deck: click blocks of the U to choose where a prompt goes, drag for its weight there. */
 
-import { LAYOUTS, PROMPTED, place } from "./blocks.mjs";
+import { bar, paintBar, rowAttributes } from "./bars.mjs";
+import { LAYOUTS, PROMPTED } from "./blocks.mjs";
+import { copy, shortcuts } from "./clipboard.mjs";
 import { button, el } from "./dom.mjs";
 import { attach } from "./gestures.mjs";
+import { rove } from "./rove.mjs";
 import { range } from "./shaping.mjs";
 import { groups, read, resolution, write } from "./spec.mjs";
 import { numberText } from "./weights.mjs";
@@ -19,27 +22,38 @@ export class SpecDeck {
     this.text = "";
     this.spec = read("");
     this.built = "";
+    /** @type {string | null} the text before the running gesture */
+    this.held = null;
+    /** @type {import("./weights_deck.mjs").Link | null} */
+    this.link = null;
     this.u = el("div", { class: "bw-u", role: "group" });
-    this.element = el("div", { class: "bw-deck bw-spec", title: "" }, [this.toolbar(), this.u, this.footer()]);
+    this.banner = el("div", { class: "bw-banner", role: "status" });
+    this.u.setAttribute("aria-label", host.words("specLabel"));
+    this.element = el("div", { class: "bw-deck bw-spec", role: "group", "aria-label": host.words("specLabel"), title: "" }, [this.toolbar(), this.u, this.footer(), this.banner]);
+    this.refresh = [rove(this.tools, "button"), rove(this.u, ".bw-bar", false)];
     attach(this.element, {
       get: (bar) => this.spec.chosen.get(bar.dataset.key ?? "")?.weight ?? 0,
       set: (bar, value, final) => this.choose([bar.dataset.key ?? ""], value, final),
+      cancel: () => this.held !== null && this.write(this.held),
       scale: () => this.scale(),
       solo: (bar) => this.only([bar.dataset.key ?? ""]),
       reset: () => 1,
       tap: (bar) => this.toggle(bar.dataset.key ?? ""),
       forward: host.forward,
     });
+    shortcuts(this.element, () => this.text, (text) => this.write(text), (what) => this.say(host.words(what)));
   }
 
   get layout() {
     return this.spec.layout;
   }
 
-  /** @param {string} text */
-  show(text) {
-    this.text = text;
-    this.spec = read(text, this.host.layout());
+  /** @param {string} text @param {import("./weights_deck.mjs").Link | null} [link] */
+  show(text, link = null) {
+    this.link = link;
+    this.text = link ? (link.text ?? "") : text;
+    const layout = this.host.layout();
+    this.spec = read(this.text, layout in PROMPTED ? layout : "sd1");
     this.paint();
   }
 
@@ -47,11 +61,18 @@ export class SpecDeck {
     return range([...this.spec.chosen.values()].map(({ weight }) => weight));
   }
 
+  /** Every change leaves the deck here. @param {string} text @param {boolean} [final] whether the gesture ends here */
+  write(text, final = true) {
+    this.held ??= this.text;
+    this.host.write(text, final);
+    if (final) this.held = null;
+  }
+
   /** @param {(chosen: Map<string, import("./spec.mjs").Choice>) => void} how @param {boolean} [final] */
   change(how, final = true) {
     const chosen = new Map(this.spec.chosen);
     how(chosen);
-    this.host.write(write({ ...this.spec, chosen }), final);
+    this.write(write({ ...this.spec, chosen }), final);
   }
 
   /** @param {string[]} blocks @param {number} weight @param {boolean} [final] */
@@ -80,7 +101,7 @@ export class SpecDeck {
   relayout(layout) {
     this.host.layout(layout);
     const kept = new Map([...this.spec.chosen].filter(([block]) => PROMPTED[layout].includes(block)));
-    this.host.write(write({ ...this.spec, layout, chosen: kept }), true);
+    this.write(write({ ...this.spec, layout, chosen: kept }));
   }
 
   toolbar() {
@@ -90,27 +111,35 @@ export class SpecDeck {
       pick.dataset.group = name;
       return pick;
     });
-    this.layoutButtons = Object.values(LAYOUTS).map(({ id, title }) => {
-      const pick = button(title, words("layoutHelp"), () => this.relayout(id), "bw-segment");
+    this.layoutButtons = Object.keys(PROMPTED).map((id) => {
+      const pick = button(LAYOUTS[id].title, words("layoutHelp"), () => this.relayout(id), "bw-segment");
       pick.dataset.layout = id;
       return pick;
     });
     const layouts = el("span", { class: "bw-segments", role: "group", "aria-label": words("layoutHelp") }, this.layoutButtons);
     const undo = button(words("undo"), words("undoHelp"), () => this.host.undo());
     const clear = button(words("clear"), words("clear"), () => this.only([]));
-    return el("div", { class: "bw-toolbar" }, [el("div", { class: "bw-tools bw-groups" }, choose), layouts, el("div", { class: "bw-tools" }, [clear, undo])]);
+    this.tools = el("div", { class: "bw-toolbar", role: "toolbar", "aria-label": words("specLabel") }, [el("div", { class: "bw-tools bw-groups" }, choose), layouts, el("div", { class: "bw-tools" }, [clear, undo])]);
+    return this.tools;
+  }
+
+  /** A short message, in place of the note. @param {string} text */
+  say(text) {
+    this.message.textContent = text;
   }
 
   footer() {
     const { words } = this.host;
     this.field = el("input", { type: "text", class: "bw-text", spellcheck: "false", "aria-label": words("specLabel") });
-    this.field.addEventListener("change", () => this.host.write(this.field.value.trim(), true));
+    this.field.addEventListener("change", () => this.write(this.field.value.trim()));
     this.field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Enter") this.field.blur();
     });
-    const copy = button(words("copy"), words("copyHelp"), () => void navigator.clipboard.writeText(this.text));
-    this.message = el("div", { class: "bw-note" });
-    return el("div", { class: "bw-footer" }, [this.field, copy, this.message]);
+    const copying = button(words("copy"), words("copyHelp"), async () => {
+      this.say(words((await copy(this.text, this.element)) ? "copied" : "copyRefused"));
+    });
+    this.message = el("div", { class: "bw-note", role: "status" });
+    return el("div", { class: "bw-footer" }, [this.field, copying, this.message]);
   }
 
   build() {
@@ -118,46 +147,36 @@ export class SpecDeck {
     const { words } = this.host;
     this.built = this.layout;
     this.u.replaceChildren(
-      ...layout.blocks.map((block, index) => {
-        const { side, row, level } = place(layout, block);
+      ...layout.blocks.map((block) => {
         const prompted = PROMPTED[this.layout].includes(block);
-        const style = `grid-row:${row + 1};--level:${level};--hue:${205 + (115 * index) / layout.blocks.length}`;
+        const row = rowAttributes(this.layout, block);
         const title = prompted ? `${block} \u00b7 ${resolution(this.layout, block)} \u00b7 ${words("prompted")}` : words("without");
         const name = button(block, title, () => this.toggle(block), "bw-name");
         name.disabled = !prompted;
-        return el("div", { class: `bw-row bw-${side}${prompted ? "" : " bw-without"}`, style, title }, [
+        name.tabIndex = -1;
+        return el("div", { ...row, class: `${row.class}${prompted ? "" : " bw-without"}`, title }, [
           name,
           prompted ? this.slot(block, title) : el("span", { class: "bw-slots bw-closed" }),
         ]);
       }),
     );
-    /** @type {HTMLInputElement[]} */
+    /** @type {HTMLElement[]} */
     this.bars = [...this.u.querySelectorAll(".bw-bar")];
+    for (const refresh of this.refresh ?? []) refresh();
   }
 
   /** @param {string} block @param {string} title */
   slot(block, title) {
-    const label = `${block} ${this.host.words("weight")}`;
-    const bar = el("input", { type: "range", step: "any", class: "bw-bar", "data-capture-wheel": "true", title, "aria-label": label, "data-key": block });
-    return el("span", { class: "bw-slots" }, [
-      el("span", { class: "bw-slot bw-track0" }, [bar, el("span", { class: "bw-value", "aria-hidden": "true" })]),
-    ]);
+    return el("span", { class: "bw-slots" }, [bar(block, 0, `${block} ${this.host.words("weight")}`, title)]);
   }
 
   paint() {
     if (this.built !== this.layout) this.build();
-    const { low, high } = this.scale();
-    const at = (/** @type {number} */ value) => `${(100 * (value - low)) / (high - low)}%`;
+    const scale = this.scale();
     for (const bar of this.bars ?? []) {
       const choice = this.spec.chosen.get(bar.dataset.key ?? "");
-      const weight = choice?.weight ?? 0;
-      bar.min = String(low);
-      bar.max = String(high);
-      bar.value = String(weight);
-      bar.setAttribute("aria-valuetext", choice ? numberText(weight) + choice.suffix : "off");
-      bar.style.setProperty("--from", at(Math.min(0, weight)));
-      bar.style.setProperty("--to", at(Math.max(0, weight)));
-      /** @type {any} */ (bar.nextSibling).textContent = choice ? numberText(weight) + choice.suffix : "";
+      const text = choice ? numberText(choice.weight) + choice.suffix : "";
+      paintBar(bar, choice?.weight ?? 0, scale, text, text || this.host.words("off"));
       const row = bar.closest(".bw-row");
       row?.classList.toggle("bw-chosen", Boolean(choice));
       row?.querySelector(".bw-name")?.setAttribute("aria-pressed", String(Boolean(choice)));
@@ -167,6 +186,8 @@ export class SpecDeck {
     }
     if (document.activeElement !== this.field || this.field.value.trim() !== this.text) this.field.value = this.text;
     const { others } = this.spec;
+    this.banner.textContent = this.link ? this.host.words(this.link.text === null ? "linkedUnknown" : this.link.ran ? "linkedRan" : "linked").replace("{}", this.link.from) : "";
+    this.element.classList.toggle("bw-unknown", this.link?.text === null);
     this.message.textContent = others.length ? `${this.host.words("others")}: ${others.join(", ")}` : "";
   }
 }

@@ -16,8 +16,9 @@ import { PRESETS } from "./presets.mjs";
 
 const NUMBER = /^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$/;
 const NAMED = /^\s*[^\d\s:,=+.-][^:,=\t]*?\s*[:\t]\s*(?=\S)/;
+/** @type {Record<string, number[]>} */
+const NONE = {};
 const APART = ["BASE", "VAE", "CLIP", "TIME_EMBED", "LABEL_EMB", "OUT"];
-const COUNTS = { 25: "sd1", 26: "sd1", 27: "sd1", 19: "sdxl", 20: "sdxl", 21: "sdxl" };
 
 /** Text that makes no sense as weights; the message is for the user. */
 export class WeightsError extends Error {}
@@ -31,7 +32,7 @@ export class WeightsError extends Error {}
 export function parse(text, layout = "sd1", own = {}, rest = 0) {
   const body = String(text ?? "").replace(NAMED, "").trim().replace(/,+$/, "");
   const items = body ? body.split(",").map((item) => item.trim()) : [];
-  if (!items.length) throw new WeightsError("no weights given");
+  if (!items.length) throw new WeightsError("No weights given.");
   const numbers = [];
   while (items.length && NUMBER.test(items[0])) numbers.push(Number(items.shift()));
   let weights = numbers.length
@@ -43,12 +44,12 @@ export function parse(text, layout = "sd1", own = {}, rest = 0) {
 
 /** @param {number[]} numbers @param {string} layout @returns {Weights} */
 export function fromNumbers(numbers, layout) {
-  if (!numbers.every(Number.isFinite)) throw new WeightsError("weights must be finite numbers");
+  if (!numbers.every(Number.isFinite)) throw new WeightsError("Weights must be finite numbers.");
   if (numbers.length === 1) {
     return { layout, values: LAYOUTS[layout].blocks.map(() => numbers[0]), extra: {} };
   }
-  const id = COUNTS[/** @type {keyof COUNTS} */ (numbers.length)];
-  if (!id) throw new WeightsError(`${numbers.length} numbers given; expected 25 or 26 (SD1), 19, 20 or 21 (SDXL)`);
+  const id = layoutOfCount(numbers.length, layout);
+  if (!id) throw new WeightsError(`${numbers.length} numbers given; expected ${expectedCounts(layout)}.`);
   const apart = numbers.length - LAYOUTS[id].blocks.length;
   /** @type {Record<string, number>} */
   const extra = {};
@@ -56,6 +57,22 @@ export function fromNumbers(numbers, layout) {
   if (apart === 2) extra.VAE = numbers[numbers.length - 1];
   const start = apart ? 1 : 0;
   return { layout: id, values: numbers.slice(start, start + LAYOUTS[id].blocks.length), extra };
+}
+
+/** The layout that a list of so many numbers addresses: the given one where it fits, else SD1 or SDXL. @param {number} count @param {string} layout */
+function layoutOfCount(count, layout) {
+  const fits = (/** @type {string} */ id) => {
+    const apart = count - LAYOUTS[id].blocks.length;
+    return apart >= 0 && apart <= (LAYOUTS[id].apart.includes("VAE") ? 2 : LAYOUTS[id].apart.includes("BASE") ? 1 : 0);
+  };
+  return [layout, ...(LAYOUTS[layout].arms ? ["sd1", "sdxl"] : [])].find(fits);
+}
+
+/** @param {string} layout */
+function expectedCounts(layout) {
+  if (LAYOUTS[layout].arms) return "25 or 26 (SD1), 19, 20 or 21 (SDXL)";
+  const { length } = LAYOUTS[layout].blocks;
+  return `${length}, or ${length + 1} with BASE first (${LAYOUTS[layout].title})`;
 }
 
 /**
@@ -88,11 +105,17 @@ export function numberOf(text) {
   return Number.isFinite(value) ? value : null;
 }
 
+/** The built-in presets of a layout, by name. @param {string} layout @returns {Record<string, number[]>} */
+export function builtIn(layout) {
+  return PRESETS[layout] ?? NONE;
+}
+
 /** Values of a preset in a layout, the user's own before the built-in ones; undefined when there is none.
  * @param {string} name @param {string} layout @param {Record<string, number[]>} own */
 export function presetValues(name, layout, own = {}) {
   if (Object.hasOwn(own, name)) return own[name];
-  return Object.hasOwn(PRESETS[layout], name) ? PRESETS[layout][name] : undefined;
+  const known = builtIn(layout);
+  return Object.hasOwn(known, name) ? known[name] : undefined;
 }
 
 /** @param {Weights} weights @param {string} item @param {Record<string, number[]>} own @returns {Weights} */
@@ -100,16 +123,16 @@ function applied(weights, item, own) {
   const [name, ...rest] = item.split("=").map((part) => part.trim());
   if (!rest.length) {
     const values = presetValues(name, weights.layout, own);
-    if (!values) throw new WeightsError(`unknown preset ${JSON.stringify(name)}`);
+    if (!values) throw new WeightsError(`Unknown preset ${JSON.stringify(name)}.`);
     const chosen = fromNumbers(values, weights.layout);
     return { ...chosen, extra: { ...weights.extra, ...chosen.extra } };
   }
   const value = rest.length === 1 && NUMBER.test(rest[0]) ? Number(rest[0]) : NaN;
-  if (!Number.isFinite(value)) throw new WeightsError(`${JSON.stringify(rest.join("="))} is no number`);
+  if (!Number.isFinite(value)) throw new WeightsError(`${JSON.stringify(rest.join("="))} is not a number.`);
   const layout = LAYOUTS[weights.layout];
-  const apart = APART.includes(name.toUpperCase()) && !canonical(layout, name);
+  const apart = (APART.includes(name.toUpperCase()) || layout.apart.includes(name.toUpperCase())) && !canonical(layout, name);
   if (apart) return { ...weights, extra: { ...weights.extra, [name.toUpperCase()]: value } };
   const blocks = name.toUpperCase() === "ALL" ? layout.blocks : span(layout, name);
-  if (!blocks) throw new WeightsError(`${JSON.stringify(name)} is no block of ${layout.title}`);
+  if (!blocks) throw new WeightsError(`Unknown block ${JSON.stringify(name)} for ${layout.title}.`);
   return { ...weights, values: weights.values.map((old, i) => (blocks.includes(layout.blocks[i]) ? value : old)) };
 }

@@ -1,142 +1,252 @@
 // @ts-check
-/** How the block deck looks: presets and tools above, the bars in the shape of the U, the text below. */
+/** How the block deck looks: presets and tools above, the bars in the shape of the model, the text below. */
 
-import { LAYOUTS, place } from "./blocks.mjs";
+import { bar, brief, name, paintBar, rowAttributes, visitOrder } from "./bars.mjs";
+import { LAYOUTS, extent, place } from "./blocks.mjs";
+import { copy, pasted } from "./clipboard.mjs";
 import { button, curve, el } from "./dom.mjs";
+import { describe } from "./facts.mjs";
+import { presetTitle } from "./meaning.mjs";
+import { rove } from "./rove.mjs";
 import { mirror, points } from "./shaping.mjs";
 import { Sheet } from "./sheet.mjs";
 import { numberText } from "./weights.mjs";
 
-const APART = ["BASE", "VAE"];
 const THUMB = { width: 60, height: 16 };
+const TOOLS = /** @type {import("./gestures.mjs").Tool[]} */ (["bar", "paint", "level", "brush"]);
+const CHROME = 158; // px of the deck around its bars
+const ROW = 24;
+const SAID = 2500; // ms that a short message stays
 
 export class WeightsFace {
   /** @param {import("./weights_deck.mjs").WeightsDeck} deck */
   constructor(deck) {
     this.deck = deck;
     this.built = "";
-    this.u = el("div", { class: "bw-u", role: "group" });
-    this.apart = el("div", { class: "bw-apart" });
+    this.saidTimer = 0;
+    const { words } = deck.host;
+    /** @type {HTMLElement[]} */
+    this.bars = [];
+    /** @type {HTMLElement[]} */
+    this.order = [];
+    this.u = el("div", { class: "bw-u", role: "group", "aria-label": words("weights") });
+    this.apart = el("div", { class: "bw-apart", role: "group", "aria-label": words("outside") });
+    this.banner = el("div", { class: "bw-banner", role: "status" });
     this.sheet = new Sheet(deck);
-    this.element = el("div", { class: `bw-deck${deck.count > 1 ? " bw-pair" : ""}`, title: "" }, [
-      this.toolbar(),
-      this.u,
-      this.apart,
-      this.footer(),
-      this.sheet.element,
+    this.body = el("div", { class: "bw-body" }, [this.meaning(), this.u, this.apart]);
+    this.element = el("div", { class: `bw-deck${deck.count > 1 ? " bw-pair" : ""}`, role: "group", "aria-label": words("deck"), title: "" }, [
+      this.toolbar(), this.sheet.element, this.body, this.footer(), this.banner,
     ]);
+    this.rovers = [
+      rove(this.tools, "button"),
+      rove(this.actions, "button"),
+      rove(this.body, ".bw-bar", false),
+    ];
+  }
+
+  get minHeight() {
+    const { rows } = extent(LAYOUTS[this.deck.layout]);
+    return CHROME + rows * ROW;
   }
 
   toolbar() {
     const { words } = this.deck.host;
     this.presetLabel = el("span", { class: "bw-preset-name" });
     this.thumb = el("span", { class: "bw-thumb" });
-    const picker = button("", words("presetsHelp"), () => this.sheet.toggle(), "bw-picker");
+    const picker = button("", words("presetsHelp"), () => this.sheet.toggle("presets"), "bw-picker");
     picker.setAttribute("aria-haspopup", "dialog");
     picker.append(this.thumb, this.presetLabel, el("span", { class: "bw-caret", "aria-hidden": "true", text: "\u25be" }));
-    this.layoutButtons = Object.values(LAYOUTS).map(({ id, title }) => {
-      const choose = button(title, words("layoutHelp"), () => this.deck.relayout(id), "bw-segment");
-      choose.dataset.layout = id;
+    this.picker = picker;
+    this.layouts = el("span", { class: "bw-segments", role: "group", "aria-label": words("layoutHelp") });
+    this.toolButtons = TOOLS.map((tool) => {
+      const choose = button(words(tool), words(tool === "bar" ? "barToolHelp" : `${tool}Help`), () => {
+        this.deck.tool = tool;
+        this.paint();
+      }, "bw-segment");
+      choose.dataset.tool = tool;
       return choose;
     });
-    const layouts = el("span", { class: "bw-segments", role: "group", "aria-label": words("layoutHelp") }, this.layoutButtons);
+    const kinds = el("span", { class: "bw-segments", role: "group", "aria-label": words("toolHelp") }, this.toolButtons);
     const shaping = el("div", { class: "bw-tools" }, [
+      kinds,
+      button(words("shape"), words("shapeHelp"), () => this.sheet.toggle("shape")),
       button(words("mirror"), words("mirrorHelp"), () => this.deck.reshape((values) => mirror(values))),
-      button(words("invert"), words("invertHelp"), () => this.deck.invert()),
-      button(words("reset"), words("resetHelp"), () => this.deck.reshape((values, track) => values.map(() => this.deck.rest(track)))),
+      button(words("invert"), words(this.deck.kind === "share" || this.deck.kind === "pair" ? "invertHelp" : "invertPlain"), () => this.deck.invert()),
+      button(words("reset"), words(this.deck.rest(this.deck.count - 1) ? "resetOne" : "resetHelp"), () => this.deck.reshape((values, track) => values.map(() => this.deck.rest(track)))),
       button(words("undo"), words("undoHelp"), () => this.deck.host.undo()),
     ]);
-    return el("div", { class: "bw-toolbar" }, [picker, layouts, shaping]);
+    this.tools = el("div", { class: "bw-toolbar", role: "toolbar", "aria-label": words("toolbar") }, [picker, this.layouts, shaping]);
+    return this.tools;
+  }
+
+  /** One line that says what an empty and a full bar are. */
+  meaning() {
+    const { words } = this.deck.host;
+    const { kind } = this.deck;
+    this.means = el("div", { class: "bw-means" }, [
+      el("span", { text: words(`${kind}Low`) }),
+      el("span", { class: "bw-means-arrow", "aria-hidden": "true" }),
+      el("span", { text: words(`${kind}High`) }),
+    ]);
+    return this.means;
   }
 
   footer() {
     const { words } = this.deck.host;
     this.field = el("input", { type: "text", class: "bw-text", spellcheck: "false", "aria-label": words("textLabel") });
-    this.field.addEventListener("change", () => this.deck.host.write(this.field.value.trim(), true));
+    this.field.addEventListener("change", () => this.deck.write(this.field.value.trim()));
     this.field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Enter") this.field.blur();
     });
-    const copy = button(words("copy"), words("copyHelp"), () => void navigator.clipboard.writeText(this.deck.text));
-    const paste = button(words("paste"), words("pasteHelp"), async () => {
-      this.deck.host.write((await navigator.clipboard.readText()).trim(), true);
-    });
+    this.actions = el("span", { class: "bw-actions", role: "toolbar", "aria-label": words("textLabel") }, [
+      button(words("copy"), words("copyHelp"), () => void this.copy()),
+      button(words("paste"), words("pasteHelp"), () => void this.paste()),
+    ]);
     this.message = el("div", { class: "bw-error", role: "alert" });
-    return el("div", { class: "bw-footer" }, [this.field, copy, paste, this.message]);
+    this.said = el("div", { class: "bw-said", role: "status" });
+    return el("div", { class: "bw-footer" }, [this.field, this.actions, this.message, this.said]);
+  }
+
+  async copy() {
+    const { words } = this.deck.host;
+    this.say(words((await copy(this.deck.text, this.element)) ? "copied" : "copyRefused"));
+  }
+
+  async paste() {
+    const { words } = this.deck.host;
+    const text = await pasted();
+    if (text) {
+      this.deck.write(text);
+      this.say(words("pasted"));
+      return;
+    }
+    this.field.focus({ preventScroll: true });
+    this.field.select();
+    this.say(words(text === null ? "pasteKeys" : "pasteEmpty"));
+  }
+
+  /** A short message below the bars. @param {string} text */
+  say(text) {
+    this.said.textContent = text;
+    clearTimeout(this.saidTimer);
+    this.saidTimer = window.setTimeout(() => (this.said.textContent = ""), SAID);
   }
 
   build() {
-    const layout = LAYOUTS[this.deck.layout];
-    this.built = this.deck.layout;
+    const { layout: id, host } = this.deck;
+    const layout = LAYOUTS[id];
+    this.built = id;
+    this.without = -1;
+    const { columns } = extent(layout);
+    this.u.classList.toggle("bw-columns", !layout.arms);
+    this.u.style.setProperty("--columns", String(columns));
     this.u.replaceChildren(
+      ...(layout.arms ? [] : layout.stacks.map((stack) => this.handle(stack))),
       ...layout.blocks.map((block) => {
-        const { side, row, level } = place(layout, block);
-        const style = `grid-row:${row + 1};--level:${level};--hue:${205 + (115 * layout.blocks.indexOf(block)) / layout.blocks.length}`;
-        const name = button(block, this.deck.host.words("solo"), () => this.deck.solo(block), "bw-name");
-        name.tabIndex = -1;
-        return el("div", { class: `bw-row bw-${side}`, style }, [name, this.slot(block)]);
+        const label = name(block, `${describe(id, block, host.words)}\n${host.words("solo")}`, () => this.deck.solo(block));
+        return el("div", rowAttributes(id, block), [label, this.slot(block)]);
       }),
     );
     this.apart.replaceChildren(
-      ...APART.map((key) => {
-        const name = button(key, this.deck.host.words("baseHelp"), () => this.deck.toggleApart(key), "bw-name");
-        return el("div", { class: "bw-row bw-in", style: "--level:0;--hue:160" }, [name, this.slot(key)]);
+      ...layout.apart.map((key) => {
+        const label = button(key, host.words("baseHelp"), () => this.deck.toggleApart(key), "bw-name");
+        label.tabIndex = -1;
+        return el("div", { class: "bw-row bw-in", style: "--level:0;--hue:160" }, [label, this.slot(key), this.adder(key)]);
       }),
     );
-    /** @type {HTMLInputElement[]} */
     this.bars = [...this.element.querySelectorAll(".bw-bar")];
+    this.order = visitOrder(this.bars, id);
+    this.element.style.minHeight = `${this.minHeight - 8}px`;
+    this.layouts.replaceChildren(...Object.values(LAYOUTS).filter(({ arms }) => arms && layout.arms).map(({ id: other, title }) => {
+      const choose = button(title, host.words("layoutHelp"), () => this.deck.relayout(other), "bw-segment");
+      choose.dataset.layout = other;
+      return choose;
+    }));
+    if (!layout.arms) this.layouts.append(el("span", { class: "bw-layout", text: layout.title }));
+  }
+
+  /** The title of a stack, which moves the whole stack. @param {import("./blocks.mjs").Stack} stack */
+  handle({ letter, title, blocks }) {
+    const { column, row } = place(LAYOUTS[this.deck.layout], blocks[0]);
+    const text = title && title !== letter ? `${letter} ${title}` : letter;
+    const handle = button(`${text} \u00b7 ${blocks.length}`, this.deck.host.words("stackHelp"), () => this.sheet.openGroup(letter), "bw-stack");
+    handle.style.gridColumn = String(column + 1);
+    handle.style.gridRow = String(row);
+    handle.tabIndex = -1;
+    return handle;
+  }
+
+  /** In place of the bar of a name that the list does not hold. @param {string} key */
+  adder(key) {
+    const add = button(this.deck.host.words("add").replace("{}", key), this.deck.host.words("baseHelp"), () => this.deck.toggleApart(key), "bw-add");
+    return add;
   }
 
   /** The bars of one block, one per track. @param {string} key */
   slot(key) {
-    const { words } = this.deck.host;
+    const { host, kind, count, layout } = this.deck;
+    const title = `${describe(layout, key, host.words)}\n${host.words("barHelp")}`;
     const bars = this.deck.tracks.map((_, track) => {
-      const meaning = this.deck.count === 1 ? words("share") : words(track ? "shareB" : "shareA");
-      const bar = el("input", {
-        type: "range", step: "any", class: "bw-bar", "data-capture-wheel": "true", title: words("barHelp"),
-        "aria-label": `${key} ${meaning}`, "data-key": key, "data-track": track,
-      });
-      return el("span", { class: `bw-slot bw-track${track}` }, [bar, el("span", { class: "bw-value", "aria-hidden": "true" })]);
+      const meaning = count === 1 ? host.words(kind) : host.words(track ? "shareB" : "shareA");
+      return bar(key, track, `${key} ${meaning}`, title);
     });
     return el("span", { class: "bw-slots" }, bars);
   }
 
   paint() {
-    if (this.built !== this.deck.layout) this.build();
-    const { low, high } = this.deck.scale();
-    const at = (/** @type {number} */ value) => (100 * (value - low)) / (high - low);
-    for (const bar of this.bars ?? []) {
-      const value = this.deck.get(bar);
-      const state = `${value} ${low} ${high}`;
-      if (bar.dataset.state === state) continue;
-      bar.dataset.state = state;
-      bar.disabled = value === undefined;
-      const shown = value ?? 0;
-      bar.min = String(low);
-      bar.max = String(high);
-      bar.value = String(shown);
-      bar.setAttribute("aria-valuetext", numberText(shown));
-      bar.style.setProperty("--from", `${at(Math.min(0, shown))}%`);
-      bar.style.setProperty("--to", `${at(Math.max(0, shown))}%`);
-      bar.style.setProperty("--one", low < 0 || high > 1 ? `${at(1)}%` : "-9%");
-      bar.style.setProperty("--zero", low < 0 ? `${at(0)}%` : "-9%");
-      bar.classList.toggle("bw-beyond", shown < 0 || shown > 1);
-      /** @type {any} */ (bar.nextSibling).textContent = value === undefined ? "\u2013" : brief(value);
+    const { deck } = this;
+    const { words } = deck.host;
+    if (this.built !== deck.layout) this.build();
+    const unknown = deck.link?.text === null;
+    const scale = deck.scale();
+    const muted = deck.host.muted?.() ?? {};
+    let without = 0;
+    for (const element of this.bars) {
+      const value = unknown ? undefined : deck.get(element);
+      const kept = muted[`${element.dataset.track}/${element.dataset.key}`];
+      const off = kept !== undefined && deck.isMuted(element);
+      if (element.classList.contains("bw-muted") !== off) element.classList.toggle("bw-muted", off);
+      if (value === undefined) paintBar(element, undefined, scale, "");
+      else paintBar(element, value, scale, off ? `${words("muted")} ${brief(kept)}` : brief(value), numberText(value));
+      if (value === undefined) without++;
     }
-    for (const choose of this.layoutButtons) {
-      choose.setAttribute("aria-pressed", String(choose.dataset.layout === this.deck.layout));
+    if (this.without !== without) {
+      this.without = without;
+      for (const refresh of this.rovers ?? []) refresh();
     }
-    const shares = this.deck.tracks[this.deck.count - 1].values;
-    this.presetLabel.textContent = this.deck.presetName() || this.deck.host.words("custom");
-    this.thumb.replaceChildren(curve(points(shares, THUMB.width, THUMB.height), THUMB.width, THUMB.height));
-    if (document.activeElement !== this.field || this.field.value.trim() !== this.deck.text) this.field.value = this.deck.text;
-    this.message.textContent = this.deck.error;
-    this.element.classList.toggle("bw-unread", Boolean(this.deck.error));
-    const soloed = this.deck.soloed?.text === this.deck.text ? this.deck.soloed.index : -1;
-    [...this.u.children].forEach((row, index) => row.classList.toggle("bw-solo", index === soloed));
+    for (const row of this.apart.children) {
+      row.classList.toggle("bw-absent", row.querySelector(".bw-bar")?.getAttribute("aria-disabled") === "true" && !unknown);
+    }
+    for (const choose of this.layouts.querySelectorAll("button")) choose.setAttribute("aria-pressed", String(choose.dataset.layout === deck.layout));
+    for (const choose of this.toolButtons) choose.setAttribute("aria-pressed", String(choose.dataset.tool === deck.tool));
+    const shares = deck.tracks[deck.count - 1].values;
+    const title = unknown ? "" : presetTitle(deck.presetName(), deck.kind, words) || words("custom");
+    const stamp = `${title} ${shares.join()}`;
+    if (this.stamp !== stamp) {
+      this.stamp = stamp;
+      this.presetLabel.textContent = title;
+      this.picker.setAttribute("aria-label", `${words("presets")}: ${title}`);
+      this.thumb.replaceChildren(curve(points(shares, THUMB.width, THUMB.height), THUMB.width, THUMB.height));
+    }
+    if (document.activeElement !== this.field || this.field.value.trim() !== deck.text) this.field.value = deck.text;
+    this.note();
+    this.element.classList.toggle("bw-unread", Boolean(deck.error));
+    this.element.classList.toggle("bw-unknown", unknown);
+    const soloed = deck.soloed?.text === deck.text ? deck.soloed.index : -1;
+    if (this.soloed !== soloed) {
+      this.soloed = soloed;
+      for (const row of this.u.querySelectorAll(".bw-row")) row.classList.toggle("bw-solo", row.querySelector(".bw-bar")?.dataset.key === LAYOUTS[deck.layout].blocks[soloed]);
+    }
   }
-}
 
-/** Three places at most, as on a small display. @param {number} value */
-function brief(value) {
-  return String(Math.round(value * 1000) / 1000 + 0);
+  /** The error, what the node does to the numbers afterwards, and where a linked text comes from. */
+  note() {
+    const { deck } = this;
+    const { words } = deck.host;
+    this.message.textContent = deck.error || (deck.host.shaping?.() ? words("shapedHelp") : "");
+    this.message.classList.toggle("bw-note", !deck.error);
+    const { link } = deck;
+    const key = link?.text === null ? "linkedUnknown" : link?.ran ? "linkedRan" : "linked";
+    this.banner.textContent = link ? words(key).replace("{}", link.from) : "";
+  }
 }

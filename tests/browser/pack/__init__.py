@@ -22,7 +22,7 @@ def _deck_node(node_id: str, widget_type: str, default: str) -> type[io.ComfyNod
 
         @classmethod
         def execute(cls, weights: str = default) -> io.NodeOutput:
-            return io.NodeOutput(weights)
+            return io.NodeOutput(weights, ui={"blockwork_text": [weights]})
 
     DeckNode.__name__ = node_id
     return DeckNode

@@ -1,6 +1,7 @@
 // A deck as a mere view over 25 stock number widgets, which are hidden and are what is saved and queued.
 import { app } from "../../scripts/app.js";
 import { words } from "../blockwork/deck/messages.mjs";
+import { OwnPresets } from "../blockwork/deck/own_presets.mjs";
 import { parse } from "../blockwork/deck/weights.mjs";
 import { WeightsDeck } from "../blockwork/deck/weights_deck.mjs";
 
@@ -15,7 +16,7 @@ app.registerExtension({
         parse(next).values.forEach((value, index) => { floats[index].value = value; });
         deck.show(text());
       },
-      neutral: 0, undo() {}, forward() {}, own: () => ({}), keepOwn() {}, layout: () => "sd1", words: words("en"),
+      neutral: 0, undo() {}, forward() {}, presets: new OwnPresets(), layout: () => "sd1", words: words("en"),
     });
     for (const widget of floats) {
       widget.hidden = true; // the classic canvas
