@@ -137,9 +137,9 @@ def test_undo_of_drag_keys_and_tools(deck: Deck):
 def test_solo_and_back(deck: Deck):
     deck.text = "GRAD_V"
     deck.keys("IN03", "s")
-    assert deck.values() == [0.75 if n == 3 else 0 for n in range(25)]
+    assert deck.text == "IN03=0.75" and deck.values_painted() == [0.75 if n == 3 else 0 for n in range(25)]
     deck.keys("IN04", "s")
-    assert [n for n, value in enumerate(deck.values()) if value] == [4]
+    assert [n for n, value in enumerate(deck.values_painted()) if value] == [4]
     deck.keys("IN04", "s")
     assert deck.text == "GRAD_V"
 

@@ -254,9 +254,10 @@ def test_pair_deck(canvas: Canvas):
     assert deck.painted(0) == ["1"] * 25, "what M_A does not name stays A's"
     deck.drag("IN00", 0.9, 0.3, track=0)
     deck.drag("OUT11", 0.1, 0.6, track=1)
-    first, second = ([float(number) for number in part.split(",")] for part in deck.sent.split("|"))
+    first, second = deck.values_painted(0), deck.values_painted(1)
     assert first[0] == pytest.approx(0.3, abs=0.02) and first[1:] == [1] * 24
     assert second[24] == pytest.approx(0.6, abs=0.02) and second[:24] == [0] * 24
+    assert deck.sent == deck.text and deck.text.startswith("IN00=0.3") and " | 0, OUT11=0.6" in deck.text
     deck.find(".bw-picker").click()
     deck.page.keyboard.type("GRAD_A")
     deck.page.keyboard.press("Enter")
@@ -277,6 +278,8 @@ def test_scale_deck_rests_at_one(canvas: Canvas):
     deck.text = "IN04=0.75"
     assert deck.painted() == ["0.75" if n == 4 else "1" for n in range(25)]
     deck.drag("OUT11", 0.9, 0.5)
-    assert deck.values()[:5] == [1, 1, 1, 1, 0.75] and deck.values()[24] == pytest.approx(0.5, abs=0.02)
+    values = deck.values_painted()
+    assert values[:5] == [1, 1, 1, 1, 0.75] and values[24] == pytest.approx(0.5, abs=0.02)
+    assert deck.text.startswith("IN04=0.75, OUT11=0."), "what the text does not name stays model A's"
     deck.press("Reset")
     assert deck.values() == [1] * 25

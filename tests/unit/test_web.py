@@ -30,6 +30,15 @@ TEXTS = [
     ("GRAD_A, IN00=0.75, OUT03-OUT05=0.2, MID=3, BASE=0.5, VAE=1e-3", "sd1"),
     ("in_4=.5, M_00=-1, ALL=0.125, OUT8=2", "sdxl"),
     ("IN04=0.75", "sd1"),
+    ("0.5, IN04=0.75, BASE=0.1", "sd1"),
+    ("D00-D07=0.3, S20=0.25, IN=1, double_9=2", "flux"),
+    ("flux: " + ", ".join(["0.5"] * 58), "flux"),
+    (",".join(f"{i / 7}" for i in range(61)), "flux"),
+    (",".join(f"{i / 7}" for i in range(61)), "chroma"),
+    ("GRAD_V, layer_3=0.5", "qwen_image"),
+    ("LAST_THIRD, NR=0.5, CR00-01=2", "z_image"),
+    ("joint_blocks.3=0.5", "sd3"),
+    (",".join(["0.5"] * 25), "klein_4b"),
 ]
 BAD = ["", "0.1, 0.2", "GRAD_X", "IN12=1", "OUT05-OUT03=1", "IN00=nan", "nan", "1,,2", "IN00=1=2"]
 
@@ -66,9 +75,11 @@ def test_texts_read_and_written_as_in_python():
         assert read["layout"] == layout
         assert read["values"] == pytest.approx(expected.values, abs=1e-9)
         assert read["extra"] == dict(expected.extra)
+        assert read["rest"] == expected.rest
+        assert read["named"] is None or set(read["named"]) == set(expected.named or expected.layout.blocks)
         assert weights.parse(read["text"], layout).extra == expected.extra
-        if not text.startswith(("GRAD", "COSINE")):  # preset numbers are rounded to ten places in the browser
-            assert weights.parse(read["text"], layout) == expected
+        if not text.startswith(("GRAD_A", "COSINE")):  # preset numbers are rounded to ten places in the browser
+            assert weights.parse(read["text"], layout, default=neutral) == expected
 
 
 @needs_node
@@ -82,7 +93,7 @@ def test_texts_refused_as_in_python():
 
 
 @needs_node
-@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+@pytest.mark.parametrize("layout", ["sd1", "sdxl", "flux", "qwen_image", "klein_4b"])
 def test_presets_are_those_of_python(layout: str):
     program = """const all = {}; for (const name of data.names) all[name] = lib.presetValues(name, data.layout);
         console.log(JSON.stringify(all))"""
@@ -97,3 +108,4 @@ def test_preset_module_is_current():
     assert draw_presets.TARGET.read_text(encoding="utf-8") == draw_presets.text(), (
         "run tools/draw_presets.py and commit web/deck/presets.mjs"
     )
+    assert draw_presets.LAYOUTS_TARGET.read_text(encoding="utf-8") == draw_presets.layouts_text()

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LAYOUTS, addLayout, extent, groupsOf, levelOf, place, span } from "../../web/deck/blocks.mjs";
+import { LAYOUTS, addLayout, blocksOf, extent, groupsOf, levelOf, place, span } from "../../web/deck/blocks.mjs";
 import { describe } from "../../web/deck/facts.mjs";
 import { KEYS, words } from "../../web/deck/messages.mjs";
 import { format, parse } from "../../web/deck/weights.mjs";
 
 const stack = (letter, count) => ({ letter, title: `${letter} blocks`, blocks: Array.from({ length: count }, (_, n) => letter + String(n).padStart(2, "0")) });
-const layout = (name, ...counts) => LAYOUTS[addLayout({ name, stacks: counts.map(([letter, count]) => stack(letter, count)), apart: ["IN", "TXT", "OUT", "BASE"] })];
+const layout = (name, ...counts) => LAYOUTS[addLayout({ name, stacks: counts.map(([letter, count]) => stack(letter, count)), apart: ["BASE", "IN", "TXT", "OUT"] })];
 
 test("stacks become columns side by side that stay low", () => {
   for (const [name, counts] of Object.entries({ flux: [["D", 19], ["S", 38]], qwen: [["B", 60]], zimage: [["CR", 2], ["NR", 2], ["B", 30]], long: [["B", 120]], small: [["D", 5], ["S", 14]] })) {
@@ -24,6 +24,7 @@ test("a layout that comes again keeps its key; another count is another layout",
   assert.equal(layout("flux", ["D", 19], ["S", 38]).id, layout("flux", ["D", 19], ["S", 38]).id);
   assert.notEqual(layout("flux", ["D", 19], ["S", 38]).id, layout("flux", ["D", 8], ["S", 38]).id);
   assert.equal(addLayout({ name: "sdxl", stacks: LAYOUTS.sdxl.stacks, apart: LAYOUTS.sdxl.apart }), "sdxl");
+  assert.equal(layout("flux", ["D", 19], ["S", 38]).id, "flux", "the names that a text can use are known");
 });
 
 test("weights of any layout are read and written", () => {
@@ -32,10 +33,15 @@ test("weights of any layout are read and written", () => {
   assert.deepEqual([weights.values[0], weights.values[7], weights.values[8], weights.values[39]], [0.3, 0.3, 0, 0.25]);
   assert.deepEqual(weights.extra, { IN: 1 });
   assert.deepEqual(parse(format(weights), id), weights);
+  assert.equal(format(weights), "D00=0.3, D01=0.3, D02=0.3, D03=0.3, D04=0.3, D05=0.3, D06=0.3, D07=0.3, S20=0.25, IN=1", "what is not named stays so");
   const list = parse(Array(58).fill(0.5).join(","), id);
   assert.deepEqual(list.extra, { BASE: 0.5 });
+  assert.ok(format(list).startsWith("flux: 0.5, 0.5"));
+  assert.deepEqual(parse(Array(61).fill(0.25).join(","), id).extra, { CLIP: 0.25, T5: 0.25, IN: 0.25, OUT: 0.25 });
+  assert.equal(format(parse("0.5, S03=1", id)), "0.5, S03=1", "one number for everything stays one number");
   assert.throws(() => parse("1, 2, 3", id), /57, or 58 with BASE first/);
   assert.deepEqual(span(LAYOUTS[id], "d3-D4"), ["D03", "D04"]);
+  assert.deepEqual([...blocksOf(LAYOUTS[id], "double_3"), ...blocksOf(LAYOUTS[id], "S").slice(0, 1), ...blocksOf(LAYOUTS[id], "D00-01")], ["D03", "S00", "D00", "D01"]);
 });
 
 test("groups: stacks, thirds of a stack, levels of a U", () => {

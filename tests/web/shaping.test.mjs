@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { keyed, snap, travelled } from "../../web/deck/gestures.mjs";
 import { PRESETS } from "../../web/deck/presets.mjs";
-import { NO_SHAPING, blend, brushed, dice, invert, mirror, points, range, relayout, same, scale, shaped, solo, together } from "../../web/deck/shaping.mjs";
+import { NO_SHAPING, blend, brushed, dice, invert, mirror, points, range, relayout, same, scale, shaped, together } from "../../web/deck/shaping.mjs";
 
 const { GRAD_V, GRAD_A, SMOOTHSTEP, ALL_A, ALL_B } = PRESETS.sd1;
 const SHIFT = { shiftKey: true, ctrlKey: false, altKey: false };
@@ -29,10 +29,6 @@ test("scale and shift", () => {
   assert.deepEqual(scale([0, 0.5, 1], 2, -0.25), [-0.25, 0.75, 1.75]);
 });
 
-test("solo keeps one block", () => {
-  assert.deepEqual(solo([0.1, 0.2, 0.3], 1), [0, 0.2, 0]);
-  assert.deepEqual(solo([0.1, 0.2, 0.3], 1, 1), [1, 0.2, 1]);
-});
 
 test("SDXL leaves out IN09-IN11 and OUT09-OUT11", () => {
   const down = relayout(GRAD_V, "sd1", "sdxl");

@@ -54,7 +54,7 @@ for (const bad of ["", "NaN", "GRAD_X", "0.1, 0.2", "IN12=1", "IN00=x", "OUT05-O
 test("what is written reads back equal", () => {
   const values = LAYOUTS.sd1.blocks.map((_, i) => Math.sin(i) * 1.7);
   for (const extra of [{}, { BASE: 0.1 }, { BASE: 0.1, VAE: -2 }, { VAE: 0.3 }, { CLIP: 0.25 }]) {
-    const weights = { layout: "sd1", values, extra };
+    const weights = { layout: "sd1", values, extra, named: null, rest: null };
     assert.deepEqual(parse(format(weights)), weights);
   }
 });

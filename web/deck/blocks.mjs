@@ -4,6 +4,8 @@
  * U-Nets have the stacks IN, M and OUT and are drawn as a U; other models are drawn as columns side by side.
  */
 
+import { NAMED } from "./layouts.mjs";
+
 export const MIDDLE = "M00";
 
 /**
@@ -14,7 +16,8 @@ export const MIDDLE = "M00";
  * @property {string} title
  * @property {Stack[]} stacks
  * @property {string[]} blocks all blocks, in the order of a weight list
- * @property {string[]} apart names outside the stacks that the deck draws
+ * @property {string[]} names all names outside the stacks
+ * @property {string[]} apart those of them that the deck draws
  * @property {number} arms blocks in each arm of a U; 0 for columns
  * @typedef {object} Place
  * @property {"in" | "middle" | "out" | "column"} side
@@ -25,26 +28,22 @@ export const MIDDLE = "M00";
 
 const COLUMNS = 5; // most columns that stay readable on a deck
 const SHORTEST = 16; // rows of a column, at least, before another one starts
-const APART = ["BASE", "VAE"];
+const HIDDEN = ["VAE", "CLIP", "T5"]; // not in the file of a transformer; a text can name them all the same
 
-/** @type {Record<string, Layout>} */
-export const LAYOUTS = { sd1: unet("sd1", "SD1", 12), sdxl: unet("sdxl", "SDXL", 9) };
+const TITLES = { sd1: "SD1", sdxl: "SDXL" };
+
+/** Layouts by key: those that a text can name, and those of models that were seen. @type {Record<string, Layout>} */
+export const LAYOUTS = {};
+for (const [name, [stacks, apart]] of Object.entries(NAMED)) {
+  const filled = stacks.map(([letter, title, count]) => ({ letter, title, blocks: numbered(letter, 0, count - 1) }));
+  keep(name, name, filled, apart);
+}
 
 /** Blocks with cross-attention, where a prompt can go. */
 export const PROMPTED = {
   sd1: ["IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "M00", ...numbered("OUT", 3, 11)],
   sdxl: ["IN04", "IN05", "IN07", "IN08", "M00", ...numbered("OUT", 0, 5)],
 };
-
-/** @param {string} id @param {string} title @param {number} arms @returns {Layout} */
-function unet(id, title, arms) {
-  const stacks = [
-    { letter: "IN", title: "IN", blocks: numbered("IN", 0, arms - 1) },
-    { letter: "M", title: "M", blocks: [MIDDLE] },
-    { letter: "OUT", title: "OUT", blocks: numbered("OUT", 0, arms - 1) },
-  ];
-  return { id, name: id, title, stacks, apart: APART, arms, blocks: stacks.flatMap(({ blocks }) => blocks) };
-}
 
 /** @param {string} prefix @param {number} first @param {number} last */
 function numbered(prefix, first, last) {
@@ -53,21 +52,31 @@ function numbered(prefix, first, last) {
   return names;
 }
 
+/** @param {string} id @param {string} name @param {Stack[]} stacks @param {readonly string[]} apart */
+function keep(id, name, stacks, apart) {
+  const blocks = stacks.flatMap((stack) => stack.blocks);
+  const [inputs, outputs] = ["IN", "OUT"].map((letter) => stacks.find((stack) => stack.letter === letter)?.blocks.length ?? 0);
+  const u = inputs > 0 && inputs === outputs && stacks.length === 3 && blocks[inputs] === MIDDLE;
+  const shown = u ? ["BASE", "VAE"] : apart.filter((other) => !HIDDEN.includes(other));
+  LAYOUTS[id] = { id, name, title: /** @type {any} */ (TITLES)[name] ?? name, stacks, names: [...apart], apart: shown, blocks, arms: u ? inputs : 0 };
+  return id;
+}
+
 /**
  * Make a model's layout known to the deck.
- * @param {{name: string, title?: string, stacks: Stack[], apart?: string[]}} given as the server describes it
+ * @param {{name: string, stacks: Stack[], apart?: string[]}} given as the server describes it
  * @returns {string} its key in LAYOUTS
  */
-export function addLayout({ name, title, stacks, apart = APART }) {
-  const blocks = stacks.flatMap((stack) => stack.blocks);
-  const known = Object.values(LAYOUTS).find((layout) => layout.blocks.join() === blocks.join() && layout.apart.join() === apart.join());
-  if (known && (known.name === name || name in LAYOUTS)) return known.id;
-  const inputs = stacks.find(({ letter }) => letter === "IN")?.blocks.length ?? 0;
-  const outputs = stacks.find(({ letter }) => letter === "OUT")?.blocks.length ?? 0;
-  const u = inputs === outputs && stacks.length === 3 && blocks[inputs] === MIDDLE;
-  const key = [name, ...stacks.map((stack) => stack.letter + stack.blocks.length), ...apart].join(" ");
-  LAYOUTS[key] = { id: key, name, title: title ?? name, stacks, apart, blocks, arms: u ? inputs : 0 };
-  return key;
+export function addLayout({ name, stacks, apart = ["BASE"] }) {
+  const blocks = stacks.flatMap((stack) => stack.blocks).join();
+  const same = Object.values(LAYOUTS).find((layout) => layout.name === name && layout.blocks.join() === blocks);
+  return same?.id ?? keep([name, ...stacks.map((stack) => stack.letter + stack.blocks.length)].join(" "), name, stacks, apart);
+}
+
+/** The key of a layout that a text can name (`flux: ...`), or undefined. @param {string} label */
+export function layoutNamed(label) {
+  const name = label.trim().toLowerCase();
+  return name === "sd2" ? "sd1" : Object.hasOwn(NAMED, name) ? name : undefined;
 }
 
 /** @type {WeakMap<Layout, Map<string, Place>>} */
@@ -151,28 +160,58 @@ export function levelOf(layout, block) {
   return found?.[1] ?? layout.stacks.find(({ blocks }) => blocks.includes(block))?.blocks ?? [block];
 }
 
+/** @type {Record<string, string>} */
+const ALIASES = { DOUBLE: "D", SINGLE: "S", JOINT: "J", INPUT: "IN", OUTPUT: "OUT" };
+
 /**
- * The block that a loosely written name means (`in_4`, `MID`, `D3`), or null.
+ * The block that a loosely written name means (`in_4`, `MID`, `D3`, `double_3`, `transformer_blocks.7`), or null.
  * @param {Layout} layout @param {string} name
  */
 export function canonical(layout, name) {
-  const upper = name.trim().toUpperCase();
-  if (layout.blocks.includes(upper)) return upper;
-  if (["MID", "M_00", "M0"].includes(upper) && layout.blocks.includes(MIDDLE)) return MIDDLE;
-  const match = /^([A-Z]+)_?(\d{1,3})$/.exec(upper);
-  const block = match ? match[1] + String(Number(match[2])).padStart(2, "0") : upper;
-  return layout.blocks.includes(block) ? block : null;
+  const upper = name.trim().toUpperCase().replace(/\.+$/, "");
+  const { blocks, stacks } = layout;
+  if (blocks.includes(upper)) return upper;
+  if (["MID", "M_00", "M0", "UNET_MID"].includes(upper)) return blocks.includes(MIDDLE) ? MIDDLE : null;
+  const match = /^([A-Z][A-Z_]*?)_?(\d{1,3})$/.exec(upper);
+  const own = /^(.+)\.(\d{1,3})$/.exec(name.trim());
+  const letters = stacks.map(({ letter }) => letter);
+  let stack;
+  if (match) {
+    const main = ["LAYER", "BLOCK"].includes(match[1]) || (match[1] === "IN" && letters.includes("J"));
+    const letter = main ? (letters.includes("B") ? "B" : "J") : (ALIASES[match[1]] ?? match[1]);
+    stack = stacks.find((other) => other.letter === letter) ?? stacks.find(({ title }) => title.toUpperCase() === match[1]);
+  } else if (own) {
+    stack = stacks.find(({ title }) => title === own[1]);
+  }
+  const block = stack && stack.letter + String(Number((match ?? own)?.[2])).padStart(2, "0");
+  return block && blocks.includes(block) ? block : null;
 }
 
 /**
- * The blocks of `IN04` or `OUT03-OUT05`, or null when it does not name any.
+ * The blocks of `IN04`, `OUT03-OUT05` or `D00-07`, or null when it does not name any.
  * @param {Layout} layout @param {string} text
  */
 export function span(layout, text) {
-  const [first, last, ...rest] = text.split("-").map((part) => canonical(layout, part));
-  if (!first || rest.length || last === null) return null;
-  if (last === undefined) return [first];
+  const [start, end, ...rest] = text.split("-").map((part) => part.trim());
+  const first = canonical(layout, start);
+  if (!first || rest.length) return null;
+  if (end === undefined) return [first];
+  const stack = layout.stacks.find(({ blocks }) => blocks.includes(first));
+  const last = canonical(layout, /^\d{1,3}$/.test(end) ? `${stack?.letter}${end}` : end);
+  if (!last) return null;
   const low = layout.blocks.indexOf(first);
   const high = layout.blocks.indexOf(last);
   return low <= high ? layout.blocks.slice(low, high + 1) : null;
+}
+
+/**
+ * All that a name of a weight text stands for: blocks, a stack, all blocks, or a name outside; null when unknown.
+ * @param {Layout} layout @param {string} name
+ */
+export function blocksOf(layout, name) {
+  const upper = name.trim().toUpperCase().replace(/\.+$/, "");
+  if (upper === "ALL") return layout.blocks;
+  const stack = !layout.arms && !layout.names.includes(upper) && layout.stacks.find(({ letter }) => letter === upper);
+  if (stack) return stack.blocks;
+  return span(layout, name) ?? (layout.names.includes(upper) || ["BASE", "VAE", "CLIP"].includes(upper) ? [upper] : null);
 }

@@ -30,10 +30,6 @@ export function scale(values, factor, offset) {
   return values.map((value) => tidy(factor * value + offset));
 }
 
-/** One block as it is, all others `rest`. @param {number[]} values @param {number} index @param {number} rest */
-export function solo(values, index, rest = 0) {
-  return values.map((value, i) => (i === index ? value : rest));
-}
 
 /**
  * The same blocks in the other layout: SDXL lacks IN09-IN11 and OUT09-OUT11; SD1 gets `rest` there.

@@ -7,8 +7,8 @@
 import { LAYOUTS, levelOf } from "./blocks.mjs";
 import { shortcuts } from "./clipboard.mjs";
 import { attach } from "./gestures.mjs";
-import { brushed, invert, range, relayout, same, shaped, solo, together } from "./shaping.mjs";
-import { WeightsError, builtIn, format, parse, presetValues } from "./weights.mjs";
+import { brushed, invert, range, relayout, same, shaped, together } from "./shaping.mjs";
+import { WeightsError, builtIn, format, parse, presetValues, withValue } from "./weights.mjs";
 import { WeightsFace } from "./weights_face.mjs";
 
 const PAIR_SEPARATOR = " | ";
@@ -111,11 +111,14 @@ export class WeightsDeck {
   shape(tracks) {
     const shaping = this.link?.ran ? null : this.host.shaping?.(); // a node reports what it put out
     if (!shaping) return tracks;
-    return tracks.map(({ layout, values, extra }) => {
+    return tracks.map(({ layout, values, extra, rest }) => {
       const second = presetValues(shaping.blend_with, layout);
-      const alone = { ...shaping, mirror: false };
-      const apart = Object.entries(extra).map(([name, value]) => [name, shaped([value], alone, undefined)[0]]);
-      return { layout, values: shaped(values, shaping, second), extra: Object.fromEntries(apart) };
+      const alone = (/** @type {number} */ value) => shaped([value], { ...shaping, mirror: false }, undefined)[0];
+      const apart = Object.entries(extra).map(([name, value]) => [name, alone(value)]);
+      return {
+        layout, values: shaped(values, shaping, second), extra: Object.fromEntries(apart), named: null,
+        rest: rest === null || second ? null : alone(rest),
+      };
     });
   }
 
@@ -140,6 +143,8 @@ export class WeightsDeck {
       layout,
       values: LAYOUTS[layout].blocks.map(() => this.rest(track)),
       extra: {},
+      named: [],
+      rest: null,
     }));
   }
 
@@ -182,7 +187,9 @@ export class WeightsDeck {
       const level = levelOf(LAYOUTS[this.layout], key).map((block) => blocks.indexOf(block));
       const moved = tool === "level" ? together(values, level, "add", value - values[index])
         : brushed(values, index, value, Math.max(1, blocks.length * BRUSH_SHARE));
-      return { ...weights, values: moved.map((number) => Math.min(high, Math.max(low, number))) };
+      return moved.reduce((changed, number, i) => (
+        number === values[i] ? changed : withValue(changed, blocks[i], Math.min(high, Math.max(low, number)))
+      ), before[track]);
     }, false);
   }
 
@@ -216,9 +223,14 @@ export class WeightsDeck {
     this.write(text, final);
   }
 
-  /** @param {(values: number[], track: number) => number[]} how @param {boolean} [final] */
-  reshape(how, final = true) {
-    this.change((weights, track) => ({ ...weights, values: how(weights.values, track) }), final);
+  /**
+   * Change the whole list; `one` is what that does to a number for everything, which else becomes a list.
+   * @param {(values: number[], track: number) => number[]} how @param {boolean} [final] @param {(value: number) => number} [one]
+   */
+  reshape(how, final = true, one) {
+    this.change((weights, track) => ({
+      ...weights, values: how(weights.values, track), named: null, rest: weights.rest === null || !one ? null : one(weights.rest),
+    }), final);
   }
 
   /** A preset's weights; on a pair M_A gets what is left of 1. @param {number[]} values @param {boolean} [final] */
@@ -243,7 +255,9 @@ export class WeightsDeck {
     }
     const before = soloed?.text === this.text ? soloed.before : this.text;
     if (soloed?.text === this.text) this.tracks = this.shape(this.read(before));
-    this.reshape((values, track) => solo(values, index, this.rest(track)));
+    this.change((weights, track) => ({
+      ...weights, values: weights.values.map((value, i) => (i === index ? value : this.rest(track))), named: [key], rest: null,
+    }));
     this.soloed = { text: this.text, before, index };
     this.face.paint();
   }
@@ -279,7 +293,7 @@ export class WeightsDeck {
   }
 
   invert() {
-    if (this.count === 1) this.reshape((values) => invert(values));
+    if (this.count === 1) this.reshape((values) => invert(values), true, (value) => invert([value])[0]);
     else this.change((_, track) => this.tracks[1 - track]);
   }
 
@@ -289,9 +303,11 @@ export class WeightsDeck {
     this.host.layout(to);
     if (to === from) return;
     const named = builtIn(to)[this.presetName()];
-    this.change(({ values, extra }, track) => {
+    this.change(({ values, extra, named: given, rest }, track) => {
+      if (rest !== null) return { layout: to, values: LAYOUTS[to].blocks.map(() => rest), extra, named: null, rest };
       const share = named && (this.count > 1 && track === 0 ? invert(named) : named);
-      return { layout: to, values: share ?? relayout(values, from, to, this.rest(track)), extra };
+      const kept = given && LAYOUTS[to].blocks.filter((block) => given.includes(block));
+      return { layout: to, values: share ?? relayout(values, from, to, this.rest(track)), extra, named: share ? null : kept, rest: null };
     });
   }
 
@@ -311,11 +327,4 @@ function valueOf(tracks, bar) {
   const { layout, values, extra } = tracks[Number(bar.dataset.track)];
   const key = bar.dataset.key ?? "";
   return key in extra ? extra[key] : values[LAYOUTS[layout].blocks.indexOf(key)];
-}
-
-/** @param {Weights} weights @param {string} key @param {number} value @returns {Weights} */
-function withValue(weights, key, value) {
-  const index = LAYOUTS[weights.layout].blocks.indexOf(key);
-  if (index < 0) return { ...weights, extra: { ...weights.extra, [key]: value } };
-  return { ...weights, values: weights.values.with(index, value) };
 }

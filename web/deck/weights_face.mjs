@@ -70,7 +70,7 @@ export class WeightsFace {
     const shaping = el("div", { class: "bw-tools" }, [
       kinds,
       button(words("shape"), words("shapeHelp"), () => this.sheet.toggle("shape")),
-      button(words("mirror"), words("mirrorHelp"), () => this.deck.reshape((values) => mirror(values))),
+      button(words("mirror"), words("mirrorHelp"), () => this.deck.reshape((values) => mirror(values), true, (value) => value)),
       button(words("invert"), words(this.deck.kind === "share" || this.deck.kind === "pair" ? "invertHelp" : "invertPlain"), () => this.deck.invert()),
       button(words("reset"), words(this.deck.rest(this.deck.count - 1) ? "resetOne" : "resetHelp"), () => this.deck.reshape((values, track) => values.map(() => this.deck.rest(track)))),
       button(words("undo"), words("undoHelp"), () => this.deck.host.undo()),
@@ -136,7 +136,6 @@ export class WeightsFace {
     const { layout: id, host } = this.deck;
     const layout = LAYOUTS[id];
     this.built = id;
-    this.without = -1;
     const { columns } = extent(layout);
     this.u.classList.toggle("bw-columns", !layout.arms);
     this.u.style.setProperty("--columns", String(columns));
@@ -157,12 +156,25 @@ export class WeightsFace {
     this.bars = [...this.element.querySelectorAll(".bw-bar")];
     this.order = visitOrder(this.bars, id);
     this.element.style.minHeight = `${this.minHeight - 8}px`;
-    this.layouts.replaceChildren(...Object.values(LAYOUTS).filter(({ arms }) => arms && layout.arms).map(({ id: other, title }) => {
-      const choose = button(title, host.words("layoutHelp"), () => this.deck.relayout(other), "bw-segment");
+    this.layouts.replaceChildren(...["sd1", "sdxl"].map((other) => {
+      const choose = button(LAYOUTS[other].title, host.words("layoutHelp"), () => this.deck.relayout(other), "bw-segment");
       choose.dataset.layout = other;
       return choose;
-    }));
-    if (!layout.arms) this.layouts.append(el("span", { class: "bw-layout", text: layout.title }));
+    }), this.otherLayouts(layout));
+    this.without = -1;
+  }
+
+  /** A menu of the layouts of other models. @param {import("./blocks.mjs").Layout} layout */
+  otherLayouts(layout) {
+    const { words } = this.deck.host;
+    const others = Object.values(LAYOUTS).filter(({ id, arms, name: key }) => !arms && (id === key || id === layout.id));
+    const menu = el("select", { class: "bw-select bw-layouts", "aria-label": words("otherLayouts"), title: words("otherLayouts") }, [
+      el("option", { value: "", text: words("otherLayout") }),
+      ...others.map(({ id, title }) => el("option", { value: id, text: title })),
+    ]);
+    menu.value = layout.arms ? "" : layout.id;
+    menu.addEventListener("change", () => menu.value && this.deck.relayout(menu.value));
+    return menu;
   }
 
   /** The title of a stack, which moves the whole stack. @param {import("./blocks.mjs").Stack} stack */
