@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..atelier import host as demo_models
 from ..cascade import host_model as pixel_models
+from . import routes
 from .atelier import Judge, Loader
 from .atelier_stages import Stages
 from .blocks import BlockWeightsNode
@@ -110,13 +111,9 @@ class BlockworkExtension(ComfyExtension):
     """Registers what core has to know, and lists the nodes."""
 
     async def on_load(self) -> None:
-        """From here on core's Load Diffusion Model recognises IF stages and the demo models."""
+        """From here on core's Load Diffusion Model recognises IF stages and the demo models, and the deck has its routes."""
         pixel_models.register()
         demo_models.register()
-
-    async def on_load(self) -> None:
-        from . import routes
-
         routes.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -1,8 +1,9 @@
 """The demo models: a tiny Stable Diffusion that comes with the pack, and a classifier for its images."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..atelier import host
+from .show import shown
 
 
 class Loader(io.ComfyNode):
@@ -74,4 +75,4 @@ class Judge(io.ComfyNode):
     @classmethod
     def execute(cls, image) -> io.NodeOutput:
         reading = host.reading(image)
-        return io.NodeOutput(reading, ui=ui.PreviewText(reading))
+        return io.NodeOutput(reading, ui=shown(reading))

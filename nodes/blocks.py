@@ -7,6 +7,7 @@ from ..blocks import host, presets
 from ..blocks.drawing import draw_weights
 from ..blocks.names import LAYOUTS
 from ..blocks.weights import BlockWeights
+from .show import shown
 
 NO_PRESET = "none"
 EVERY_PRESET = list(dict.fromkeys(name for layout in LAYOUTS for name in presets.names(layout)))
@@ -76,7 +77,8 @@ class BlockWeightsNode(io.ComfyNode):
 
 
 def _output(shaped: BlockWeights) -> io.NodeOutput:
-    return io.NodeOutput(shaped.text(), torch.from_numpy(draw_weights(shaped))[None])
+    text = shaped.text()
+    return io.NodeOutput(text, torch.from_numpy(draw_weights(shaped))[None], ui=shown(ran=text))
 
 
 def _reshape(values: list[float], invert: bool, scale: float, offset: float) -> list[float]:

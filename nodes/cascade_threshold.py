@@ -1,9 +1,10 @@
 """Thresholding for any model, and a report of its effect on saturation."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..cascade import host_threshold, report
 from . import cascade_inputs as shared
+from .show import shown
 
 
 class ThresholdNode(io.ComfyNode):
@@ -125,6 +126,7 @@ class SaturationReport(io.ComfyNode):
             description="Compares images made without and with thresholding: fraction of values at both ends of the range, "
             "mean colour saturation, contrast, and histograms.",
             search_aliases=["histogram", "clipping", "overexposed", "compare images", "dynamic thresholding"],
+            is_output_node=True,
             inputs=[
                 io.Image.Input("without", tooltip="Images made without thresholding."),
                 io.Image.Input("with_threshold", tooltip="The same images made with thresholding."),
@@ -139,4 +141,5 @@ class SaturationReport(io.ComfyNode):
     def execute(cls, without, with_threshold) -> io.NodeOutput:
         measures = {"without": report.measure(without), "with": report.measure(with_threshold)}
         image = report.draw({"without": without, "with": with_threshold}, measures)
-        return io.NodeOutput(image, report.text(measures), ui=ui.PreviewImage(image, cls=cls))
+        text = report.text(measures)
+        return io.NodeOutput(image, text, ui=shown(text, image, cls=cls))

@@ -1,11 +1,12 @@
 """Deprojectors themselves: loaded, joined, judged, saved and trained."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..deprojector import host, host_report, host_texts, host_training
 from ..deprojector.start import PRESETS
 from ..deprojector.training import SCHEDULES, Recipe
 from .deprojector import CATEGORY, Deprojector, clip_input, deprojector_input
+from .show import shown
 
 
 class LoadDeprojector(io.ComfyNode):
@@ -90,7 +91,7 @@ class DeprojectorReport(io.ComfyNode):
     def execute(cls, deprojector, clip, text, constant_rows="file") -> io.NodeOutput:
         rows = host_texts.chosen_rows(constant_rows, clip)
         plot, figures = host_report.report(deprojector, clip, text, rows)
-        return io.NodeOutput(plot, figures, ui=ui.PreviewImage(plot, cls=cls))
+        return io.NodeOutput(plot, figures, ui=shown(figures, plot, cls=cls))
 
 
 class SaveDeprojector(io.ComfyNode):
@@ -116,7 +117,7 @@ class SaveDeprojector(io.ComfyNode):
     @classmethod
     def execute(cls, deprojector, filename_prefix, dtype="float32") -> io.NodeOutput:
         path = host.save(deprojector, filename_prefix, dtype)
-        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+        return io.NodeOutput(str(path), ui=shown(str(path)))
 
 
 class TrainDeprojector(io.ComfyNode):

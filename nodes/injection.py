@@ -11,6 +11,7 @@ from ..injection.picture import draw_plan
 from ..injection.presets import PRESETS, described
 from ..injection.report import plan_text
 from ..injection.timing import LAST_STEP, windows
+from .show import shown
 
 CATEGORY = "blockwork/injection"
 PARTS: dict[str, Part] = {"keys and values": "kv", "keys": "k", "values": "v"}
@@ -185,6 +186,7 @@ class InjectionPlan(io.ComfyNode):
             category=CATEGORY,
             description="A picture of the U-Net with what each block receives, and the same as text.",
             search_aliases=["injection preview", "block prompt table", "which block gets what"],
+            is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model the conditioning is for."),
                 io.Conditioning.Input("conditioning", tooltip="A conditioning with injections; of several entries (regions) each gets a picture."),
@@ -200,7 +202,8 @@ class InjectionPlan(io.ComfyNode):
         blocks, carried = host.blocks_of(model), host_change.carried_by(conditioning)
         pictures = [torch.from_numpy(draw_plan(injections, blocks)) for injections in carried]
         text = "\n\n".join(plan_text(injections, blocks) for injections in carried)
-        return io.NodeOutput(torch.stack(same_height(pictures)), text)
+        image = torch.stack(same_height(pictures))
+        return io.NodeOutput(image, text, ui=shown(text, image, cls=cls))
 
 
 def same_height(pictures: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ from ..injection import host, host_xti
 from ..injection import xti as xti_files
 from ..injection.density import read_density
 from ..injection.plot import density_text, draw_density
+from .show import shown
 
 CATEGORY = "blockwork/injection/xti"
 GEOMETRY = "IN08, M00"  # the layers that carry shape, by the style mixing of P+
@@ -122,7 +123,7 @@ class SaveXTI(io.ComfyNode):
     def execute(cls, xti, filename) -> io.NodeOutput:
         path = host_xti.save_path(filename)
         xti_files.save(xti, path)
-        return io.NodeOutput(str(path))
+        return io.NodeOutput(str(path), ui=shown(str(path)))
 
 
 class XTIDensity(io.ComfyNode):
@@ -136,6 +137,7 @@ class XTIDensity(io.ComfyNode):
             category=CATEGORY,
             description="A health read-out: the log density of each layer's token under a kernel density of the vocabulary. Tokens far below the band are overfitted: they have left the words' neighbourhood and edit badly.",
             search_aliases=["XTI KDE", "embedding health", "token density", "textual inversion overfit"],
+            is_output_node=True,
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder the concept was trained for (SD1)."),
                 Concept.Input("xti", tooltip="The concept to read."),
@@ -152,4 +154,5 @@ class XTIDensity(io.ComfyNode):
         tokens = [xti.tokens(layer) for layer in range(len(xti.layers))]
         reading = read_density(tokens, host_xti.vocabulary(clip).float().cpu(), bandwidth)
         picture = torch.from_numpy(draw_density(reading, f"<{xti.name}>"))[None]
-        return io.NodeOutput(picture, density_text(reading, f"<{xti.name}>"))
+        text = density_text(reading, f"<{xti.name}>")
+        return io.NodeOutput(picture, text, ui=shown(text, picture, cls=cls))

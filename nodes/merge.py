@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..blocks.host import fingerprint
 from ..merge.live import host
 from .inputs import key_map_input, non_finite_input, weights_input
+from .show import shown
 
 CATEGORY = "blockwork/merge"
 GRAD_V, ONE, HALVES = "GRAD_V", "1", "0.5 | 0.5"  # texts that fit every layout
@@ -74,7 +75,7 @@ class MergeModels(ByBlock):
         cls, model_a, model_b, weights_a="", key_map="mbw", non_finite="error", weights=GRAD_V
     ) -> io.NodeOutput:
         model, plan = host.merge_models(model_a, model_b, weights, weights_a, key_map, non_finite)
-        return io.NodeOutput(model, plan.report())
+        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
 
 
 class MergeTwoRatios(io.ComfyNode):
@@ -107,7 +108,7 @@ class MergeTwoRatios(io.ComfyNode):
     @classmethod
     def execute(cls, model_a, model_b, key_map="mbw", non_finite="error", weights=HALVES) -> io.NodeOutput:
         model, plan = host.merge_two_ratios(model_a, model_b, weights, key_map, non_finite)
-        return io.NodeOutput(model, plan.report())
+        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
 
 
 class AddDifference(ByBlock):
@@ -138,7 +139,7 @@ class AddDifference(ByBlock):
         cls, model_a, model_b, model_c, key_map="mbw", non_finite="error", weights=ONE
     ) -> io.NodeOutput:
         model, plan = host.add_model_difference(model_a, model_b, model_c, weights, key_map, non_finite)
-        return io.NodeOutput(model, plan.report())
+        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
 
 
 class ScaleBlocks(ByBlock):
@@ -168,7 +169,7 @@ class ScaleBlocks(ByBlock):
     @classmethod
     def execute(cls, model, key_map="mbw", non_finite="error", weights=ONE) -> io.NodeOutput:
         scaled, plan = host.scale_blocks(model, weights, key_map, non_finite)
-        return io.NodeOutput(scaled, plan.report())
+        return io.NodeOutput(scaled, plan.report(), ui=shown(ran=weights))
 
 
 def _ratio(part: str, default: float):

@@ -15,6 +15,7 @@ from .inputs import (
     key_map_input,
     overwrite_input,
 )
+from .show import shown
 
 CATEGORY = "blockwork/merge"
 FROM_TWO = sorted(name for name, method in METHODS.items() if method.least > 1 or method.most is None)
@@ -93,7 +94,13 @@ class MergeToFile(io.ComfyNode):
 
 def written(merged) -> io.NodeOutput:
     """The outputs of every node that writes a merge."""
-    return io.NodeOutput(host_recipe.listed_name(merged.path), to_text(merged.recipe), merged.report)
+    name = host_recipe.listed_name(merged.path)
+    return io.NodeOutput(name, to_text(merged.recipe), merged.report, ui=shown(f"{name}\n\n{merged.report}"))
+
+
+def _compared(cls, found, measure: str) -> io.NodeOutput:
+    image, table = host_compare.picture(found, measure), found.table()
+    return io.NodeOutput(image, table, ui=shown(table, image, cls=cls))
 
 
 def _measure():
@@ -115,6 +122,7 @@ class CompareModels(io.ComfyNode):
             category=CATEGORY,
             description="Shows how much two models differ, block by block, as a table and as bars in the shape of the U. Patches (merges, LoRAs) count.",
             search_aliases=["model analysis", "cosine similarity of models", "model diff", "ASimilarity", "what does this LoRA change"],
+            is_output_node=True,
             inputs=[
                 io.Model.Input("model_a", tooltip="The model to measure from."),
                 io.Model.Input("model_b", tooltip="The model to measure to."),
@@ -127,7 +135,7 @@ class CompareModels(io.ComfyNode):
     @classmethod
     def execute(cls, model_a, model_b, key_map="mbw", measure="distance") -> io.NodeOutput:
         found = host_compare.compare_live(model_a, model_b, key_map)
-        return io.NodeOutput(host_compare.picture(found, measure), found.table())
+        return _compared(cls, found, measure)
 
 
 class CompareFiles(io.ComfyNode):
@@ -146,6 +154,7 @@ class CompareFiles(io.ComfyNode):
                 "cosine similarity of models",
                 "ASimilarity",
             ],
+            is_output_node=True,
             inputs=[
                 checkpoint_input("model_a", "The checkpoint to measure from."),
                 checkpoint_input("model_b", "The checkpoint to measure to."),
@@ -162,4 +171,4 @@ class CompareFiles(io.ComfyNode):
     @classmethod
     def execute(cls, model_a, model_b, key_map="mbw", measure="distance") -> io.NodeOutput:
         found = host_compare.compare_files(model_a, model_b, key_map)
-        return io.NodeOutput(host_compare.picture(found, measure), found.table())
+        return _compared(cls, found, measure)

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..merge.files import host as host_recipe
 from .inputs import checkpoint_input, overwrite_input
 from .merge_files import CATEGORY, FILE, RECIPE, REPORT, written
+from .show import shown
 
 EXAMPLE = """# output = A + B, ratio or preset
 mix = sd15_a + sd15_b, alpha=GRAD_V
@@ -105,7 +106,8 @@ class ReadRecipe(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint) -> io.NodeOutput:
-        return io.NodeOutput(host_recipe.read_recipe(checkpoint))
+        recipe = host_recipe.read_recipe(checkpoint)
+        return io.NodeOutput(recipe, ui=shown(recipe))
 
 
 class ReplayRecipe(io.ComfyNode):
@@ -139,4 +141,5 @@ class ReplayRecipe(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint, name, overwrite=False) -> io.NodeOutput:
         merged, same, finding = host_recipe.replay_file(checkpoint, name, overwrite)
-        return io.NodeOutput(host_recipe.listed_name(merged.path), same, finding)
+        written_name = host_recipe.listed_name(merged.path)
+        return io.NodeOutput(written_name, same, finding, ui=shown(f"{written_name}\n\n{finding}"))

@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 import pytest
+from blockwork.tests.support.deck import Deck
 from refhost.canvas import Canvas
-from refhost.deck import Deck
 
 WEIGHTS = "BlockworkBlockWeights"
 PALETTES = ("dark", "light", "solarized", "arc", "nord", "github")

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from blockwork.tests.support.deck import Deck
 from refhost.canvas import Canvas
 from refhost.client import Client
-from refhost.deck import Deck
 
 WEIGHTS = "BlockworkBlockWeights"
 ZEROS = ", ".join(["0"] * 25)

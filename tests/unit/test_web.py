@@ -78,6 +78,8 @@ def test_texts_read_and_written_as_in_python():
         assert read["rest"] == expected.rest
         assert read["named"] is None or set(read["named"]) == set(expected.named or expected.layout.blocks)
         assert weights.parse(read["text"], layout).extra == expected.extra
+        if layout == "chroma" and neutral:
+            continue  # a list of Flux leaves out Chroma's first stack, whose numbers nothing reads
         if not text.startswith(("GRAD", "COSINE")):  # preset numbers are rounded to ten places in the browser
             assert weights.parse(read["text"], layout, default=neutral) == expected
 
