@@ -1,26 +1,51 @@
-"""The pack's routes: the user's own presets. JSON in and out, no paths from the client; ComfyUI checks the origin."""
+"""The pack's routes: the user's own presets, and the layout of a model file.
+
+JSON in and out. Clients name presets and files that ComfyUI lists, never paths; ComfyUI checks the origin.
+"""
 
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from aiohttp import web
 from server import PromptServer
 
-from ..blocks import host, own_presets
+from ..blocks import header, host, own_presets
 from ..blocks.names import BlockError
 
 PRESETS = "/blockwork/presets"
+LAYOUT = "/blockwork/layout"
+FOLDERS = ("checkpoints", "diffusion_models")
 
 
 def register() -> None:
     """Add the routes to the running server."""
     routes = PromptServer.instance.routes
+    routes.get(LAYOUT)(_layout)
     routes.get(PRESETS)(_listed)
     routes.post(PRESETS)(_changing(_save))
     routes.post(f"{PRESETS}/remove")(_changing(_remove))
     routes.post(f"{PRESETS}/import")(_changing(_import))
+
+
+async def _layout(request: web.Request) -> web.Response:
+    """The blocks of a listed file, or ``layout: null`` and the reason: a deck then keeps its menu."""
+    folder, name = request.query.get("folder", ""), request.query.get("name", "")
+    try:
+        found = await asyncio.to_thread(_layout_of, folder, name)
+        return web.json_response({"layout": found})
+    except (BlockError, OSError) as error:
+        reason = str(error) if isinstance(error, BlockError) else f"{name[:80]!r} cannot be read."
+        return web.json_response({"layout": None, "reason": reason})
+
+
+def _layout_of(folder: str, name: str) -> dict[str, Any]:
+    if folder not in FOLDERS or name not in folder_paths.get_filename_list(folder):
+        raise BlockError(f"ComfyUI does not list {name[:80]!r}.")
+    return header.layout_of_file(Path(folder_paths.get_full_path_or_raise(folder, name)))
 
 
 async def _listed(_: web.Request) -> web.Response:

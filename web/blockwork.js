@@ -6,9 +6,10 @@ import { api } from "../../scripts/api.js";
 // @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
 import { LAYOUTS } from "./deck/blocks.mjs";
-import { bake, linkedShaping, linkedText, shapingOf } from "./deck/graph.mjs";
+import { bake, linkedShaping, linkedText, modelFile, shapingOf } from "./deck/graph.mjs";
 import { kindOf } from "./deck/meaning.mjs";
 import { words } from "./deck/messages.mjs";
+import { ModelLayout } from "./deck/model_layout.mjs";
 import { OwnPresets } from "./deck/own_presets.mjs";
 import { NO_SHAPING } from "./deck/shaping.mjs";
 import { SpecDeck } from "./deck/spec_deck.mjs";
@@ -34,6 +35,12 @@ function widgetOf(type, make, tracks = 1) {
     let text = String(inputData?.[1]?.default ?? "");
     /** @type {string | null} */
     let ran = null;
+    /** @type {string | null} the layout that the user chose over the model's */
+    let chosen = null;
+    const model = new ModelLayout((path) => api.fetchApi(path), () => {
+      chosen = null;
+      refresh();
+    });
     const gesture = new Gesture();
     const deck = make({
       write(/** @type {string} */ next, /** @type {boolean} */ final) {
@@ -47,7 +54,10 @@ function widgetOf(type, make, tracks = 1) {
       undo: () => app.extensionManager.command.execute("Comfy.Undo"),
       forward: (/** @type {WheelEvent} */ event) => forwardWheel(app, event),
       presets,
-      layout: (/** @type {string | undefined} */ id) => layoutOf(node, id),
+      layout: (/** @type {string | undefined} */ id) => {
+        if (id !== undefined) chosen = id;
+        return layoutOf(node, id, chosen ?? model.id);
+      },
       muted: (/** @type {any} */ muted) => {
         if (muted) node.properties[MUTED] = muted;
         return node.properties?.[MUTED] ?? {};
@@ -71,6 +81,7 @@ function widgetOf(type, make, tracks = 1) {
       if (deck.element.inert !== (link !== null)) deck.element.inert = link !== null;
     };
     const refreshLinked = () => {
+      if (!layoutWidget(node)) void model.follow(modelFile(node));
       if (linked() || deck.link) refresh();
     };
     const widget = node.addDOMWidget(name, type, deck.element, {
@@ -130,12 +141,15 @@ function layoutWidget(node) {
   return node.widgets?.find((/** @type {any} */ widget) => widget.name === "layout");
 }
 
-/** Read or set a node's layout: its widget, else a property saved with the node. @param {any} node @param {string} [id] */
-function layoutOf(node, id) {
+/**
+ * Read or set a node's layout: its widget; else the given one; else a property saved with the node.
+ * @param {any} node @param {string} [id] set this @param {string | null} [known] the layout of the node's model
+ */
+function layoutOf(node, id, known = null) {
   const widget = layoutWidget(node);
   if (id !== undefined && widget) widget.value = id;
   else if (id !== undefined) node.properties[LAYOUT] = id;
-  const chosen = widget?.value ?? node.properties[LAYOUT];
+  const chosen = widget?.value ?? known ?? node.properties[LAYOUT];
   return chosen in LAYOUTS ? chosen : "sd1";
 }
 

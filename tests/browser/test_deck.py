@@ -278,7 +278,7 @@ def test_typing_the_text_itself(deck: Deck):
     field.fill("1, 2, 3")
     field.press("Enter")
     deck.canvas.settle()
-    assert "3 numbers given" in deck.find(".bw-error").inner_text()
+    assert "3 numbers are given" in deck.find(".bw-error").inner_text()
     field.fill(ZEROS)
     field.press("Enter")
     deck.canvas.settle()

@@ -81,3 +81,35 @@ export function linkedShaping(node) {
   if (node.comfyClass !== SHAPED) return [];
   return Object.keys(NO_SHAPING).filter((name) => linkInto(node, name) != null);
 }
+
+/** Widgets that name a model file, and the folder that ComfyUI lists it in. @type {Record<string, string>} */
+const FILES = { ckpt_name: "checkpoints", unet_name: "diffusion_models", checkpoint: "checkpoints", model_a: "checkpoints" };
+
+/**
+ * The file that a node's model comes from: followed upstream through the first MODEL input of each node, and for
+ * Block Weights through the node that takes the weights. Null where no loader is found.
+ * @param {any} node @returns {{folder: string, name: string} | null}
+ */
+export function modelFile(node) {
+  const seen = new Set();
+  let here = node.comfyClass === SHAPED ? consumerOf(node) : node;
+  while (here && !seen.has(here) && seen.size < FARTHEST) {
+    seen.add(here);
+    for (const [widget, folder] of Object.entries(FILES)) {
+      const found = here.widgets?.find((/** @type {any} */ other) => other.name === widget);
+      if (typeof found?.value === "string" && linkInto(here, widget) == null) return { folder, name: found.value };
+    }
+    const input = here.inputs?.find((/** @type {any} */ slot) => slot.type === "MODEL" && slot.link != null);
+    here = input ? (originOf(here.graph, input.link)?.node ?? null) : null;
+  }
+  return null;
+}
+
+/** The first node that an output of this node goes to. @param {any} node */
+function consumerOf(node) {
+  const linkId = node.outputs?.flatMap((/** @type {any} */ output) => output.links ?? [])[0];
+  if (linkId == null) return null;
+  const { graph } = node;
+  const link = typeof graph?.getLink === "function" ? graph.getLink(linkId) : graph?.links?.[linkId];
+  return link ? graph.getNodeById(link.target_id) : null;
+}
