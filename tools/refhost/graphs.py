@@ -14,7 +14,7 @@ Schemas = Mapping[str, Mapping[str, Any]]  # /object_info
 
 TITLE, SLOT, WIDGET, TEXT, PREVIEW = 30, 22, 26, 140, 280  # heights in canvas units
 WIDTH, WIDE, GAP_X, GAP_Y = 300, 440, 90, 60
-DECKS = {"BLOCKWORK_WEIGHTS": 420, "BLOCKWORK_WEIGHT_PAIR": 480, "BLOCKWORK_SPEC": 406}
+DECKS = {"BLOCKWORK_WEIGHTS": 480, "BLOCKWORK_WEIGHT_PAIR": 532, "BLOCKWORK_SPEC": 446}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", *DECKS}
 PREVIEWS = {"PreviewImage", "SaveImage", "PreviewAny", "LoadImage"}
 SEEDS = {"seed", "noise_seed"}

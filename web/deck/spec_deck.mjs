@@ -14,7 +14,7 @@ import { numberText } from "./weights.mjs";
 const GROUPS = ["all", "down", "mid", "up", "coarse", "fine"];
 
 export class SpecDeck {
-  minHeight = 396;
+  minHeight = 436;
 
   /** @param {import("./weights_deck.mjs").Host} host */
   constructor(host) {

@@ -15,7 +15,7 @@ import { numberText } from "./weights.mjs";
 const THUMB = { width: 60, height: 16 };
 const TOOLS = /** @type {import("./gestures.mjs").Tool[]} */ (["bar", "paint", "level", "brush"]);
 const CHROME = 158; // px of the deck around its bars
-const ROW = 24;
+const ROW = { 1: 24, 2: 28 }; // by the number of tracks
 const SAID = 2500; // ms that a short message stays
 
 export class WeightsFace {
@@ -46,7 +46,7 @@ export class WeightsFace {
 
   get minHeight() {
     const { rows } = extent(LAYOUTS[this.deck.layout]);
-    return CHROME + rows * ROW;
+    return CHROME + rows * ROW[/** @type {1 | 2} */ (this.deck.count)];
   }
 
   toolbar() {
