@@ -11,13 +11,14 @@ from PIL import Image
 from .image import UNIT_COSINE, UNIT_RMS, Moves, cell_places
 from .sweep import Sweep
 
+ACROSS = 8  # images in a row
 QUALITY = 92  # of the JPEGs: looked at, never measured
 
 
 def sheet(pictures: np.ndarray) -> bytes:
-    """All pictures of a cell, uint8 ``n h w 3``, as one JPEG about as many across as down, in reading order."""
+    """All images of a cell, uint8 ``n h w 3``, as one JPEG: a strip of one row, of several from ``ACROSS`` images on."""
     count, height, width, _ = pictures.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = min(count, ACROSS)
     canvas = Image.new("RGB", (columns * width, math.ceil(count / columns) * height))
     for number, picture in enumerate(pictures):
         canvas.paste(Image.fromarray(picture), (number % columns * width, number // columns * height))

@@ -11,6 +11,7 @@ import { keepSweep } from "./sweep/latest.mjs";
 import { KEY, sweepOf } from "./sweep/sweep.mjs";
 import { SweepView } from "./sweep/view.mjs";
 
+const WIDTH = 640; // two columns of strips of four images
 const NODES = ["BlockworkBlockSweep", "BlockworkSweepGrid"];
 
 /** The node's view, added when there is something to see. @param {any} node @returns {SweepView} */
@@ -26,7 +27,8 @@ function addView(node) {
     margin: 4,
     hideOnZoom: true,
   });
-  widget.serialize = false; // pictures of a run are no part of the workflow
+  widget.serialize = false; // images of a run are not part of the workflow
+  if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
   return view;
 }
 

@@ -63,6 +63,10 @@ def test_cells_can_be_looked_into(canvas: Canvas, pictures):
     _, left, middle, right = boxes
     assert left["right"] <= middle["left"] + 1 <= right["left"] + 1 and middle["top"] > left["top"]
     assert all(box["width"] > 60 and box["height"] > 25 for box in boxes)
+    fit = "[...view.querySelectorAll('.bw-cell img')].map((i) => [getComputedStyle(i).objectFit, i.offsetHeight > 20, i.offsetLeft >= i.previousSibling.offsetLeft + i.previousSibling.offsetWidth])"
+    assert all(found == ["contain", True, True] for found in _shown(canvas, grid, fit)), (
+        "whole images beside their labels"
+    )
     canvas.look_at(grid)
     canvas.shot(pictures / f"sweep-{canvas.face}.png")
     page.locator(".bw-sweep .bw-cell[data-label='IN04 = 0.75']").click()
@@ -72,6 +76,18 @@ def test_cells_can_be_looked_into(canvas: Canvas, pictures):
     assert light.locator(".bw-light-moved").inner_text() == "moved by 96 (pixel RMS, 8-bit steps), 1 / 3"
     assert light.locator("figcaption").all_inner_texts() == ["unmodified", "IN04 = 0.75"]
     canvas.shot(pictures / f"lightbox-{canvas.face}.png")
+    light.locator("button", has_text="Copy weights").click()
+    assert page.evaluate("() => navigator.clipboard.readText()") == "IN04=0.75"
+    light.locator("button", has_text="Slide").click()
+    knob = light.locator(".bw-slide-knob")
+    knob.focus()
+    page.keyboard.press("Home")
+    assert light.locator(".bw-slide").evaluate("(e) => e.style.getPropertyValue('--cut')") == "0%"
+    assert light.locator(".bw-slide img").count() == 2
+    canvas.shot(pictures / f"slide-{canvas.face}.png")
+    light.locator("button", has_text="Slide").click()
+    light.locator("h2").click()
+    light.focus()
     page.keyboard.press("ArrowRight")
     assert light.locator("h2").inner_text() == "M00 = 0.75"
     page.keyboard.press("Home")

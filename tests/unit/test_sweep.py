@@ -1,5 +1,6 @@
 """Sweeps on paper: reading them, their graphs and exports, their pictures and measures."""
 
+import io
 import itertools
 import json
 import re
@@ -12,6 +13,8 @@ from blockwork.blocks.names import SD1, SDXL, BlockError, as_layout
 from blockwork.study.graph import LIST_SIZE, cell_nodes, export, sweep_graph
 from blockwork.study.image import as_bytes, by_cell, draw_plot, draw_sweep, measure, report
 from blockwork.study.sweep import Cell, Sweep, parse_sweep
+from blockwork.study.view import sheet
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 INPUTS = {
@@ -265,3 +268,12 @@ def test_batches_of_a_latent_count_as_more_pictures_of_a_cell():
     sweep = parse_sweep("sd1", "M00", "0.75", "1, 2")
     pictures = by_cell(sweep, [torch.rand(3, 8, 8, 3) for _ in range(4)])
     assert [len(cell) for cell in pictures] == [6, 6]
+
+
+def test_a_cell_s_images_are_a_strip():
+    """Each image whole in one row; more than eight go on in a second row."""
+    images = np.stack([np.full((8, 16, 3), 20 * n, dtype=np.uint8) for n in range(9)])
+    strip = np.asarray(Image.open(io.BytesIO(sheet(images[:4]))))
+    assert strip.shape == (8, 64, 3)
+    assert [round(float(strip[2:6, 16 * n + 4 : 16 * n + 12].mean()) / 20) for n in range(4)] == [0, 1, 2, 3]
+    assert np.asarray(Image.open(io.BytesIO(sheet(images)))).shape == (16, 128, 3)

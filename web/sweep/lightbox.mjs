@@ -1,6 +1,7 @@
 // @ts-check
 /** One cell of a sweep at full size beside the unmodified model, over the whole window. */
 
+import { copy } from "../deck/clipboard.mjs";
 import { button, el } from "../deck/dom.mjs";
 import { address, figure, heat, next } from "./sweep.mjs";
 
@@ -9,6 +10,8 @@ export class Lightbox {
   constructor(host) {
     this.host = host;
     this.index = 0;
+    this.sliding = false;
+    this.cut = 50; // percent of the width that shows the unmodified model
   }
 
   /** @param {import("./sweep.mjs").Sweep} sweep @param {number} index @param {"rms" | "cosine"} measure */
@@ -19,9 +22,19 @@ export class Lightbox {
     this.name = el("h2", { class: "bw-light-name" });
     this.moved = el("p", { class: "bw-light-moved", "aria-live": "polite" });
     this.pictures = el("div", { class: "bw-light-pictures" });
+    this.slider = button(words("slide"), words("slideHelp"), () => {
+      this.sliding = !this.sliding;
+      this.show(this.index);
+    });
+    this.taker = button(words("take"), words("takeHelp"), async () => {
+      const text = this.sweep?.cells[this.index].label.replaceAll(" ", "") ?? "";
+      this.taker.textContent = words((await copy(text, this.dialog)) ? "copied" : "copyRefused");
+    });
     const head = el("div", { class: "bw-light-head" }, [
       this.name,
       this.moved,
+      this.slider,
+      this.taker,
       button("\u2039", words("previous"), () => this.go("ArrowLeft")),
       button("\u203a", words("next"), () => this.go("ArrowRight")),
       button("\u00d7", words("close"), () => this.dialog.close()),
@@ -60,11 +73,35 @@ export class Lightbox {
       ? `${host.words("moved")} ${figure(moved)} (${sweep.units[measure]}), ${rank} / ${sweep.cells.length - 1}`
       : "";
     const shown = cell.block ? [sweep.cells[0], cell] : [cell];
+    this.slider.setAttribute("aria-pressed", String(this.sliding));
+    this.slider.disabled = this.taker.disabled = !cell.block;
+    this.taker.textContent = host.words("take");
+    if (this.sliding && cell.block) {
+      this.pictures.replaceChildren(this.slide(shown));
+      return;
+    }
     this.pictures.replaceChildren(
       ...shown.map(({ file, label, block }) => {
         const name = block ? label : host.words("unmodified");
         return el("figure", {}, [el("img", { src: host.url(address(file)), alt: name }), el("figcaption", { text: name })]);
       }),
     );
+  }
+
+  /** Both images in one place, with a line that slides between them. @param {import("./sweep.mjs").Cell[]} cells unmodified, changed */
+  slide(cells) {
+    const { host } = this;
+    const knob = el("input", { type: "range", min: 0, max: 100, step: 0.5, class: "bw-slide-knob", "aria-label": host.words("slideHelp") });
+    knob.value = String(this.cut);
+    const images = cells.map(({ file, label, block }) => el("img", { src: host.url(address(file)), alt: block ? label : host.words("unmodified") }));
+    const frame = el("div", { class: "bw-slide", style: `--cut:${this.cut}%` }, [...images, knob]);
+    knob.addEventListener("input", () => {
+      this.cut = Number(knob.value);
+      frame.style.setProperty("--cut", `${this.cut}%`);
+    });
+    knob.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      if (event.key.startsWith("Arrow")) event.stopPropagation(); // moves the line, not to the next cell
+    });
+    return frame;
   }
 }

@@ -6,7 +6,7 @@ import { Lightbox } from "./lightbox.mjs";
 import { address, figure, heat, measures, places } from "./sweep.mjs";
 
 const HEAD = 34;
-const ROW = 40;
+const ROW = 56;
 
 /**
  * @typedef {object} Host
@@ -92,9 +92,11 @@ export class SweepView {
     tile.dataset.label = cell.label;
     tile.style.setProperty("--heat", String(share));
     tile.append(
+      el("span", { class: "bw-cell-text" }, [
+        el("span", { class: "bw-cell-name", text: (several ? cell.label : cell.block) ?? host.words("unmodified") }),
+        el("span", { class: "bw-cell-moved", text: cell.block ? figure(moved) : "" }),
+      ]),
       el("img", { src: host.url(address(cell.file)), alt: "", decoding: "async", draggable: "false" }),
-      el("span", { class: "bw-cell-name", text: (several ? cell.label : cell.block) ?? host.words("unmodified") }),
-      el("span", { class: "bw-cell-moved", text: cell.block ? figure(moved) : "" }),
     );
     return tile;
   }
