@@ -6,7 +6,7 @@ import folder_paths
 
 from . import presets
 from .names import BlockError, Layout
-from .weights import BlockWeights, named_presets, parse
+from .weights import BlockWeights, check, named_presets, parse, split_pair
 
 SUFFIXES = (".tsv", ".txt", ".csv")
 
@@ -25,6 +25,25 @@ def read_weights(
     for name in wanted & set(bad):
         raise bad[name]
     return parse(text, layout, default, own, bypass)
+
+
+def problem(*texts: str | None) -> bool | str:
+    """True, or what is wrong with constant weight texts, for ``validate_inputs`` (None: linked, known only later)."""
+    try:
+        for text in texts:
+            if text is not None:
+                check(text, own_presets() if named_presets(text) else ())
+    except BlockError as error:
+        return str(error)
+    return True
+
+
+def pair_problem(text: str | None) -> bool | str:
+    """``problem`` of both sides of ``M_A | M_B``."""
+    try:
+        return True if text is None else problem(*split_pair(text))
+    except BlockError as error:
+        return str(error)
 
 
 def fingerprint(*texts: str | None) -> dict[str, list[float]]:

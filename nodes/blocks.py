@@ -51,6 +51,10 @@ class BlockWeightsNode(io.ComfyNode):
         return host.fingerprint(weights)
 
     @classmethod
+    def validate_inputs(cls, weights=None):
+        return host.problem(weights)
+
+    @classmethod
     def execute(
         cls,
         layout,

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..blocks.host import fingerprint
+from ..blocks.host import fingerprint, pair_problem, problem
 from ..merge.live import host
 from .inputs import key_map_input, non_finite_input, weights_input
 from .show import shown
@@ -32,6 +32,10 @@ class ByBlock(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, weights=None, weights_a=None, **_):
         return fingerprint(weights, weights_a)
+
+    @classmethod
+    def validate_inputs(cls, weights=None):
+        return problem(weights)
 
 
 class MergeModels(ByBlock):
@@ -104,6 +108,10 @@ class MergeTwoRatios(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, weights=None, **_):
         return fingerprint(*(weights or "").split("|"))
+
+    @classmethod
+    def validate_inputs(cls, weights=None):
+        return pair_problem(weights)
 
     @classmethod
     def execute(cls, model_a, model_b, key_map="mbw", non_finite="error", weights=HALVES) -> io.NodeOutput:

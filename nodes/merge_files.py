@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..blocks.host import problem
 from ..merge.compare import host as host_compare
 from ..merge.compare.image import MEASURES
 from ..merge.files import host as host_recipe
@@ -74,6 +75,10 @@ class MergeToFile(io.ComfyNode):
             ],
             outputs=[FILE, RECIPE, REPORT],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, weights=None, weights_2=None):
+        return problem(weights, weights_2 or None)
 
     @classmethod
     def fingerprint_inputs(cls, name=None, model_a=None, model_b=None, model_c=None, vae=None, **_):
