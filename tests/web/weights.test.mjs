@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { LAYOUTS, place, span } from "../../web/deck/blocks.mjs";
 import { PRESETS } from "../../web/deck/presets.mjs";
-import { WeightsError, format, fromNumbers, numberOf, parse } from "../../web/deck/weights.mjs";
+import { WeightsError, format, fromNumbers, numberOf, parse , withValue } from "../../web/deck/weights.mjs";
 
 const FLAT = (count, value = 0.5) => Array(count).fill(value);
 
@@ -57,6 +57,14 @@ test("what is written reads back equal", () => {
     const weights = { layout: "sd1", values, extra, named: null, rest: null };
     assert.deepEqual(parse(format(weights)), weights);
   }
+});
+
+test("off is kept, until its block gets a number", () => {
+  const weights = parse("IN04=off, IN05=0.5");
+  assert.deepEqual(weights.off, ["IN04"]);
+  assert.equal(format(weights), "IN05=0.5, IN04=off");
+  assert.equal(format(withValue(weights, "IN04", 0.25)), "IN04=0.25, IN05=0.5");
+  assert.equal(format(parse("1, M00=off")), "1, M00=off");
 });
 
 test("presets: 38 for SD1, 34 for SDXL, all of the right length", () => {

@@ -15,6 +15,7 @@ import { stretched } from "./curves.mjs";
  * @property {Record<string, number>} extra BASE, VAE and what else is outside the blocks
  * @property {string[] | null} named the blocks that the text gives a number; null for all of them
  * @property {number | null} rest the number of a text that is one number for everything
+ * @property {string[]} [off] blocks to bypass (Scale Blocks); their number is not used
  */
 
 const NUMBER = /^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$/;
@@ -100,14 +101,18 @@ function expectedCounts(layout) {
  * are named, else a list.
  * @param {Weights} weights
  */
-export function format({ layout, values, extra, named, rest }) {
+export function format({ layout, values, extra, named, rest, off = [] }) {
   const { blocks, name, arms } = LAYOUTS[layout];
   const others = { ...extra };
   const pairs = (/** @type {(block: string, index: number) => boolean} */ which) =>
     blocks.flatMap((block, index) => (which(block, index) ? [`${block}=${numberText(values[index])}`] : []));
-  const apart = () => Object.keys(others).sort().map((key) => `${key}=${numberText(others[key])}`);
-  if (rest !== null && rest !== undefined) return [numberText(rest), ...pairs((_, index) => values[index] !== rest), ...apart()].join(", ");
-  if (named && !blocks.every((block) => named.includes(block))) return [...pairs((block) => named.includes(block)), ...apart()].join(", ");
+  const apart = () => [...Object.keys(others).sort().map((key) => `${key}=${numberText(others[key])}`), ...off.map((block) => `${block}=off`)];
+  if (rest !== null && rest !== undefined) {
+    return [numberText(rest), ...pairs((block, index) => values[index] !== rest && !off.includes(block)), ...apart()].join(", ");
+  }
+  if (named && !blocks.every((block) => named.includes(block))) {
+    return [...pairs((block) => named.includes(block) && !off.includes(block)), ...apart()].join(", ");
+  }
   const numbers = [...values];
   if ("BASE" in others) {
     numbers.unshift(others.BASE);
@@ -160,10 +165,15 @@ function applied(weights, item, own) {
     const mixed = chosen.values.map((value, index) => (set.includes(LAYOUTS[chosen.layout].blocks[index]) ? value : known[index]));
     return { ...chosen, values: mixed, extra: { ...weights.extra, ...chosen.extra }, named, rest: chosen.rest ?? weights.rest };
   }
+  const bypassed = rest.length === 1 && rest[0].toLowerCase() === "off";
   const value = rest.length === 1 && NUMBER.test(rest[0]) ? Number(rest[0]) : NaN;
-  if (!Number.isFinite(value)) throw new WeightsError(`${JSON.stringify(rest.join("="))} is not a number.`);
+  if (!bypassed && !Number.isFinite(value)) throw new WeightsError(`${JSON.stringify(rest.join("="))} is not a number.`);
   const names = blocksOf(layout, name);
   if (!names) throw new WeightsError(`Unknown block ${JSON.stringify(name)} for ${layout.title}.`);
+  if (bypassed) {
+    const named = weights.named && [...new Set([...weights.named, ...names])];
+    return { ...weights, named, off: [...new Set([...(weights.off ?? []), ...names])] };
+  }
   return names.reduce((changed, block) => withValue(changed, block, value), weights);
 }
 
@@ -172,5 +182,6 @@ export function withValue(weights, key, value) {
   const index = LAYOUTS[weights.layout].blocks.indexOf(key);
   if (index < 0) return { ...weights, extra: { ...weights.extra, [key]: value } };
   const named = weights.named && !weights.named.includes(key) ? [...weights.named, key] : weights.named;
-  return { ...weights, values: weights.values.with(index, value), named };
+  const changed = { ...weights, values: weights.values.with(index, value), named };
+  return weights.off?.includes(key) ? { ...changed, off: weights.off.filter((block) => block !== key) } : changed;
 }

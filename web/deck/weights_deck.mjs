@@ -104,6 +104,9 @@ export class WeightsDeck {
     if (tracks.some(({ layout }) => layout !== tracks[0].layout)) {
       throw new WeightsError("M_A and M_B have different numbers of blocks.");
     }
+    if (tracks.some(({ off }) => off?.length) && this.kind !== "factor" && this.kind !== "plain") {
+      throw new WeightsError("off bypasses a block of one model. Use it in Scale Blocks, and a number here.");
+    }
     return tracks;
   }
 

@@ -212,6 +212,7 @@ export class WeightsFace {
     const unknown = deck.link?.text === null;
     const scale = deck.scale();
     const muted = deck.host.muted?.() ?? {};
+    const bypassed = (/** @type {HTMLElement} */ bar) => deck.tracks[Number(bar.dataset.track)].off?.includes(bar.dataset.key ?? "");
     let without = 0;
     for (const element of this.bars) {
       const value = unknown ? undefined : deck.get(element);
@@ -219,6 +220,7 @@ export class WeightsFace {
       const off = kept !== undefined && deck.isMuted(element);
       if (element.classList.contains("bw-muted") !== off) element.classList.toggle("bw-muted", off);
       if (value === undefined) paintBar(element, undefined, scale, "");
+      else if (bypassed(element)) paintBar(element, 0, scale, words("off"), words("bypassed"));
       else paintBar(element, value, scale, off ? `${words("muted")} ${brief(kept)}` : brief(value), numberText(value));
       if (value === undefined) without++;
     }
