@@ -33,7 +33,7 @@ class Sigmas(io.ComfyNode):
                     tooltip="The fraction of the list to sample, from its low-noise end. Below 1 for image to image.",
                 ),
             ],
-            outputs=[io.Sigmas.Output(display_name="sigmas")],
+            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of this stage.")],
         )
 
     @classmethod
@@ -63,7 +63,9 @@ class Sampler(io.ComfyNode):
                     "the rest, as in ComfyUI. clean: without noise, as in IF and diffusers.",
                 )
             ],
-            outputs=[io.Sampler.Output(display_name="sampler")],
+            outputs=[
+                io.Sampler.Output(display_name="sampler", tooltip="The sampler, for SamplerCustomAdvanced.")
+            ],
         )
 
     @classmethod
@@ -101,7 +103,9 @@ class Guider(io.ComfyNode):
                     "0.25 in stage I and 0.5 in stages II and III.",
                 ),
             ],
-            outputs=[io.Guider.Output(display_name="guider")],
+            outputs=[
+                io.Guider.Output(display_name="guider", tooltip="The guider, for SamplerCustomAdvanced.")
+            ],
         )
 
     @classmethod
@@ -148,9 +152,19 @@ class LowResolution(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(id="positive_out", display_name="positive"),
-                io.Conditioning.Output(id="negative_out", display_name="negative"),
-                io.Latent.Output(display_name="latent"),
+                io.Conditioning.Output(
+                    id="positive_out",
+                    display_name="positive",
+                    tooltip="The prompt with the low-resolution image.",
+                ),
+                io.Conditioning.Output(
+                    id="negative_out",
+                    display_name="negative",
+                    tooltip="The negative prompt with the low-resolution image.",
+                ),
+                io.Latent.Output(
+                    display_name="latent", tooltip="An empty latent of the size that this stage samples."
+                ),
             ],
         )
 

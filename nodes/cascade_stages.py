@@ -32,7 +32,9 @@ class StageLoader(io.ComfyNode):
                 shared.schedule_input(),
                 shared.weight_dtype_input(),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The stage as a MODEL for ComfyUI's samplers.")
+            ],
         )
 
     @classmethod
@@ -67,7 +69,7 @@ class T5Loader(io.ComfyNode):
             "warning. fp16, fp8 and scaled fp8 files work, and so do prompt weights, embeddings and CLIP Text Encode.",
             search_aliases=["DeepFloyd", "IF", "T5 XXL", "text encoder", "load CLIP"],
             inputs=[shared.t5_file_input(), *shared.t5_settings_inputs()],
-            outputs=[io.Clip.Output(display_name="clip")],
+            outputs=[io.Clip.Output(display_name="clip", tooltip="The T5 text encoder.")],
         )
 
     @classmethod
@@ -108,7 +110,11 @@ class LoraLoader(io.ComfyNode):
                     tooltip="Strength of the LoRA. Negative values subtract it.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The stage with the LoRA; the input is not changed."
+                )
+            ],
         )
 
     @classmethod

@@ -35,7 +35,7 @@ class TextEncode(io.ComfyNode):
                     "This also removes the brackets of prompt weights.",
                 ),
             ],
-            outputs=[io.Conditioning.Output(display_name="conditioning")],
+            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="The encoded prompt.")],
         )
 
     @classmethod
@@ -59,7 +59,12 @@ class StylePrompt(io.ComfyNode):
                 io.Conditioning.Input("content", tooltip="The prompt for cross-attention."),
                 io.Conditioning.Input("style", tooltip="The prompt for the pooled embedding."),
             ],
-            outputs=[io.Conditioning.Output(display_name="conditioning")],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="The content prompt with the pooled text of the style.",
+                )
+            ],
         )
 
     @classmethod

@@ -92,7 +92,11 @@ class ThresholdNode(io.ComfyNode):
                     tooltip="Fraction of the sampling run at which thresholding ends. 1 is the last step.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The model with thresholding; the input is not changed."
+                )
+            ],
         )
 
     @classmethod
@@ -132,8 +136,8 @@ class SaturationReport(io.ComfyNode):
                 io.Image.Input("with_threshold", tooltip="The same images made with thresholding."),
             ],
             outputs=[
-                io.Image.Output(display_name="image"),
-                io.String.Output(display_name="report"),
+                io.Image.Output(display_name="image", tooltip="Histograms of both batches."),
+                io.String.Output(display_name="report", tooltip="The same in numbers."),
             ],
         )
 

@@ -71,7 +71,9 @@ class CascadeStage(io.ComfyNode):
                 shared.weight_dtype_input(),
                 _own_prompts_input(),
             ],
-            outputs=[StageSettings.Output(display_name="stage")],
+            outputs=[
+                StageSettings.Output(display_name="stage", tooltip="The stage with its settings, for IF.")
+            ],
         )
 
     @classmethod
@@ -155,7 +157,11 @@ class CascadeUpscaler(io.ComfyNode):
                 _prompt_input("negative", "negative prompt"),
                 _own_prompts_input(),
             ],
-            outputs=[UpscalerSettings.Output(display_name="upscaler")],
+            outputs=[
+                UpscalerSettings.Output(
+                    display_name="upscaler", tooltip="The upscaler with its settings, for IF."
+                )
+            ],
         )
 
     @classmethod
@@ -244,10 +250,10 @@ class Cascade(io.ComfyNode):
                 *shared.t5_settings_inputs("t5_"),
             ],
             outputs=[
-                io.Image.Output(display_name="images"),
-                io.Image.Output(id="first", display_name="stage I"),
-                io.Image.Output(id="second", display_name="stage II"),
-                io.String.Output(display_name="memory"),
+                io.Image.Output(display_name="images", tooltip="The images of the last stage."),
+                io.Image.Output(id="first", display_name="stage I", tooltip="The images of stage I."),
+                io.Image.Output(id="second", display_name="stage II", tooltip="The images of stage II."),
+                io.String.Output(display_name="memory", tooltip="Peak memory of each stage."),
             ],
         )
 

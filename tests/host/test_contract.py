@@ -79,6 +79,8 @@ def test_node_is_explained(node_id):
     for entry in every_input(NODES[node_id]):
         assert entry.id.isidentifier(), entry.id
         assert entry.tooltip, f"{node_id}.{entry.id} has no tooltip"
+    for output in schema.outputs:
+        assert output.tooltip, f"the output {output.display_name or output.id} of {node_id} has no tooltip"
     page = ROOT / "web" / "docs" / f"{node_id}.md"
     assert page.is_file(), f"no help page {page.name}"
     text = page.read_text(encoding="utf-8")
