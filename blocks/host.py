@@ -6,7 +6,8 @@ import folder_paths
 
 from . import presets
 from .names import BlockError, Layout
-from .weights import BlockWeights, check, named_presets, parse, split_pair
+from .weight_check import check
+from .weights import BlockWeights, named_presets, parse, split_pair
 
 SUFFIXES = (".tsv", ".txt", ".csv")
 

@@ -2,7 +2,7 @@
 
 import pytest
 from blockwork.blocks.names import BlockError
-from blockwork.blocks.weights import check
+from blockwork.blocks.weight_check import check
 
 
 @pytest.mark.parametrize("text", ["0.5", "GRAD_V", "1, 2, 3", "D00-D07=0.3, XX99=2", "flux: MINE: 1, 1", "LAST_THIRD", "MY CURVE, IN00=1", "IN04=off", "CUBIC_HERMITE"])  # fmt: skip
