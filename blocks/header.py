@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .keymap import block_of
+from .keys import AUDIO_MODEL, COSMOS, MODEL, PLAIN, PREFIXES, UNET
 from .names import BlockError
-from .stacks import PREFIXES, read_layout
+from .stacks import read_layout
 
 LARGEST_HEADER = 64 * 1024 * 1024  # bytes
-_BARE = ("model.model.", "net.", "model.")  # other prefixes of diffusion models, as ComfyUI knows them
+_BARE = (AUDIO_MODEL, COSMOS, PLAIN)
 
 
 def layout_of_file(path: Path) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def _layout_of_file(path: Path, size: int, _: int) -> dict[str, Any]:
     layout = read_layout(keys)
     tensors, numbers = Counter[str](), Counter[str]()
     for key, info in keys.items():
-        if key.startswith(PREFIXES) and (block := block_of(key, layout)):
+        if key.startswith(PREFIXES[UNET]) and (block := block_of(key, layout)):
             tensors[block] += 1
             numbers[block] += math.prod(info["shape"])
     total = sum(numbers.values()) or 1
@@ -43,10 +44,10 @@ def _layout_of_file(path: Path, size: int, _: int) -> dict[str, Any]:
 def diffusion_keys(keys: Iterable[str]) -> list[str]:
     """The keys of a file with ``diffusion_model.`` in front where the file holds the diffusion model alone."""
     names = list(keys)
-    if any(name.startswith(PREFIXES) for name in names):
+    if any(name.startswith(PREFIXES[UNET]) for name in names):
         return names
     prefix = next((known for known in _BARE if sum(name.startswith(known) for name in names) > 5), "")
-    return [PREFIXES[-1] + name.removeprefix(prefix) for name in names]
+    return [MODEL + name.removeprefix(prefix) for name in names]
 
 
 def _read_header(path: Path, size: int) -> Mapping[str, Any]:
