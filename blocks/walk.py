@@ -1,39 +1,42 @@
-"""The blocks of a loaded U-Net, read off the module itself: no table of models.
+"""The blocks of a loaded model that attend to a prompt, read off the module itself.
 
 ``walk`` serves every U-Net of the SD1 / SD2 / SDXL family (also pruned ones such as SSD-1B, Vega and KOALA)
-because it looks only at what is there: ``input_blocks``, ``middle_block``, ``output_blocks``, and inside
-them the children that hold ``transformer_blocks``.
+because it looks only at the module: ``input_blocks``, ``middle_block``, ``output_blocks``, and inside them the
+children that hold ``transformer_blocks``. ``stack`` describes a transformer: one row of equal blocks.
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .names import LAYOUTS, Layout, unet_layout
+from .names import LAYOUTS, Layout, Stack, unet_layout
 
-Side = Literal["input", "middle", "output"]
+Side = Literal["input", "middle", "output", "block"]  # "block": a transformer's row of blocks
 SubBlock = tuple[str, int, int]  # (side, number, inner): one cross-attention layer
 
 DIRECTIONS: dict[str, str] = {
     "input": "down",
     "middle": "down",
     "output": "up",
+    "block": "block",
 }  # P+ counts the middle as down
-PREFIXES: dict[str, str] = {"input": "IN", "middle": "M", "output": "OUT"}
-SMALL_CONTEXTS = (768, 1024)  # SD1, SD2: made for a latent 64 wide; SDXL and its kin for 128
+PREFIXES: dict[str, str] = {"input": "IN", "middle": "M", "output": "OUT", "block": "B"}
+# Width of the prompt's embedding -> side of the latent that the model was trained on.
+NATIVE_SIDES = {768: 64, 1024: 64, 1280: 128, 2048: 128}
 
 
 class NotAUNet(TypeError):
-    """The module has no U-Net blocks to walk; the message says what it is instead."""
+    """The model has no cross-attention blocks that can be addressed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a U-Net under all its names.
+    """One block of a model under all its names.
 
     ``number`` counts within the side, ``depth`` is the number of cross-attention layers inside (0: none),
     ``index`` the place among blocks that have some, ``resolution`` the latent side it works at when the model
-    runs at the size it was made for, ``plus`` the coordinate of P+ (arXiv 2303.09522, A.6).
+    runs at the size it was trained on (0 in transformers), ``plus`` the coordinate of P+ (arXiv 2303.09522,
+    A.6), ``diffusers`` the module's name in diffusers or, for transformers, in ComfyUI.
     """
 
     side: Side
@@ -46,7 +49,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        """The field's name: ``IN04``, ``M00``, ``OUT11``."""
+        """The field's name: ``IN04``, ``M00``, ``OUT11``, ``B07``."""
         return f"{PREFIXES[self.side]}{self.number:02d}"
 
     @property
@@ -56,20 +59,25 @@ class Block:
 
 
 @dataclass(frozen=True)
-class UNetBlocks:
-    """All blocks of one U-Net from the input to the output side, with and without cross-attention."""
+class ModelBlocks:
+    """All blocks of one model in running order, with and without cross-attention."""
 
     blocks: tuple[Block, ...]
-    native: int  # latent side at the size the model was made for
-    context: int  # width of the prompt's embedding
+    native: int  # latent side at the size the model was trained on; 0: no block has a resolution
+    context: int  # width of the prompt's embedding; 0: any
+    kind: str = "U-Net"
+    apart: bool = True  # whether keys and values can be given different prompts
 
     @property
     def layout(self) -> Layout:
         """What a list of weights for this model addresses."""
         count = Counter(block.side for block in self.blocks)
+        if count["block"]:
+            path = self.blocks[0].diffusers.rpartition(".")[0]
+            return Layout(self.kind, (Stack("B", path, count["block"]),))
         shape = (count["input"], bool(count["middle"]), count["output"])
         known = {(x.inputs, x.middle, x.outputs): x for x in LAYOUTS.values() if x.is_unet}
-        return known.get(shape) or unet_layout("this U-Net", *shape)
+        return known.get(shape) or unet_layout("this model", *shape)
 
     @property
     def attending(self) -> tuple[Block, ...]:
@@ -86,16 +94,19 @@ class UNetBlocks:
         return next((b for b in self.blocks if (b.side, b.number) == (side, number)), None)
 
 
-def walk(unet: Any) -> UNetBlocks:
-    """The blocks of a U-Net module (ComfyUI's ``model.diffusion_model``); NotAUNet for anything else."""
+def walk(unet: Any, image_size: int | None = None) -> ModelBlocks:
+    """The blocks of a U-Net module (ComfyUI's ``model.diffusion_model``).
+
+    ``image_size`` is the latent side that the model's configuration states; it serves where the width of the
+    prompt's embedding does not tell the family. Raises NotAUNet for anything else.
+    """
     if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
         raise NotAUNet(
-            f"{type(unet).__name__} is not a U-Net: it has no input, middle and output blocks. Models of the "
-            "MM-DiT kind (SD3, Flux, Qwen-Image ...) join text and image tokens in one attention and have no "
-            "cross-attention blocks to address. Use a model of the SD1, SD2 or SDXL family."
+            f"{type(unet).__name__} is not a U-Net: it has no input, middle and output blocks. Use a model of "
+            "the SD1, SD2 or SDXL family."
         )
     context = _context_width(unet)
-    native = 64 if context in SMALL_CONTEXTS else 128
+    native = NATIVE_SIDES.get(context or 0) or image_size or 64
     blocks = _down(unet.input_blocks, native)
     scale = 2 ** sum(_changes_size(module, "Downsample") for module in unet.input_blocks)
     if unet.middle_block is not None:
@@ -103,8 +114,17 @@ def walk(unet: Any) -> UNetBlocks:
         blocks.append(Block("middle", 0, depth, native // scale, "mid_block.attentions.0"))
     blocks = numbered(blocks + _up(unet.output_blocks, native, scale))
     if context is None or not any(block.depth for block in blocks):
-        raise NotAUNet(f"{type(unet).__name__} has no cross-attention: there is no prompt inside its blocks.")
-    return UNetBlocks(tuple(blocks), native, context)
+        raise NotAUNet(
+            f"{type(unet).__name__} has no cross-attention, so no block reads a prompt. Use a model of the SD1, "
+            "SD2 or SDXL family."
+        )
+    return ModelBlocks(tuple(blocks), native, context)
+
+
+def stack(kind: str, path: str, count: int, context: int, apart: bool) -> ModelBlocks:
+    """The blocks B00, B01, ... of a transformer whose ``count`` blocks stand in the module list ``path``."""
+    blocks = [Block("block", number, 1, 0, f"{path}.{number}") for number in range(count)]
+    return ModelBlocks(tuple(numbered(blocks)), 0, context, kind, apart)
 
 
 def _down(modules: Any, native: int) -> list[Block]:

@@ -44,7 +44,16 @@ def log_density(squared: Tensor, width: int, bandwidth: float, left_out: bool = 
 
 
 def read_density(layers: list[Tensor], vocabulary: Tensor, bandwidth: float = 0.0) -> Reading:
-    """Log densities of each layer's tokens (``vectors d``) against a vocabulary (``N d``); 0: own bandwidth."""
+    """Log densities of each layer's tokens (``vectors d``) against a vocabulary (``N d``); 0: own bandwidth.
+
+    Raises ValueError for tokens of another width than the vocabulary's.
+    """
+    for tokens in layers:
+        if tokens.shape[1] != vocabulary.shape[1]:
+            raise ValueError(
+                f"The concept is {tokens.shape[1]} numbers wide per token and the text encoder {vocabulary.shape[1]}. "
+                "Connect the CLIP that the concept was trained for."
+            )
     vocabulary = vocabulary.double()
     width = vocabulary.shape[1]
     own = _left_out(vocabulary)
@@ -70,6 +79,13 @@ def _most_likely(squared: Tensor, width: int) -> float:
 
     Medians, not means: a vocabulary has tokens that training never touched, and copies of one another.
     """
-    nearest = squared.min(dim=1).values.median().sqrt().item() / math.sqrt(width)
+    # A copy of a token is at distance 0 from it, which says nothing about the width of a kernel.
+    apart = squared.masked_fill(squared <= 0, math.inf).min(dim=1).values
+    apart = apart[apart.isfinite()]
+    if not apart.numel():
+        raise ValueError(
+            "All tokens of this text encoder are the same, so no bandwidth can be read from them."
+        )
+    nearest = apart.median().sqrt().item() / math.sqrt(width)
     grid = torch.logspace(math.log10(nearest) - 1, math.log10(nearest) + 1, BANDWIDTHS).tolist()
     return max(grid, key=lambda h: log_density(squared, width, h, left_out=True).median().item())

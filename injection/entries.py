@@ -1,9 +1,8 @@
 """What is injected: a prompt, the cross-attention layers it reaches, how strongly, how and when."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -11,30 +10,46 @@ from ..blocks.spec import Part, Setting, Spec, Window
 from ..blocks.walk import SubBlock
 
 Mode = Literal["replace", "lerp", "concat", "add"]
+Pooled = Literal["base", "injected", "lerp"]
 MODES: tuple[Mode, ...] = ("replace", "lerp", "concat", "add")
-SWITCHES = ("replace", "concat")  # modes that are on or off: their weight is 0 or 1
 ALWAYS = Window()
 
 
 class InjectionError(ValueError):
-    """An injection that makes no sense; the message says what was given and what would do."""
+    """An injection that is not valid; the message says what was given and what is expected."""
+
+
+class Immutable:
+    """Objects that never change: a deep copy is the object itself (packs copy a CONDITIONING at every step)."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
-    """One entry of a scheduled prompt: ``tokens`` of shape ``b t d`` and when they hold."""
+class Stretch(Immutable):
+    """One entry of a scheduled prompt: ``tokens`` of shape ``b t d`` and when they hold.
+
+    ``pooled`` is the entry's pooled embedding ``b d``, ``controlnet`` its own tokens for ControlNets, ``hooks`` the
+    weight hooks of the CLIP that encoded it, ``options`` what else the model's text path reads.
+    """
 
     tokens: Tensor
     window: Window = ALWAYS
+    pooled: Tensor | None = None
+    controlnet: Tensor | None = None
+    hooks: Any = None
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Injection:
+class Injection(Immutable):
     """One prompt on its way into some layers.
 
-    ``layers`` maps a cross-attention layer to its settings; the weights there already include the node's.
-    Acts while all of ``windows`` and the setting's own window hold. ``reference`` is the prompt that mode
-    ``add`` subtracts.
+    ``layers`` maps a cross-attention layer to its settings; the weights there already include the node's
+    ``weight``. Acts while all of ``windows`` and the setting's own window hold. ``reference`` is the prompt that
+    mode ``add`` subtracts. ``pooled`` and ``for_controlnet`` say whether the pooled embedding and the prompt of
+    ControlNets follow, at the same times. ``on_zeros``: the conditioning was all zeros when it was injected into.
     """
 
     layers: Mapping[SubBlock, tuple[Setting, ...]]
@@ -43,11 +58,17 @@ class Injection:
     windows: tuple[Window, ...] = ()
     reference: tuple[Stretch, ...] = ()
     label: str = ""
-    skipped: tuple[str, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
+    weight: float = 1.0
+    pooled: Pooled = "base"
+    for_controlnet: bool = False
+    on_zeros: bool = False
 
-    def retimed(self, windows: Sequence[Window]) -> "Injection":
-        """The same injection, held to further windows."""
-        return replace(self, windows=(*self.windows, *windows))
+    @property
+    def always(self) -> bool:
+        """Whether some layer is injected during the whole sampling."""
+        timed = self.windows or len(self.prompt) != 1 or self.prompt[0].window != ALWAYS
+        return not timed and any(s.window is None for settings in self.layers.values() for s in settings)
 
 
 def injection(
@@ -60,17 +81,19 @@ def injection(
     windows: Sequence[Window] = (),
     reference: Sequence[Stretch] = (),
     label: str = "",
+    pooled: Pooled = "base",
+    for_controlnet: bool = False,
 ) -> Injection:
     """An Injection of ``prompt`` into the layers of ``spec``; layers whose weight is zero are left alone.
 
-    A spec's own weights are multiplied by ``weight``; its own part (``/k``, ``/v``) goes before ``part``.
-    Raises InjectionError for weights between 0 and 1 in a mode that is on or off, for mode ``add`` without
-    a reference, and for a schedule with two entries at the same time.
+    A spec's own weights are multiplied by ``weight``; its own part (``/k``, ``/v``) goes before ``part``. Raises
+    InjectionError for a fraction in mode ``concat``, for mode ``add`` without a reference, and for a schedule
+    with two entries at the same time.
     """
     if mode == "add" and not reference:
         raise InjectionError(
-            "mode 'add' moves the prompt by (prompt - reference): connect the reference prompt, for example "
-            "the plain form of what the prompt describes."
+            "Mode 'add' moves the prompt by (prompt - reference), and no reference is given. Connect the reference "
+            "prompt, for example the plain form of what the prompt describes."
         )
     for schedule in (prompt, reference):
         _check_schedule(schedule)
@@ -83,16 +106,25 @@ def injection(
             for setting in settings
             if weight * setting.weight != 0
         )
-        if mode in SWITCHES and any(setting.weight != 1 for setting in kept):
+        if mode == "concat" and any(setting.weight != 1 for setting in kept):
             wrong = next(setting.weight for setting in kept if setting.weight != 1)
             raise InjectionError(
-                f"mode {mode!r} is on or off, so its weights are 0 or 1; got {wrong:g}. For a share of the "
-                "prompt use mode 'lerp' (0.5 is half and half, above 1 goes beyond)."
+                f"Mode 'concat' is on or off, and the weight here is {wrong:g}. Use 0 or 1, or mode 'lerp' for a "
+                "share of the prompt."
             )
         if kept:
             layers[sub_block] = kept
     return Injection(
-        MappingProxyType(layers), tuple(prompt), mode, tuple(windows), tuple(reference), label, spec.skipped
+        layers=layers,
+        prompt=tuple(prompt),
+        mode=mode,
+        windows=tuple(windows),
+        reference=tuple(reference),
+        label=label,
+        skipped=spec.skipped,
+        weight=weight,
+        pooled=pooled,
+        for_controlnet=for_controlnet,
     )
 
 
@@ -101,7 +133,7 @@ def _check_schedule(stretches: Sequence[Stretch]) -> None:
         for other in stretches[:number]:
             if stretch.window.meets(other.window):
                 raise InjectionError(
-                    "the injected conditioning has two prompts at the same time (Conditioning Combine makes "
-                    "such). A block attends to one prompt: use Conditioning Average or Concat, or inject "
-                    "them one after the other."
+                    "The injected conditioning has two prompts at the same time (Conditioning Combine makes such). "
+                    "A block attends to one prompt. Use Conditioning Average or Concat, or inject them one after "
+                    "the other."
                 )

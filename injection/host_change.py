@@ -2,59 +2,88 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 from ..blocks.spec import Part, Window, parse
-from .conditioning import Conditioning, mixed_pooled, pooled_of, stretches
-from .entries import Injection, Mode, injection
-from .host import BY_NAME_KEY, KEY, CONDInjections, blocks_of, prepare
+from ..blocks.walk import ModelBlocks
+from .conditioning import Conditioning, check_pooled, mixed_pooled, stretches
+from .entries import Immutable, Injection, InjectionError, Mode, Pooled, Stretch, injection
+from .host import BY_NAME_KEY, blocks_of, is_zero, prepare
+from .host_carry import KEY, CONDInjections
+from .report import no_layer_note
 
 log = logging.getLogger("blockwork")
 
-Pooled = Literal["base", "injected", "lerp"]
-
 
 @dataclass(frozen=True, eq=False)
-class Change:
-    """What a node does to a conditioning: injections, another pooled embedding, a prompt for ControlNets."""
+class Change(Immutable):
+    """What a node does to a conditioning: its injections, in order."""
 
     injections: tuple[Injection, ...]
-    pooled: Tensor | None = None  # b d
-    pooled_weight: float = 1.0
-    controlnet: Tensor | None = None  # b t d
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
         """A changed copy of one conditioning's dict; its injections act after those it already carries."""
-        model_conds = entry.get("model_conds", {})
-        before = model_conds.get(KEY, CONDInjections(()))
-        controlnet = before.controlnet if self.controlnet is None else self.controlnet
-        cond = CONDInjections((*before.cond, *self.injections), controlnet)
-        changed = {**entry, "model_conds": {**model_conds, KEY: cond}}
-        if self.pooled is not None:
-            own = entry.get("pooled_output")
-            changed["pooled_output"] = mixed_pooled(own, self.pooled, self.pooled_weight)
-        return changed
+        return self._changed(entry, entry.get("cross_attn"))
 
     def on(self, conditioning: Conditioning) -> Conditioning:
         """A changed copy of every entry of a CONDITIONING."""
-        return [[tokens, self(entry)] for tokens, entry in conditioning]
+        return [[tokens, self._changed(entry, tokens)] for tokens, entry in conditioning]
 
     def by_name(self, model: ModelPatcher, names: Sequence[str]) -> ModelPatcher:
         """A clone of ``model`` that makes this change to the conditionings a guider calls by these names."""
         model = prepare(model)
-        carried = model.model_options.setdefault(BY_NAME_KEY, {})
+        carried = dict(model.model_options.get(BY_NAME_KEY, {}))
         for name in names:
             carried[name] = [*carried.get(name, []), self]
+        model.model_options[BY_NAME_KEY] = carried
         return model
+
+    def _changed(self, entry: dict[str, Any], tokens: Any) -> dict[str, Any]:
+        model_conds, on_zeros = entry.get("model_conds", {}), is_zero(tokens)
+        before = model_conds.get(KEY, CONDInjections(()))
+        added = tuple(
+            replace(one, on_zeros=on_zeros, prompt=_with_hooks(one.prompt, entry.get("hooks")))
+            for one in self.injections
+        )
+        changed = {**entry, "model_conds": {**model_conds, KEY: CONDInjections((*before.cond, *added))}}
+        for one in added:  # the others' pooled embedding is changed while they act, in ``host_batch``
+            if one.pooled != "base" and one.always:
+                pooled = one.prompt[0].pooled
+                assert pooled is not None
+                share = one.weight if one.pooled == "lerp" else 1.0
+                changed["pooled_output"] = mixed_pooled(changed.get("pooled_output"), pooled, share)
+        return changed
+
+
+def _with_hooks(prompt: tuple[Stretch, ...], hooks: Any) -> tuple[Stretch, ...]:
+    """The entries of a prompt that a conditioning with these hooks can take: those without, and with the same."""
+    kept = tuple(stretch for stretch in prompt if stretch.hooks is None or _same_hooks(stretch.hooks, hooks))
+    if not kept:
+        raise InjectionError(
+            "The prompt comes with hooks (LoRA or model hooks) that the conditioning does not have. A block attends to "
+            "a text only: the hooks would not act. Use one CLIP for both, or set the hooks on the conditioning."
+        )
+    return kept
+
+
+def _same_hooks(first: Any, second: Any) -> bool:
+    return first is second or set(getattr(first, "hooks", [first])) == set(getattr(second, "hooks", [second]))
 
 
 def carried_by(conditioning: Conditioning) -> list[tuple[Injection, ...]]:
     """The injections that each entry of a CONDITIONING carries."""
     return [entry.get("model_conds", {}).get(KEY, CONDInjections(())).cond for _, entry in conditioning]
+
+
+def carried_by_name(model: ModelPatcher) -> dict[str, tuple[Injection, ...]]:
+    """The injections that a model makes, by the name of the guider's conditioning."""
+    changes = model.model_options.get(BY_NAME_KEY, {})
+    return {
+        name: tuple(one for change in made for one in change.injections) for name, made in changes.items()
+    }
 
 
 def change(
@@ -73,8 +102,9 @@ def change(
 ) -> Change:
     """The change that injects ``prompt`` into the layers that ``blocks`` names in ``model``.
 
-    ``pooled`` says which pooled embedding the conditioning gets (SDXL), ``for_controlnet`` whether
-    ControlNets see the injected prompt too. Raises NotAUNet, SpecError and InjectionError.
+    ``pooled`` says which pooled embedding the conditioning gets (SDXL), ``for_controlnet`` whether ControlNets see
+    the injected prompt too; both act when and as strongly as the injection. Raises NotAUNet, SpecError and
+    InjectionError.
     """
     walked = blocks_of(model)
     made = injection(
@@ -86,15 +116,22 @@ def change(
         windows=windows,
         reference=() if reference is None else stretches(reference, walked, "reference"),
         label=label or blocks.strip(),
+        pooled=pooled,
+        for_controlnet=for_controlnet,
     )
+    if pooled != "base":
+        check_pooled(made.prompt)
+    check_parts(made, walked)
     if made.skipped:
-        log.warning(
-            "no prompt reaches %s (no cross-attention): the weights there do nothing.",
-            ", ".join(made.skipped),
+        log.warning("%s", no_layer_note(made.skipped))
+    return Change((made,))
+
+
+def check_parts(made: Injection, blocks: ModelBlocks) -> None:
+    """InjectionError where keys and values are asked for apart in a model whose blocks read one text for both."""
+    parts = {setting.part for settings in made.layers.values() for setting in settings}
+    if not blocks.apart and parts - {"kv"}:
+        raise InjectionError(
+            f"The keys and the values of a {blocks.kind} block cannot be given different prompts in this ComfyUI. "
+            "Use 'keys and values' (no /k, no /v)."
         )
-    return Change(
-        (made,),
-        pooled=None if pooled == "base" else pooled_of(prompt),
-        pooled_weight=weight if pooled == "lerp" else 1.0,
-        controlnet=made.prompt[0].tokens if for_controlnet else None,
-    )

@@ -4,11 +4,11 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
-from ..blocks.walk import UNetBlocks
+from ..blocks.walk import ModelBlocks
 from .conditioning import Conditioning, stretches
 from .entries import Injection, injection
 from .host import blocks_of
-from .host_change import Change
+from .host_change import Change, check_parts
 from .host_xti import embedded_xti
 from .prompt_syntax import BlockPrompt, Variant, read
 from .report import layer_names
@@ -23,10 +23,12 @@ def encode_block_prompt(model: ModelPatcher, clip: Any, text: str) -> tuple[Chan
     ]
     encoded = {words: _encode(clip, words) for words in {prompt.base, *(v.text for v in prompt.variants)}}
     injections = tuple(_injection(variant, encoded[variant.text], blocks) for variant in prompt.variants)
+    for one in injections:
+        check_parts(one, blocks)
     return Change(injections), encoded[prompt.base], "\n".join([resolved(prompt, blocks), *warned])
 
 
-def resolved(prompt: BlockPrompt, blocks: UNetBlocks) -> str:
+def resolved(prompt: BlockPrompt, blocks: ModelBlocks) -> str:
     """The sentence of every block, one line for those that share one."""
     lines = [f"{'other blocks' if prompt.variants else 'all blocks'}: {prompt.base}"]
     for variant in prompt.variants:
@@ -42,8 +44,5 @@ def _encode(clip: Any, text: str) -> Conditioning:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def _injection(variant: Variant, encoded: Conditioning, blocks: UNetBlocks) -> Injection:
-    mode = "replace" if variant.weight == 1 else "lerp"
-    windows = () if variant.window is None else (variant.window,)
-    prompt = stretches(encoded, blocks)
-    return injection(variant.spec, prompt, mode=mode, windows=windows, label=variant.text)
+def _injection(variant: Variant, encoded: Conditioning, blocks: ModelBlocks) -> Injection:
+    return injection(variant.spec, stretches(encoded, blocks), label=variant.text)

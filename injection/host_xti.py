@@ -1,12 +1,13 @@
 """XTI files in ComfyUI: where they lie, how a CLIP encodes a prompt once for all 16 layers."""
 
+import copy
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import comfy.sd1_clip
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -14,17 +15,19 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..blocks.spec import Setting, Spec, parse
-from ..blocks.walk import SubBlock, UNetBlocks
+from ..blocks.walk import ModelBlocks, SubBlock
 from .conditioning import Conditioning, stretches
 from .entries import InjectionError, injection
 from .host import blocks_of
 from .host_change import Change
 from .report import layer_names
-from .xti import LAYERS, SD1, XTI, is_xti
+from .xti import LAYERS, SD1, XTI, is_xti, read_pickle
 
 log = logging.getLogger("blockwork")
 
 FOLDER = "embeddings"
+LONGEST_NAME = 200  # bytes: file systems take 255, and a number and a suffix follow
+MARK = "blockwork-concept-"
 SUFFIXES = (".safetensors", ".pt", ".bin")
 EMBEDDING = re.compile(r"embedding:([^\s,;:()\[\]<>]+)")
 TokenList = list[list[tuple[Any, float]]]
@@ -41,41 +44,59 @@ def path_of(name: str) -> Path:
 
 
 def save_path(name: str) -> Path:
-    """Where an embedding of this name is saved: in the first embedding folder, never outside of it."""
+    """Where an embedding of this name is saved: in the first embedding folder or a folder inside it."""
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
-    path = (folder / f"{name.strip().removesuffix('.safetensors')}.safetensors").resolve()
-    if not name.strip() or not path.is_relative_to(folder):
-        raise InjectionError(f"{name!r} is no name for a file in the embeddings folder.")
+    plain = name.strip().removesuffix(".safetensors").replace("\\", "/")
+    parts = plain.split("/")
+    odd = any(part.strip(". ") == "" or part.startswith("~") or not part.isprintable() for part in parts)
+    if odd or any(len(part.encode()) > LONGEST_NAME for part in parts) or ":" in plain:
+        raise InjectionError(
+            f"{name[:80]!r} is not a valid file name for the embeddings folder. Use a name of up to {LONGEST_NAME} "
+            "characters, or folder/name."
+        )
+    path = (folder / f"{plain}.safetensors").resolve()
+    if not path.is_relative_to(folder):
+        raise InjectionError(
+            f"{name[:80]!r} is outside of the embeddings folder. Use a name, or folder/name."
+        )
     return path
 
 
 def embedded_xti(text: str) -> list[str]:
     """Names in ``embedding:name`` of a prompt that are XTI files, and a warning for each.
 
-    ComfyUI's own loader takes the first embedding of such a file for all layers.
+    ComfyUI's own loader takes the first embedding of such a file for all layers. It looks in subfolders too.
     """
-    found = []
-    for name in dict.fromkeys(EMBEDDING.findall(text)):
-        for suffix in ("", *SUFFIXES):
-            path = folder_paths.get_full_path(FOLDER, name + suffix)
-            if path is not None and path.endswith(SUFFIXES):
-                if _holds_xti(Path(path)):
-                    found.append(name)
-                break
+    names = dict.fromkeys(EMBEDDING.findall(text))
+    found = [name for name in names if (path := _embedding_path(name)) is not None and _holds_xti(path)]
     for name in found:
         log.warning(
-            "embedding:%s is an extended textual inversion with an embedding per layer, of which ComfyUI takes "
-            "the first for all. Use the nodes Load XTI and XTI Encode.",
+            "embedding:%s is an extended textual inversion with an embedding per layer, and ComfyUI takes the first "
+            "for all layers. Use the nodes Load XTI and XTI Encode.",
             name,
         )
     return found
 
 
+def _embedding_path(name: str) -> Path | None:
+    """The file that ComfyUI takes for ``embedding:name``."""
+    for folder in comfy.sd1_clip.expand_directory_list(folder_paths.get_folder_paths(FOLDER)):
+        for suffix in ("", *SUFFIXES):
+            path = Path(folder, name + suffix)
+            if path.suffix in SUFFIXES and path.is_file():
+                return path
+    return None
+
+
 def _holds_xti(path: Path) -> bool:
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            return is_xti(dict.fromkeys(file.keys()))
-    return is_xti(torch.load(path, weights_only=True, map_location="cpu"))
+    """Whether a file is an XTI; a file that cannot be read is not: ComfyUI's loader says what is wrong with it."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return is_xti(dict.fromkeys(file.keys()))
+        return is_xti(read_pickle(path))
+    except Exception:
+        return False
 
 
 def mixed_layers(blocks: str) -> tuple[int, ...]:
@@ -93,37 +114,46 @@ def encode(model: ModelPatcher, clip: Any, text: str, concepts: Sequence[XTI]) -
     blocks = blocks_of(model)
     if len(blocks.sub_blocks) != len(LAYERS):
         raise InjectionError(
-            f"an XTI has {len(LAYERS)} layers and this model {len(blocks.sub_blocks)}: XTI is for SD1 checkpoints."
+            f"An XTI has {len(LAYERS)} layers and this model {len(blocks.sub_blocks)}: XTI is for SD1 checkpoints. "
+            "Connect an SD1 model."
         )
     _check(clip, text, concepts)
     tokens = [layer_tokens(clip, text, concepts, layer) for layer in range(len(LAYERS))]
     encoded = encode_layers(clip, tokens)
-    same: dict[int, list[SubBlock]] = {}
+    same: list[tuple[Conditioning, list[SubBlock]]] = []
     for conditioning, sub_block in zip(encoded, blocks.sub_blocks, strict=True):
-        same.setdefault(id(conditioning), []).append(sub_block)
-    base = encoded[0]
+        layers = next((layers for one, layers in same if one is conditioning), None)
+        if layers is None:
+            same.append((conditioning, [sub_block]))
+        else:
+            layers.append(sub_block)
     names = " ".join(f"<{one.name}>" for one in concepts)
     injections = []
-    for one in {id(one): one for one in encoded if one is not base}.values():
-        spec = _spec(same[id(one)], blocks)
-        injections.append(injection(spec, stretches(one, blocks), label=f"{names} of {spec.text}"))
-    return Change(tuple(injections)), base
+    for conditioning, layers in same[1:]:
+        spec = _spec(layers, blocks)
+        injections.append(injection(spec, stretches(conditioning, blocks), label=f"{names} of {spec.text}"))
+    return Change(tuple(injections)), encoded[0]
 
 
 def layer_tokens(clip: Any, text: str, concepts: Sequence[XTI], layer: int) -> TokenList:
-    """The tokens of one layer's prompt, in sections, with the concepts' embeddings in their places."""
-    words = _markers(clip, text, concepts)
-    queues: dict[int, list[Tensor]] = {}
-    for concept, (word, number) in zip(concepts, words, strict=True):
-        vectors = list(concept.tokens(layer))
-        uses = text.count(f"<{concept.name}>")
-        text = text.replace(f"<{concept.name}>", " " + " ".join([word] * len(vectors)) + " ")
-        queues[number] = vectors * uses
-    (sections,) = clip.tokenize(text).values()
-    return [
-        [(queues[token].pop(0), weight) if token in queues else (token, weight) for token, weight in section]
-        for section in sections
-    ]
+    """The tokens of one layer's prompt, in sections, with the concepts' embeddings in their places.
+
+    ComfyUI's own tokenizer places them, as it does for ``embedding:``, so it keeps a concept's vectors together.
+    """
+    tokenizer = copy.copy(getattr(clip.tokenizer, clip.tokenizer.clip))
+    places = {f"{MARK}{number}": concept.tokens(layer) for number, concept in enumerate(concepts)}
+    from_files = tokenizer._try_get_embedding
+
+    def embedding(name: str) -> tuple[Tensor | None, str, str]:
+        first, *rest = name.split()
+        return (places[first], first, " ".join(rest)) if first in places else from_files(name)
+
+    tokenizer._try_get_embedding = embedding
+    tokenizer.embedding_directory = tokenizer.embedding_directory or []
+    for number, concept in enumerate(concepts):
+        text = text.replace(f"<{concept.name}>", f" {tokenizer.embedding_identifier}{MARK}{number} ")
+    options = getattr(clip, "tokenizer_options", {})
+    return tokenizer.tokenize_with_weights(text, tokenizer_options=options)
 
 
 def encode_layers(clip: Any, tokens: Sequence[TokenList]) -> list[Conditioning]:
@@ -147,51 +177,42 @@ def vocabulary(clip: Any) -> Tensor:
     """The token embeddings ``N d`` of an SD1 text encoder, as they are loaded."""
     models = [model for name, model in clip.cond_stage_model.named_children() if name.startswith("clip_")]
     if len(models) != 1 or not hasattr(models[0], "transformer"):
-        raise InjectionError("an XTI is made for SD1's text encoder; this CLIP is of another kind.")
+        raise InjectionError(
+            "An XTI is made for SD1's text encoder, and this CLIP is of another kind. Connect an SD1 CLIP."
+        )
     return models[0].transformer.get_input_embeddings().weight.detach()
 
 
 def _key(sections: TokenList) -> tuple[Any, ...]:
     """What makes two token lists equal: numbers, weights, and the bytes of embeddings."""
     return tuple(
-        (token.numpy().tobytes() if isinstance(token, Tensor) else token, weight)
+        (_bytes(token) if isinstance(token, Tensor) else token, weight)
         for section in sections
         for token, weight in section
     )
 
 
-def _markers(clip: Any, text: str, concepts: Sequence[XTI]) -> list[tuple[str, int]]:
-    """For each concept a word of one token that the text does not contain, and that token."""
-    tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip)
-    used = {token for section in next(iter(clip.tokenize(text).values())) for token, _ in section}
-    found = []
-    for number in sorted(tokenizer.inv_vocab, reverse=True):
-        if len(found) == len(concepts):
-            break
-        word = tokenizer.inv_vocab[number].removesuffix("</w>")
-        if number in used or not word.isascii() or not word.isalpha():
-            continue
-        tokens = [token for token, _ in next(iter(clip.tokenize(f" {word} {word} ").values()))[0]]
-        if tokens[1:3] == [number, number] and tokens.count(number) == 2:
-            found.append((word, number))
-    return found
+def _bytes(token: Tensor) -> tuple[torch.dtype, bytes]:
+    plain = token.detach().cpu().contiguous()
+    return plain.dtype, plain.view(torch.uint8).numpy().tobytes()
 
 
 def _check(clip: Any, text: str, concepts: Sequence[XTI]) -> None:
     width = vocabulary(clip).shape[1]
     names = [concept.name for concept in concepts]
     if len(set(names)) < len(names):
-        raise InjectionError(f"two concepts have the same name: {', '.join(names)}. Give one another token.")
+        raise InjectionError(f"Two concepts have the same name: {', '.join(names)}. Give one another token.")
     for concept in concepts:
         if f"<{concept.name}>" not in text:
             raise InjectionError(
-                f"the text does not use <{concept.name}>. Write it where the concept belongs."
+                f"The text does not use <{concept.name}>. Write it where the concept belongs."
             )
-        if concept.layers[0].shape[1] != width:
+        if concept.width != width:
             raise InjectionError(
-                f"<{concept.name}> has embeddings {concept.layers[0].shape[1]} wide, this text encoder takes {width}."
+                f"<{concept.name}> has embeddings {concept.width} wide, and this text encoder takes {width}. Connect the "
+                "CLIP that the concept was trained for."
             )
 
 
-def _spec(layers: Sequence[SubBlock], blocks: UNetBlocks) -> Spec:
-    return Spec(layer_names(layers, blocks), MappingProxyType(dict.fromkeys(layers, (Setting(),))))
+def _spec(layers: Sequence[SubBlock], blocks: ModelBlocks) -> Spec:
+    return Spec(layer_names(layers, blocks), dict.fromkeys(layers, (Setting(),)))

@@ -1,33 +1,98 @@
-"""One evaluation of the U-Net: which rows get which context in which layer, worked out beforehand."""
+"""One evaluation of a model: which rows get which context in which layer, worked out beforehand."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from ..blocks.walk import SubBlock
-from .entries import Injection
-from .mixing import Mix, apply_mixes, join
+from .entries import Injection, Stretch
+from .mixing import Mix, apply_mixes, common_length, join, mixed_lengths
 from .timing import Clock, acts, present
 
-Recipe = tuple[tuple[Mix, ...], ...]  # per chunk, the mixes in order
+Mixes = tuple[Mix, ...]  # of one layer, in order
+Recipe = tuple[Mixes, ...]  # of one layer, chunk by chunk
 Contexts = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """The rows of one conditioning within a batch; ``tokens`` is its prompt's own length before repeating."""
+    """The rows of one conditioning within a batch, with what is mixed into them in this evaluation.
 
-    injections: tuple[Injection, ...]
-    rows: int
+    ``tokens`` is the length of its own prompt before ComfyUI repeats it to join a batch. ``repeats`` says whether a
+    text may be repeated at all: not where text tokens attend to each other inside the model.
+    """
+
+    mixes: dict[SubBlock, Mixes] = field(default_factory=dict)
+    rows: int = 1
     tokens: int | None = None
+    repeats: bool = True
+
+    @property
+    def lengths(self) -> set[int]:
+        """The token counts of the contexts that its layers see."""
+        if self.tokens is None:
+            return set()
+        return {self.tokens, *(mixed_lengths(mixes, self.tokens) for mixes in set(self.mixes.values()))}
+
+    def fits(self, other: "Chunk") -> bool:
+        """Whether ComfyUI would evaluate contexts of the two chunks' lengths in one batch."""
+        pairs = ((a, b) for a in self.lengths for b in other.lengths)
+        return all(a == b or (self.repeats and common_length(a, b) is not None) for a, b in pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Act:
+    """An injection that acts now: the entries of its schedules that hold, and its settings layer by layer."""
+
+    injection: Injection
+    prompt: Stretch
+    reference: Stretch | None
+
+
+def acting(injections: Sequence[Injection], clock: Clock) -> list[Act]:
+    """The injections that act on some layer now, in order."""
+    found = []
+    for injection in injections:
+        if not any(
+            acts(injection, s, clock) for s in {s for all_ in injection.layers.values() for s in all_}
+        ):
+            continue
+        prompt, reference = present(injection.prompt, clock), present(injection.reference, clock)
+        if prompt is not None and (injection.mode != "add" or reference is not None):
+            found.append(Act(injection, prompt, reference))
+    return found
+
+
+def mixes_of(
+    acts_now: Sequence[Act], clock: Clock, tokens_of: Callable[[Stretch], Tensor]
+) -> dict[SubBlock, Mixes]:
+    """Layer -> mixes, for the layers that some injection acts on now; equal layers share one tuple."""
+    found: dict[SubBlock, Mixes] = {}
+    shared: dict[tuple[Mixes, Mix], Mixes] = {}
+    for act in acts_now:
+        injection, ready = act.injection, dict[tuple[float, str], Mix]()
+        tokens = tokens_of(act.prompt)
+        minus = None if act.reference is None else tokens_of(act.reference)
+        for sub_block, settings in injection.layers.items():
+            for setting in settings:
+                if not acts(injection, setting, clock):
+                    continue
+                key = (setting.weight, setting.part)
+                if key not in ready:
+                    ready[key] = Mix(injection.mode, setting.part, setting.weight, tokens, minus)
+                before = found.get(sub_block, ())
+                step = (before, ready[key])
+                found[sub_block] = shared.setdefault(step, (*before, ready[key]))
+    return found
 
 
 class Pass:
     """The contexts of one evaluation.
 
-    ``context`` is what the blocks will be given (``b t d``), ``source`` the same before the cast to the
-    model's dtype: mixing happens on the source, so that the result is what casting a mixed prompt would give.
+    ``context`` is what the blocks will be given (``b t d``), ``source`` the same before the cast to the model's
+    dtype: mixing happens on the source, so that the result is what casting a mixed prompt would give.
+    ``on_device`` moves a prompt's tensor to the device of the evaluation.
     """
 
     def __init__(
@@ -35,17 +100,35 @@ class Pass:
         chunks: Sequence[Chunk],
         context: Tensor,
         source: Tensor,
-        recipes: dict[SubBlock, Recipe],
+        on_device: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         temporal: bool = False,
     ):
-        self.chunks, self.context, self.temporal = chunks, context, temporal
+        self.context, self.temporal = context, temporal
         self.rows = sum(chunk.rows for chunk in chunks)
-        self.recipes = recipes
+        moved = {
+            mix: replace(
+                mix,
+                tokens=on_device(mix.tokens),
+                reference=None if mix.reference is None else on_device(mix.reference),
+            )
+            for mix in {mix for chunk in chunks for mixes in chunk.mixes.values() for mix in mixes}
+        }
+        self.chunks = [
+            replace(
+                chunk,
+                mixes={sub: tuple(moved[mix] for mix in mixes) for sub, mixes in chunk.mixes.items()},
+            )
+            for chunk in chunks
+        ]
+        layers = {sub: None for chunk in chunks for sub in chunk.mixes}
+        self.recipes: dict[SubBlock, Recipe] = {
+            sub: tuple(chunk.mixes.get(sub, ()) for chunk in self.chunks) for sub in layers
+        }
         ready: dict[Recipe, Contexts] = {}
-        for recipe in recipes.values():
+        for recipe in self.recipes.values():
             if recipe not in ready:
                 ready[recipe] = self._mix(recipe, source, source, own_lengths=True)
-        self.ready = {sub_block: ready[recipe] for sub_block, recipe in recipes.items()}
+        self.ready = {sub_block: ready[recipe] for sub_block, recipe in self.recipes.items()}
 
     def contexts(self, sub_block: SubBlock, keys: Tensor, values: Tensor) -> Contexts:
         """What the layer attends to, given what it would have; the same objects where nothing acts."""
@@ -72,33 +155,3 @@ class Pass:
         dtype = self.context.dtype
         cast = k.to(dtype)
         return cast, cast if v is k else v.to(dtype)
-
-
-def recipes(
-    chunks: Sequence[Chunk], clock: Clock, on_device: Callable[[Tensor], Tensor]
-) -> dict[SubBlock, Recipe]:
-    """Layer -> recipe, for the layers that some injection acts on now."""
-    per_chunk = [_mixes(chunk, clock, on_device) for chunk in chunks]
-    layers = {sub_block: None for mixes in per_chunk for sub_block in mixes}
-    return {sub_block: tuple(tuple(mixes.get(sub_block, ())) for mixes in per_chunk) for sub_block in layers}
-
-
-def _mixes(chunk: Chunk, clock: Clock, on_device: Callable[[Tensor], Tensor]) -> dict[SubBlock, list[Mix]]:
-    found: dict[SubBlock, list[Mix]] = {}
-    for injection in chunk.injections:
-        prompt, reference = present(injection.prompt, clock), present(injection.reference, clock)
-        if prompt is None or (injection.mode == "add" and reference is None):
-            continue
-        tokens = on_device(prompt.tokens)
-        minus = None if reference is None else on_device(reference.tokens)
-        shared: dict[
-            tuple[float, str], Mix
-        ] = {}  # equal mixes are one object, so equal layers share a context
-        for sub_block, settings in injection.layers.items():
-            for setting in settings:
-                if acts(injection, setting, clock):
-                    key = (setting.weight, setting.part)
-                    if key not in shared:
-                        shared[key] = Mix(injection.mode, setting.part, setting.weight, tokens, minus)
-                    found.setdefault(sub_block, []).append(shared[key])
-    return found

@@ -1,4 +1,4 @@
-"""Pictures: the U with what each block receives, and labelled grids of images."""
+"""Images of the model's blocks with what each receives, and labelled grids."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..blocks.drawing import GRID, INK, PAPER, positions
-from ..blocks.walk import Block, UNetBlocks
+from ..blocks.walk import Block, ModelBlocks
 from .entries import Injection
 
 COLOURS = (
@@ -21,12 +21,13 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
-def draw_plan(injections: Sequence[Injection], blocks: UNetBlocks) -> np.ndarray:
-    """The blocks in the shape of the U, one coloured band per injection: float32 ``h w c`` in 0..1."""
+def draw_plan(injections: Sequence[Injection], blocks: ModelBlocks) -> np.ndarray:
+    """The blocks in the shape of the model, one coloured band per injection: float32 ``h w c`` in 0..1."""
     places = positions(blocks.layout)
     rows = max(row for _, row in places.values()) + 1
-    legend = [_legend_line(one) for one in injections] or ["no injections: the conditioning's own prompt"]
-    size = (3 * COLUMN + 2 * MARGIN, (rows + len(legend) + 1) * ROW + 2 * MARGIN)
+    legend = [_legend_line(one) for one in injections] or ["No injections: the conditioning's own prompt."]
+    columns = max(3, max(column for column, _ in places.values()) + 1)
+    size = (columns * COLUMN + 2 * MARGIN, (rows + len(legend) + 1) * ROW + 2 * MARGIN)
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
     for block in blocks.blocks:

@@ -1,25 +1,33 @@
 """Block prompts in a sentence: ``a (~: IN00-OUT11: cute; M00: excellent :~) girl``.
 
-A bracket ``(~: ... :~)`` lists, separated by ``;``, what stands at its place in which blocks: a block spec, a
-colon, a text. Where several name a block the later one wins; ``_`` names the blocks no other one does; blocks
-that none names have nothing there. The texts may carry ComfyUI's own weights, ``(word:1.3)``, and a bracket may
-stand inside such a weight. The spec's weights, windows and parts say how strongly, when and to which half
-of attention the sentence with that text is given. The grammar is that of dumpunet's (hnmr293), extended.
+A bracket ``(~: ... :~)`` lists, separated by ``;``, what is written at its place in which blocks: a block spec, a
+colon, a text. Where several name a block the later one wins at the times and in the part that both name; ``_``
+names the blocks no other one does; blocks that none names have nothing there. The texts may carry ComfyUI's own
+weights, ``(word:1.3)``, and a bracket may be inside such a weight. The spec's weights, windows and parts say how
+strongly, when and to which half of attention the sentence with that text is given. Brackets, colons and semicolons
+may be full width; the words stay as they are. The grammar extends that of dumpunet (hnmr293).
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import MappingProxyType
 
-from ..blocks.spec import Part, Setting, Spec, SpecError, Window, parse
-from ..blocks.walk import SubBlock, UNetBlocks
+from ..blocks.spec import Part, Setting, Spec, SpecError, Window, folded, later_wins, parse
+from ..blocks.spec_names import Fault
+from ..blocks.walk import ModelBlocks, SubBlock
+from .report import layer_names
 
 OPEN, CLOSE = re.compile(r"(?<!\\)\(~:"), re.compile(r":~\)")
+NEARLY_OPEN = re.compile(r"(?<!\\)\(\s{0,8}~\s{0,8}(:?)")
+NEARLY_CLOSED = re.compile(r"(:?)\s{0,8}~\s{0,8}\)")
 HINT = "Block prompts are written (~: blocks: text; blocks: text :~), with _ for all other blocks."
-NAME_BEFORE_COLON = re.compile(r"\b(?:input|output|middle|idx)(?:_blocks?)?\s*$", re.IGNORECASE)
+NAME_BEFORE_COLON = re.compile(
+    r"\b(?:input|output|middle|idx|(?:[a-z]{1,20}_)?blocks?|layers)(?:_blocks?)?\s*$", re.I
+)
+LONGEST = 20000  # characters of a prompt
 PLAIN = Setting()
+Choice = tuple[Setting, str]
 
 
 @dataclass(frozen=True)
@@ -33,15 +41,25 @@ class Variant:
     window: Window | None = None
 
     @property
+    def setting(self) -> Setting:
+        """How, in which half and when the sentence acts."""
+        return Setting(self.weight, self.part, self.window)
+
+    @property
     def spec(self) -> Spec:
-        """The layers with their weight and part, as a read block spec."""
-        setting = (Setting(self.weight, self.part),)
-        return Spec(self.text, MappingProxyType(dict.fromkeys(self.layers, setting)))
+        """The layers with their weight, part and window, as a read block spec."""
+        return Spec(self.text, dict.fromkeys(self.layers, (self.setting,)))
+
+    def blocks_text(self, blocks: ModelBlocks) -> str:
+        """The layers with their weight, part and window as the text of a block spec."""
+        names = layer_names(self.layers, blocks)
+        names = "all" if names == "all blocks" else names
+        return ", ".join(name + self.setting.text() for name in names.split(", "))
 
 
 @dataclass(frozen=True)
 class BlockPrompt:
-    """A read prompt: the sentence of the layers that nothing else is said of, and the others."""
+    """A read prompt: the sentence of the layers that nothing else is said of, and the others in order."""
 
     base: str
     variants: tuple[Variant, ...]
@@ -54,125 +72,181 @@ class _Bracket:
     start: int
     end: int
     base: str
-    choices: dict[SubBlock, list[tuple[Setting, str]]]
+    choices: dict[SubBlock, tuple[Choice, ...]]
+
+    def at(self, layer: SubBlock, half: str, window: Window | None) -> Choice:
+        """What is written for a half of a layer over a stretch in which its choices do not change."""
+        for setting, words in self.choices.get(layer, ()):
+            if half in setting.part and (
+                setting.window is None or window is None or setting.window.meets(window)
+            ):
+                return setting, words
+        return PLAIN, self.base
 
 
-def read(text: str, blocks: UNetBlocks) -> BlockPrompt:
+def read(text: str, blocks: ModelBlocks) -> BlockPrompt:
     """Read a prompt for a walked model; SpecError points at what cannot be read."""
+    if len(text) > LONGEST:
+        problem = f"The prompt has {len(text)} characters; the limit is {LONGEST}."
+        raise SpecError(problem, text, 0, 20, HINT)
     brackets = [_bracket(text, start, end, blocks) for start, end in _spans(text)]
     base = _sentence(text, brackets, [bracket.base for bracket in brackets])
-    found: dict[tuple[str, float, Part, Window | None], list[SubBlock]] = {}
-    for sub_block in blocks.sub_blocks:
-        for window in _segments([bracket.choices.get(sub_block, []) for bracket in brackets]):
-            chosen = [_chosen(bracket, sub_block, window) for bracket in brackets]
-            sentence = _sentence(text, brackets, [words for _, words in chosen])
-            setting = _one_setting([setting for setting, _ in chosen], text, brackets)
-            if sentence != base and setting.weight != 0:
-                found.setdefault((sentence, setting.weight, setting.part, window), []).append(sub_block)
-    variants = (Variant(key[0], tuple(layers), *key[1:]) for key, layers in found.items())
-    return BlockPrompt(base, tuple(variants))
+    found: dict[tuple[str, float, str, Window | None], list[SubBlock]] = {}
+    for layer in blocks.sub_blocks:
+        for window in _segments(brackets, layer, text):
+            steps = {half: _steps(text, brackets, base, layer, half, window) for half in "kv"}
+            if steps["k"] == steps["v"]:
+                steps = {"kv": steps["k"]}
+            for half, sentences in steps.items():
+                for sentence, weight in sentences:
+                    found.setdefault((sentence, weight, half, window), []).append(layer)
+    # whole sentences first: a share of another one mixes with them
+    order = sorted(found.items(), key=lambda item: item[0][1] != 1)
+    return BlockPrompt(base, tuple(Variant(key[0], tuple(layers), *key[1:]) for key, layers in order))  # pyright: ignore[reportArgumentType]
+
+
+def _steps(
+    text: str, brackets: Sequence[_Bracket], base: str, layer: SubBlock, half: str, window: Window | None
+) -> list[tuple[str, float]]:
+    """The sentences, with weights, that turn the base sentence into what a half of a layer gets.
+
+    A bracket with a weight is mixed in after those without: it weakens its own words only.
+    """
+    chosen = [bracket.at(layer, half, window) for bracket in brackets]
+    shares = {setting.weight for setting, _ in chosen if setting.weight != 1}
+    if len(shares) > 1:
+        problem = "Two brackets ask for different weights in the same block."
+        raise SpecError(problem, text, brackets[-1].start, brackets[-1].end, HINT)
+    whole = [
+        words if setting.weight == 1 else bracket.base
+        for bracket, (setting, words) in zip(brackets, chosen, strict=True)
+    ]
+    first = _sentence(text, brackets, whole)
+    steps = [(first, 1.0)] if first != base else []
+    for share in shares:
+        mixed = _sentence(text, brackets, [words for _, words in chosen])
+        if mixed != first and share != 0:
+            steps.append((mixed, share))
+    return steps
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
     """Start and end of every bracket."""
-    spans, place = [], 0
-    while opening := OPEN.search(text, place):
-        closing = CLOSE.search(text, opening.end())
-        inner = OPEN.search(text, opening.end())
+    plain, spans, place = folded(text), [], 0
+    while opening := OPEN.search(plain, place):
+        _no_near_miss(text, plain, place, opening.start())
+        closing = CLOSE.search(plain, opening.end())
+        inner = OPEN.search(plain, opening.end())
         if closing is None:
-            raise SpecError("This bracket is never closed.", text, opening.start(), opening.end(), HINT)
+            raise SpecError(
+                "This bracket is never closed by :~).", text, opening.start(), opening.end(), HINT
+            )
         if inner is not None and inner.start() < closing.start():
             raise SpecError("Brackets do not nest.", text, inner.start(), inner.end(), HINT)
+        _no_near_miss(text, plain, opening.end(), closing.start())
         spans.append((opening.start(), closing.end()))
         place = closing.end()
-    if stray := CLOSE.search(text, place):
+    stray = CLOSE.search(plain, place)
+    _no_near_miss(text, plain, place, stray.start() if stray else len(plain))
+    if stray:
         raise SpecError("This closes no bracket.", text, stray.start(), stray.end(), HINT)
     return spans
 
 
-def _bracket(text: str, start: int, end: int, blocks: UNetBlocks) -> _Bracket:
-    base = ""
-    choices: dict[SubBlock, list[tuple[Setting, str]]] = {}
-    otherwise: list[tuple[Setting, str, Sequence[SubBlock]]] = []
-    for first, last in _alternatives(text, start + 3, end - 3):
-        colon = _colon(text, first, last)
+def _no_near_miss(text: str, plain: str, start: int, end: int) -> None:
+    """SpecError where ``text[start:end]`` holds what looks like a bracket and is not one."""
+    part = plain[start:end]
+    opening, closing = NEARLY_OPEN.search(part), NEARLY_CLOSED.search(part)
+    if opening and (opening.group(1) or (closing and ":" in part[opening.end() : closing.start()])):
+        problem = "This looks like a block prompt, which opens with (~: and closes with :~)."
+        raise SpecError(problem, text, start + opening.start(), start + opening.end(), HINT)
+    if closing and closing.group(1):
+        problem = "This looks like the end of a block prompt, which is written :~)."
+        raise SpecError(problem, text, start + closing.start(), start + closing.end(), HINT)
+
+
+def _bracket(text: str, start: int, end: int, blocks: ModelBlocks) -> _Bracket:
+    plain, base = folded(text), ""
+    # Settings of a layer, each with its alternative's number as a key, so that a later one can cut it.
+    named: dict[SubBlock, tuple[Choice, ...]] = {}
+    rest: dict[SubBlock, tuple[Choice, ...]] = {}
+    for first, last in _alternatives(text, plain, start + 3, end - 3):
+        colon = _colon(text, plain, first, last)
         words = text[colon + 1 : last].strip().replace("\\;", ";")
         try:
-            settings = parse(text[first:colon], blocks).settings
+            spec = parse(text[first:colon], blocks)
         except SpecError as error:
             raise error.within(text, first) from None
-        if text[first:colon].strip().startswith("_"):
-            setting = next(iter(settings.values()))[0]
-            if setting == PLAIN:
-                base = words
-            else:
-                otherwise.append((setting, words, tuple(settings)))
+        if plain[first:colon].strip() == "_":
+            base = words
             continue
-        for sub_block, own in settings.items():
-            choices.setdefault(sub_block, []).extend((setting, words) for setting in own)
-    named = set(choices)
-    for setting, words, layers in otherwise:
-        for sub_block in layers:
-            if sub_block not in named:
-                choices.setdefault(sub_block, []).append((setting, words))
-    return _Bracket(start, end, base, choices)
+        for layer, settings in spec.settings.items():
+            goal = rest if layer in spec.rest else named
+            try:
+                for setting in settings:
+                    goal[layer] = _later_choice(goal.get(layer, ()), setting, words)
+            except Fault as fault:
+                raise SpecError(fault.problem, text, first, colon, HINT) from None
+    return _Bracket(start, end, base, {**rest, **named})
 
 
-def _alternatives(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Spans between the semicolons that stand in no parentheses."""
-    spans, depth, first = [], 0, start
+def _later_choice(choices: tuple[Choice, ...], setting: Setting, words: str) -> tuple[Choice, ...]:
+    """``choices`` cut by a later one, and that one."""
+    kept = [(left, old) for one, old in choices for left in later_wins((one,), setting)[:-1]]
+    return (*kept, (setting, words))
+
+
+def _alternatives(text: str, plain: str, start: int, end: int) -> list[tuple[int, int]]:
+    """Spans between the semicolons that are in no parentheses."""
+    spans, first, opened = [], start, list[int]()
     for place in range(start, end + 1):
-        character = text[place] if place < end else ";"
-        escaped = text[place - 1] == "\\"
-        depth += (character == "(") - (character == ")") if not escaped else 0
-        if character == ";" and not (escaped and place < end) and (depth <= 0 or place == end):
+        character = plain[place] if place < end else ";"
+        if place < end and text[place - 1] == "\\":
+            continue
+        if character == "(" and text[place] == "(":
+            opened.append(place)
+        elif character == ")" and text[place] == ")" and opened:
+            opened.pop()
+        elif character == ";" and (not opened or place == end):
             if text[first:place].strip():
                 spans.append((first, place))
             first = place + 1
+    if opened:
+        problem = r"This parenthesis is not closed inside the block prompt; write \( for a plain one."
+        raise SpecError(problem, text, opened[0], opened[0] + 1, HINT)
     if not spans:
         raise SpecError("This bracket is empty.", text, start - 3, end + 3, HINT)
     return spans
 
 
-def _colon(text: str, start: int, end: int) -> int:
+def _colon(text: str, plain: str, start: int, end: int) -> int:
     """The colon that ends the block spec: not one inside a name such as ``input:7`` or in parentheses."""
     depth = 0
     for place in range(start, end):
-        depth += (text[place] == "(") - (text[place] == ")")
-        if text[place] == ":" and depth <= 0 and not NAME_BEFORE_COLON.search(text[start:place]):
+        depth += (plain[place] == "(") - (plain[place] == ")")
+        if (
+            plain[place] == ":"
+            and depth <= 0
+            and not NAME_BEFORE_COLON.search(plain[max(start, place - 40) : place])
+        ):
             return place
     shift = len(text[start:end]) - len(text[start:end].lstrip())
     raise SpecError("No colon between the blocks and the text.", text, start + shift, end, HINT)
 
 
-def _segments(choices: Sequence[Sequence[tuple[Setting, str]]]) -> Sequence[Window | None]:
+def _segments(brackets: Sequence[_Bracket], layer: SubBlock, text: str) -> Sequence[Window | None]:
     """The stretches of the sampling over which a layer's choices stay the same; None is all of it."""
-    windows = [setting.window for own in choices for setting, _ in own if setting.window is not None]
+    choices = [setting for bracket in brackets for setting, _ in bracket.choices.get(layer, ())]
+    windows = [setting.window for setting in choices if setting.window is not None]
     if not windows:
         return [None]
     unit = windows[0].unit
     if any(window.unit != unit for window in windows):
-        raise ValueError("a block prompt times one block in steps and in shares of the sampling; choose one.")
-    last = 1.0 if unit == "percent" else float("inf")
+        problem = "One block is timed in steps and in shares of the sampling; use one of the two."
+        raise SpecError(problem, text, brackets[-1].start, brackets[-1].end, HINT)
+    last = 1.0 if unit == "percent" else 10000.0
     edges = sorted({0.0, last, *(w.start for w in windows), *(w.end for w in windows)})
     return [Window(start, end, unit) for start, end in pairwise(edges)]
-
-
-def _chosen(bracket: _Bracket, sub_block: SubBlock, window: Window | None) -> tuple[Setting, str]:
-    """What stands in the bracket for a layer over a stretch: the last choice that covers it."""
-    for setting, words in reversed(bracket.choices.get(sub_block, [])):
-        if setting.window is None or window is None or setting.window.meets(window):
-            return setting, words
-    return PLAIN, bracket.base
-
-
-def _one_setting(settings: Sequence[Setting], text: str, brackets: Sequence[_Bracket]) -> Setting:
-    """The weight and part of a sentence that several brackets make; they must not ask for different ones."""
-    asked = [one for one in settings if (one.weight, one.part) != (PLAIN.weight, PLAIN.part)] or [PLAIN]
-    if any((one.weight, one.part) != (asked[0].weight, asked[0].part) for one in asked):
-        problem = "Two brackets ask for different weights or parts in the same block."
-        raise SpecError(problem, text, brackets[-1].start, brackets[-1].end, HINT)
-    return Setting(asked[0].weight, asked[0].part)
 
 
 def _sentence(text: str, brackets: Sequence[_Bracket], words: Sequence[str]) -> str:

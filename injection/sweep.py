@@ -3,20 +3,20 @@
 from collections.abc import Callable
 
 from ..blocks.spec import parse
-from ..blocks.walk import Block, UNetBlocks
+from ..blocks.walk import Block, ModelBlocks
 from .entries import InjectionError
 from .report import layer_names
 
 CUSTOM = "custom"
 
 
-def _middle(blocks: UNetBlocks) -> float:
+def _middle(blocks: ModelBlocks) -> float:
     """The place of the bottom of the U among the blocks with cross-attention."""
     down = sum(block.side == "input" for block in blocks.attending)
     return down if any(block.side == "middle" for block in blocks.attending) else down - 0.5
 
 
-ORDERS: dict[str, Callable[[Block, UNetBlocks], tuple[float, ...]]] = {
+ORDERS: dict[str, Callable[[Block, ModelBlocks], tuple[float, ...]]] = {
     "from the middle outward": lambda block, blocks: (abs(_index(block) - _middle(blocks)), _index(block)),
     "from the ends inward": lambda block, blocks: (-abs(_index(block) - _middle(blocks)), _index(block)),
     "from coarse to fine": lambda block, blocks: (block.resolution, _index(block)),
@@ -30,7 +30,7 @@ def _index(block: Block) -> int:
     return -1 if block.index is None else block.index
 
 
-def growth(order: str, within: str, custom: str, blocks: UNetBlocks) -> list[tuple[str, str]]:
+def growth(order: str, within: str, custom: str, blocks: ModelBlocks) -> list[tuple[str, str]]:
     """``(label, block spec)`` of every stage: nothing, then one block more each time, up to all of ``within``.
 
     Order ``custom`` takes its steps from the lines of ``custom``, each a block spec. Raises SpecError, and

@@ -1,7 +1,8 @@
 """When an injection acts: windows of the sampling, turned into noise levels.
 
 A window is half open in time, so in noise levels it is ``end < sigma <= start``: two windows that abut never
-act together and never leave a gap, whichever sigma a sampler evaluates.
+act together and never leave a gap, whichever sigma a sampler evaluates. Steps are counted from the first sigma that
+the sampler is given: with KSampler (Advanced) from its own start, with Flip Sigmas from the lowest level upwards.
 """
 
 import logging
@@ -9,20 +10,30 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..blocks.spec import Setting, Window
+from ..blocks.spec import LAST_STEP, Setting, Window
 from .entries import Injection, InjectionError, Stretch
 
 log = logging.getLogger("blockwork")
-LAST_STEP = 10000  # "to the end", as in ComfyUI's advanced sampler
 
-Levels = tuple[float, float]  # (lower, upper): acts while lower < sigma <= upper
+
+@dataclass(frozen=True)
+class Levels:
+    """A stretch of noise levels: ``lower < sigma <= upper`` falling, ``lower <= sigma < upper`` rising."""
+
+    lower: float
+    upper: float
+    rising: bool = False
+
+    def hold(self, sigma: float) -> bool:
+        """Whether ``sigma`` lies in the stretch."""
+        return self.lower <= sigma < self.upper if self.rising else self.lower < sigma <= self.upper
 
 
 @dataclass
 class Clock:
     """Tells which windows hold at ``sigma``.
 
-    ``percent_to_sigma`` is the model's, ``steps`` the sampler's sigmas (``n + 1`` of them, falling).
+    ``percent_to_sigma`` is the model's, ``steps`` the sampler's sigmas (``n + 1`` of them).
     ``sigma`` is read at most once, and only when some window is not the whole sampling.
     """
 
@@ -40,8 +51,7 @@ class Clock:
             self.sigma = self.read_sigma()
         if window not in self.levels:
             self.levels[window] = noise_levels(window, self.percent_to_sigma, self.steps)
-        lower, upper = self.levels[window]
-        return lower < self.sigma <= upper
+        return self.levels[window].hold(self.sigma)
 
 
 def noise_levels(
@@ -51,16 +61,24 @@ def noise_levels(
     if window.unit == "percent":
         upper = math.inf if window.start <= 0 else percent_to_sigma(window.start)
         lower = -math.inf if window.end >= 1 else percent_to_sigma(window.end)
-        return lower, upper
+        return Levels(lower, upper)
     if steps is None:
-        raise RuntimeError("a window in sampler steps needs a sampler: nothing says which step this is.")
+        raise InjectionError(
+            "The injection is timed in sampler steps, and nothing says which step this is. Use start_percent and "
+            "end_percent (@0-0.4 in blocks) with this sampler."
+        )
     count = len(steps) - 1
+    rising = count > 0 and float(steps[0]) < float(steps[-1])
     if window.start >= count:
-        log.warning("an injection starts at step %d, but this sampling has only %d.", window.start, count)
-        return math.inf, math.inf
-    upper = math.inf if window.start <= 0 else float(steps[int(window.start)])
-    lower = -math.inf if window.end >= count else float(steps[int(window.end)])
-    return lower, upper
+        log.warning(
+            "An injection starts at step %d, but this sampling has only %d steps.", window.start, count
+        )
+        return Levels(math.inf, math.inf)
+    first, last = float(steps[int(window.start)]), float(steps[min(int(window.end), count)])
+    begins, ends = window.start <= 0, window.end >= count
+    if rising:
+        return Levels(-math.inf if begins else first, math.inf if ends else last, rising=True)
+    return Levels(-math.inf if ends else last, math.inf if begins else first)
 
 
 def present(stretches: Sequence[Stretch], clock: Clock) -> Stretch | None:
@@ -81,7 +99,7 @@ def windows(
     for window in asked:
         if window.start >= window.end:
             raise InjectionError(
-                f"the injection would never act: it starts at {window.start:g} and ends at {window.end:g} "
-                f"({window.unit}). Let it start before it ends."
+                f"The injection would never act: it starts at {window.start:g} and ends at {window.end:g} "
+                f"({window.unit}). Set a start that is before the end."
             )
     return tuple(w for w in asked if w not in (Window(), Window(0, LAST_STEP, "step")))

@@ -12,29 +12,32 @@ textual inversion          one embedding, the same in all layers                
 Layers are numbers 0..15 in running order. Keys are sorted as numbers: files list them as text (0, 1, 10, 11 ...).
 """
 
-import os
+import collections
+import itertools
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..blocks.walk import Block, UNetBlocks, numbered
+from ..blocks.walk import Block, ModelBlocks, numbered
 
 LAYERS = (
     *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),
     *("OUT03", "OUT04", "OUT05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"),
 )
-PROMPTPLUSPLUS = re.compile(r"<(.+)-(\d+)-(\d+)>$")
-PROMPT_PLUS = re.compile(r"(<.+>|[^<>]+)-(\d+)$")
+PROMPTPLUSPLUS = re.compile(r"<(.+)-(\d{1,4})-(\d{1,4})>$")
+PROMPT_PLUS = re.compile(r"(<.+>|[^<>]+)-(\d{1,4})$")
+TOKEN = "token"  # the metadata key of the token's name
 
 
-def _sd1_blocks() -> UNetBlocks:
+def _sd1_blocks() -> ModelBlocks:
     """SD1's U-Net, which the format is made for, so that layers can be named without a model at hand."""
     down = [
         Block("input", n, int(n % 3 > 0 and n < 9), 64 >> max(0, n - 1) // 3, f"down_blocks.{(n - 1) // 3}.attentions.{(n - 1) % 3}")
@@ -45,14 +48,14 @@ def _sd1_blocks() -> UNetBlocks:
         for n in range(12)
     ]
     middle = Block("middle", 0, 1, 8, "mid_block.attentions.0")
-    return UNetBlocks(tuple(numbered([*down, middle, *up])), 64, 768)
+    return ModelBlocks(tuple(numbered([*down, middle, *up])), 64, 768)
 
 
 SD1 = _sd1_blocks()
 
 
 class XTIError(ValueError):
-    """A file that is no (whole) extended textual inversion; the message says what is missing."""
+    """A file that is not a complete extended textual inversion; the message says what is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,11 @@ class XTI:
     common: Tensor | None = None
     origin: str = "kohya"
 
+    @property
+    def width(self) -> int:
+        """Numbers per token embedding."""
+        return self.layers[0].shape[1]
+
     def tokens(self, layer: int) -> Tensor:
         """All token embeddings of a layer, the common one first: ``vectors dim``."""
         own = self.layers[layer]
@@ -75,71 +83,125 @@ class XTI:
 
 
 def load(path: Path, name: str = "") -> XTI:
-    """Read a file of any of the four kinds; ``name`` is the token, by default the file's stem.
+    """Read a file of any of the four kinds; ``name`` is the token, by default the one the file was saved with, or
+    the file's stem.
 
     Pickles are read with ``weights_only``. Raises XTIError.
     """
+    saved = ""
     try:
         if path.suffix == ".safetensors":
-            data: Any = load_file(path)
+            with safe_open(path, "pt") as file:
+                saved = (file.metadata() or {}).get(TOKEN, "")
+                data: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
         else:
-            data = torch.load(path, weights_only=True, map_location="cpu")
+            data = read_pickle(path)
     except Exception as error:
         raise XTIError(
-            f"{path.name} cannot be read ({error}). If it is a pickle with code in it, convert it to safetensors."
+            f"{path.name} cannot be read as an embedding file ({_first_line(error)}). Use a file in the safetensors "
+            "format, or a pickle that holds tensors only."
         ) from error
-    return read(data, name or path.stem, path.name)
+    return read(data, name or saved or path.stem, path.name)
+
+
+def read_pickle(path: Path) -> Any:
+    """The dictionary of a pickled embedding; only tensors and plain Python objects are built, nothing is run."""
+    plain = [torch.nn.ParameterDict, torch.nn.Parameter, torch.nn.ParameterList]
+    with torch.serialization.safe_globals([*plain, collections.OrderedDict, set]):
+        return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def read(data: Any, name: str, what: str = "the file") -> XTI:
     """An XTI from a file's dictionary; XTIError says which keys are missing or odd."""
     if not isinstance(data, Mapping):
-        raise XTIError(f"{what} holds a {type(data).__name__}, not a dictionary of embeddings.")
+        raise XTIError(f"{what} holds a {type(data).__name__}, and a dictionary of embeddings is expected.")
+    data = {key: value for key, value in data.items() if isinstance(key, str)}
     if any(key in LAYERS for key in data):
-        return XTI(name, _kohya(data, what), origin="kohya")
-    if matches := [match for key in data if (match := PROMPTPLUSPLUS.match(key))]:
-        return _promptplusplus(data, matches, name, what)
-    if matches := [match for key in data if (match := PROMPT_PLUS.match(key))]:
-        by_layer = {int(match.group(2)): data[match.string] for match in matches}
+        xti = XTI(name, _kohya(data, what), origin="kohya")
+    elif matches := [match for key in data if (match := PROMPTPLUSPLUS.match(key))]:
+        xti = _promptplusplus(data, matches, name, what)
+    elif stems := _numbered(data):
+        if len(stems) > 1:
+            raise XTIError(_several(stems, what))
+        by_layer = next(iter(stems.values()))
         _complete(set(by_layer), 16, what, "layer")
-        layers = tuple(_vectors(by_layer[layer], what) for layer in range(16))
-        return XTI(name, layers, origin="prompt-plus")
-    return XTI(name, (_plain(data, what),) * 16, origin="textual inversion")
+        layers = tuple(_vectors(data[by_layer[layer]], what) for layer in range(16))
+        xti = XTI(name, layers, origin="prompt-plus")
+    else:
+        xti = XTI(name, (_plain(data, what),) * 16, origin="textual inversion")
+    return _checked(xti, what)
 
 
 def is_xti(data: Any) -> bool:
     """Whether a file's dictionary holds an embedding per layer, of which other loaders take one only."""
-    return isinstance(data, Mapping) and any(
-        key in LAYERS or PROMPTPLUSPLUS.match(key) or PROMPT_PLUS.match(key) for key in data
-    )
+    if not isinstance(data, Mapping):
+        return False
+    keys = [key for key in data if isinstance(key, str)]
+    return any(key in LAYERS or PROMPTPLUSPLUS.match(key) for key in keys) or bool(_numbered(keys))
 
 
-def save(xti: XTI, path: Path) -> None:
+def save(xti: XTI, path: Path) -> Path:
     """Write kohya's keys as safetensors (the common token, if any, first in every layer), whole or not at all.
 
-    A file that already says the same is left; XTIError when it says something else.
+    The token's name goes into the metadata. Where ``path`` or a numbered name after it (``name_00001_``) holds the
+    same already, that file is returned; where it holds something else, the next free number is taken.
     """
     tensors = {layer: xti.tokens(i).float().contiguous() for i, layer in enumerate(LAYERS)}
-    if path.exists():
-        there = load_file(path)
-        if there.keys() == tensors.keys() and all(torch.equal(there[key], tensors[key]) for key in tensors):
-            return
-        raise XTIError(f"{path.name} exists and holds another embedding. Choose another name.")
+    metadata = {"format": "pt", "xti": xti.origin, TOKEN: xti.name}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    os.close(handle)
+    part = path.parent / f".{uuid.uuid4().hex}.part"
     try:
-        save_file(tensors, part, metadata={"format": "pt", "xti": xti.origin})
-        Path(part).replace(path)
+        save_file(tensors, part, metadata=metadata)
+        for number in itertools.count():
+            target = path if number == 0 else path.with_stem(f"{path.stem}_{number:05}_")
+            try:
+                _place(part, target)
+            except FileExistsError:
+                if not _says(target, tensors, xti.name):
+                    continue
+            return target
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+    raise AssertionError  # the loop above ends by a return
+
+
+def _place(part: Path, target: Path) -> None:
+    """Give a finished file its name; FileExistsError where the name is taken."""
+    try:
+        target.hardlink_to(part)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: take the name first
+        target.touch(exist_ok=False)
+        part.replace(target)
+
+
+def _says(path: Path, tensors: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a file holds these tensors under this token."""
+    try:
+        with safe_open(path, "pt") as file:
+            keys = set(file.keys())
+            same_name = (file.metadata() or {}).get(TOKEN, name) == name
+            return (
+                same_name
+                and keys == set(tensors)
+                and all(torch.equal(file.get_tensor(key), tensors[key]) for key in keys)
+            )
+    except Exception:
+        return False
 
 
 def mix(first: XTI, second: XTI, from_second: Sequence[int]) -> XTI:
     """Style mixing: the layers ``from_second`` of the second concept, the others of the first, under its name.
 
     P+ takes geometry from layers 5 and 6 (IN08, MID) of one concept and appearance from the rest of another.
+    Raises XTIError for concepts of different widths.
     """
+    if first.width != second.width:
+        raise XTIError(
+            f"<{first.name}> is {first.width} numbers wide and <{second.name}> {second.width}: they are for different "
+            "text encoders. Mix concepts of one kind of model."
+        )
     chosen = set(from_second)
     common = first.common
     if chosen and not _same(first.common, second.common):
@@ -158,6 +220,41 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
     return torch.equal(first, second)
 
 
+def _numbered(keys: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Names that prompt-plus writes, with their keys by layer: ``cat-0 .. cat-15``; a lone number is a plain name."""
+    found: dict[str, dict[int, str]] = {}
+    for key in keys:
+        if match := PROMPT_PLUS.match(key):
+            found.setdefault(match.group(1), {})[int(match.group(2))] = key
+    return {stem: layers for stem, layers in found.items() if len(layers) > 1}
+
+
+def _several(names: Iterable[str], what: str) -> str:
+    shown = ", ".join(sorted(names))
+    return (
+        f"{what} holds several concepts ({shown}), and one per file is expected. Save each to its own file."
+    )
+
+
+def _checked(xti: XTI, what: str) -> XTI:
+    """The same, or an XTIError that names a layer of another width or with numbers that are not finite."""
+    rows = {layer: xti.tokens(number) for number, layer in enumerate(LAYERS)}
+    widths = {tokens.shape[1] for tokens in rows.values()}
+    if len(widths) > 1:
+        given = ", ".join(f"{layer}: {tokens.shape[1]}" for layer, tokens in rows.items())
+        raise XTIError(f"{what} has layers of different widths ({given}). All 16 must have one width.")
+    if wrong := [layer for layer, tokens in rows.items() if not bool(tokens.isfinite().all())]:
+        raise XTIError(
+            f"{what} has numbers that are not finite in {', '.join(wrong)}. The training went wrong there."
+        )
+    return xti
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:120]
+
+
 def _kohya(data: Mapping[str, Any], what: str) -> tuple[Tensor, ...]:
     if missing := [layer for layer in LAYERS if layer not in data]:
         raise XTIError(
@@ -169,9 +266,7 @@ def _kohya(data: Mapping[str, Any], what: str) -> tuple[Tensor, ...]:
 def _promptplusplus(data: Mapping[str, Any], matches: Sequence[re.Match[str]], name: str, what: str) -> XTI:
     names = {match.group(1) for match in matches}
     if len(names) > 1:
-        raise XTIError(
-            f"{what} holds several concepts ({', '.join(sorted(names))}); one per file is expected."
-        )
+        raise XTIError(_several(names, what))
     found = {(int(match.group(2)), int(match.group(3))): data[match.string] for match in matches}
     _complete({layer for layer, _ in found}, 16, what, "layer")
     layers = []
@@ -186,14 +281,16 @@ def _promptplusplus(data: Mapping[str, Any], matches: Sequence[re.Match[str]], n
 
 def _plain(data: Mapping[str, Any], what: str) -> Tensor:
     if "clip_g" in data:
-        raise XTIError(f"{what} is an SDXL embedding (clip_g); extended textual inversion is SD1's.")
-    if isinstance(params := data.get("string_to_param"), Mapping):
-        data = params
+        raise XTIError(
+            f"{what} is an SDXL embedding (clip_g). Extended textual inversion needs an SD1 embedding."
+        )
+    if isinstance(params := data.get("string_to_param"), Mapping | torch.nn.ParameterDict):
+        data = dict(params.items())
     tensors = [value for value in data.values() if isinstance(value, Tensor) and value.is_floating_point()]
     if len(tensors) != 1:
         raise XTIError(
-            f"{what} is none of the kinds known (kohya, promptplusplus, prompt-plus, textual inversion): "
-            f"it holds {', '.join(map(repr, list(data)[:5]))}{' ...' if len(data) > 5 else ''}."
+            f"{what} holds {', '.join(map(repr, list(data)[:5]))}{' ...' if len(data) > 5 else ''}, which is not a "
+            "known kind of embedding. Available: kohya, promptplusplus, prompt-plus, textual inversion."
         )
     return _vectors(tensors[0], what)
 
@@ -209,6 +306,7 @@ def _vectors(value: Any, what: str) -> Tensor:
     """One or several token embeddings as ``vectors dim``, fp32."""
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.numel():
         raise XTIError(
-            f"{what}: expected embeddings of shape (vectors, width) or (width), got {getattr(value, 'shape', value)!r}."
+            f"{what} holds {getattr(value, 'shape', type(value).__name__)!r} where embeddings of shape (vectors, width) or "
+            "(width) are expected."
         )
     return value.detach().reshape(-1, value.shape[-1]).float()

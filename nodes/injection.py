@@ -25,7 +25,7 @@ NAMES = {
 
 
 def _prompt() -> io.Input:
-    return io.Conditioning.Input("prompt", tooltip="The prompt for the chosen blocks: a plain encoded text, also one with a schedule (start and end percent). Areas, masks and ControlNets belong on the conditioning instead.")  # fmt: skip
+    return io.Conditioning.Input("prompt", tooltip="The prompt for the chosen blocks: a plain encoded text, also one with a schedule (start and end percent). Areas, masks, strengths and ControlNets belong on the conditioning instead.")  # fmt: skip
 
 
 def _blocks() -> io.Input:
@@ -35,17 +35,17 @@ def _blocks() -> io.Input:
 
 def _how_and_when() -> list[io.Input]:
     return [
-        io.Combo.Input("mode", options=list(MODES), default="replace", optional=True, tooltip="replace: the block sees the prompt instead of its own. lerp: a mix, (1 - weight) own + weight prompt. concat: both, one after the other. add: own + weight (prompt - reference)."),
-        io.Float.Input("weight", default=1.0, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="How strongly; multiplies the weights written in blocks. 0 is off. replace and concat take 0 or 1, lerp and add any number, also below 0 and above 1."),
-        io.Combo.Input("part", options=list(PARTS), default="keys and values", optional=True, tooltip="Which half of attention sees the prompt: keys decide where in the picture a word acts, values what it puts there. /k or /v in blocks goes first."),
-        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True, tooltip="Share of the sampling (by noise level, as in ComfyUI's own ranges) at which the injection begins."),
-        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True, tooltip="Share of the sampling before which the injection ends. A range that starts where another ends never overlaps it."),
-        io.Int.Input("first_step", default=0, min=0, max=LAST_STEP, optional=True, tooltip="Sampler step at which the injection begins, counted from 0."),
-        io.Int.Input("last_step", default=LAST_STEP, min=0, max=LAST_STEP, optional=True, tooltip="Sampler step before which the injection ends."),
-        io.Combo.Input("pooled", options=["base", "injected", "lerp"], default="base", optional=True, tooltip="SDXL's pooled embedding, which no block sees but the whole model: of the conditioning, of the prompt, or mixed by weight."),
-        io.Combo.Input("controlnet_prompt", options=["base", "injected"], default="base", optional=True, tooltip="Which prompt a ControlNet on this conditioning sees: the conditioning's own, or the injected one."),
-        io.Conditioning.Input("reference", optional=True, tooltip="For mode add: the prompt to subtract, for example the plain word that the prompt describes further."),
-        io.String.Input("label", default="", optional=True, tooltip="What the plan calls this injection; empty: its blocks."),
+        io.Combo.Input("mode", options=list(MODES), default="replace", optional=True, tooltip="replace and lerp: the block sees (1 - weight) own + weight prompt, at weight 1 the prompt alone. concat: both, one after the other. add: own + weight (prompt - reference)."),
+        io.Float.Input("weight", default=1.0, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="How strongly; multiplies the weights written in blocks. 0 is off. concat takes 0 or 1, the other modes any number, also below 0 and above 1."),
+        io.Combo.Input("part", options=list(PARTS), default="keys and values", optional=True, advanced=True, tooltip="Which half of attention sees the prompt: keys decide where in the image a word acts, values what it adds there. /k or /v in blocks goes first."),
+        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True, advanced=True, tooltip="Share of the sampling (by noise level, as in ComfyUI's own ranges) at which the injection begins."),
+        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True, advanced=True, tooltip="Share of the sampling before which the injection ends. A range that starts where another ends never overlaps it."),
+        io.Int.Input("first_step", default=0, min=0, max=LAST_STEP, optional=True, advanced=True, tooltip="Sampler step at which the injection begins, counted from 0 at the first sigma that the sampler gets (with KSampler Advanced: from its own start)."),
+        io.Int.Input("last_step", default=LAST_STEP, min=0, max=LAST_STEP, optional=True, advanced=True, tooltip="Sampler step before which the injection ends."),
+        io.Combo.Input("pooled", options=["base", "injected", "lerp"], default="base", optional=True, advanced=True, tooltip="SDXL's pooled embedding, which the whole model sees and no single block: of the conditioning, of the prompt, or mixed by weight. It changes only while the injection acts."),
+        io.Combo.Input("controlnet_prompt", options=["base", "injected"], default="base", optional=True, advanced=True, tooltip="Which prompt a ControlNet on this conditioning sees: the conditioning's own, or the injected one with the same mode, weight and times."),
+        io.Conditioning.Input("reference", optional=True, advanced=True, tooltip="For mode add: the prompt to subtract, for example the plain word that the prompt describes further."),
+        io.String.Input("label", default="", optional=True, advanced=True, tooltip="What the plan calls this injection; empty: its blocks."),
     ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ class BlockPromptEncode(io.ComfyNode):
             node_id="BlockworkBlockPromptEncode",
             display_name="Block Prompt Encode",
             category=CATEGORY,
-            description="A prompt whose words differ by block: a (~: IN00-OUT11: cute; M00: excellent :~) girl. Each different sentence is encoded once.",
+            description="A prompt whose words differ by block: a (~: IN00-OUT11: cute; M00: excellent :~) girl. Each different sentence is encoded once. For other encoders use Split Block Prompt.",
             search_aliases=["block prompt", "dumpunet", "in-sentence block prompt", "CLIP text encode blocks"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with: its blocks are read off it."),
@@ -161,12 +161,12 @@ class BlockPresetNode(io.ComfyNode):
             node_id="BlockworkBlockPreset",
             display_name="Block Preset",
             category=CATEGORY,
-            description="Blocks that papers and articles found to carry content, style, composition, object or colour, as a text for any blocks input.",
+            description="Blocks that papers and articles report to carry content, style, composition, object or colour, as a text for any blocks input.",
             search_aliases=["content style blocks", "B-LoRA blocks", "coarse fine blocks", "composition block"],
-            inputs=[io.Combo.Input("preset", options=list(PRESETS), default="coarse", tooltip="Which blocks. The second output says what they were found to carry, in which models, and by whom.")],
+            inputs=[io.Combo.Input("preset", options=list(PRESETS), default="coarse", tooltip="Which blocks. The second output says what they carry, in which models, and who reports it.")],
             outputs=[
                 io.String.Output("blocks", tooltip="The block spec."),
-                io.String.Output("source", tooltip="What the blocks carry and who found it."),
+                io.String.Output("source", tooltip="What the blocks carry and who reports it."),
             ],
         )  # fmt: skip
 
@@ -184,15 +184,15 @@ class InjectionPlan(io.ComfyNode):
             node_id="BlockworkInjectionPlan",
             display_name="Injection Plan",
             category=CATEGORY,
-            description="A picture of the U-Net with what each block receives, and the same as text.",
+            description="An image of the model's blocks with what each receives, and the same as text. Injections that the model makes by name are listed after those of the conditioning.",
             search_aliases=["injection preview", "block prompt table", "which block gets what"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model the conditioning is for."),
-                io.Conditioning.Input("conditioning", tooltip="A conditioning with injections; of several entries (regions) each gets a picture."),
+                io.Conditioning.Input("conditioning", tooltip="A conditioning with injections; of several entries (regions) each gets an image."),
             ],
             outputs=[
-                io.Image.Output("picture", tooltip="One picture per entry of the conditioning."),
+                io.Image.Output("picture", tooltip="One image per entry of the conditioning."),
                 io.String.Output("text", tooltip="The plan as text."),
             ],
         )  # fmt: skip
@@ -200,13 +200,17 @@ class InjectionPlan(io.ComfyNode):
     @classmethod
     def execute(cls, model, conditioning) -> io.NodeOutput:
         blocks, carried = host.blocks_of(model), host_change.carried_by(conditioning)
-        pictures = [torch.from_numpy(draw_plan(injections, blocks)) for injections in carried]
-        text = "\n\n".join(plan_text(injections, blocks) for injections in carried)
-        image = torch.stack(same_height(pictures))
+        by_name = host_change.carried_by_name(model)
+        images = [torch.from_numpy(draw_plan(one, blocks)) for one in (*carried, *by_name.values())]
+        texts = [plan_text(injections, blocks) for injections in carried]
+        texts += [
+            f"By the model, into the {name}:\n{plan_text(one, blocks)}" for name, one in by_name.items()
+        ]
+        text, image = "\n\n".join(texts), torch.stack(same_height(images))
         return io.NodeOutput(image, text, ui=shown(text, image, cls=cls))
 
 
-def same_height(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Pictures ``h w c`` padded with white below to the height of the tallest."""
-    height = max(picture.shape[0] for picture in pictures)
-    return [torch.nn.functional.pad(p, (0, 0, 0, 0, 0, height - p.shape[0]), value=1.0) for p in pictures]
+def same_height(images: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Images ``h w c`` padded with white below to the height of the tallest."""
+    height = max(image.shape[0] for image in images)
+    return [torch.nn.functional.pad(one, (0, 0, 0, 0, 0, height - one.shape[0]), value=1.0) for one in images]

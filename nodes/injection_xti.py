@@ -27,7 +27,7 @@ class LoadXTI(io.ComfyNode):
             search_aliases=["extended textual inversion", "P+", "prompt plus", "XTI embedding", "load embedding"],
             inputs=[
                 io.Combo.Input("file", options=host_xti.files(), tooltip="A file of models/embeddings."),
-                io.String.Input("token", default="", optional=True, tooltip="The concept's name, written <name> in prompts; empty: the file's name."),
+                io.String.Input("token", default="", optional=True, tooltip="The concept's name, written <name> in prompts; empty: the name that the file was saved with, or the file's name."),
             ],
             outputs=[Concept.Output("xti", tooltip="The concept.")],
         )  # fmt: skip
@@ -113,7 +113,7 @@ class SaveXTI(io.ComfyNode):
             search_aliases=["convert XTI", "XTI to kohya", "save embedding"],
             inputs=[
                 Concept.Input("xti", tooltip="The concept to save."),
-                io.String.Input("filename", default="xti", tooltip="Name of the file without .safetensors. A file that holds something else is never overwritten."),
+                io.String.Input("filename", default="xti", tooltip="Name of the file without .safetensors, or folder/name. Where the name is taken by other content, a number is added; the same content is not written again."),
             ],
             outputs=[io.String.Output("path", tooltip="Where it was saved.")],
             is_output_node=True,
@@ -121,9 +121,8 @@ class SaveXTI(io.ComfyNode):
 
     @classmethod
     def execute(cls, xti, filename) -> io.NodeOutput:
-        path = host_xti.save_path(filename)
-        xti_files.save(xti, path)
-        return io.NodeOutput(str(path), ui=shown(str(path)))
+        path = str(xti_files.save(xti, host_xti.save_path(filename)))
+        return io.NodeOutput(path, ui=shown(path))
 
 
 class XTIDensity(io.ComfyNode):
@@ -135,7 +134,7 @@ class XTIDensity(io.ComfyNode):
             node_id="BlockworkXTIDensity",
             display_name="XTI Density",
             category=CATEGORY,
-            description="A health read-out: the log density of each layer's token under a kernel density of the vocabulary. Tokens far below the band are overfitted: they have left the words' neighbourhood and edit badly.",
+            description="The log density of each layer's token under a kernel density of the vocabulary. Tokens far below the band are overfitted: they are unlike any word and do not follow changes of the prompt.",
             search_aliases=["XTI KDE", "embedding health", "token density", "textual inversion overfit"],
             is_output_node=True,
             inputs=[

@@ -17,7 +17,7 @@ import node_helpers
 import torch
 from blockwork.blocks.spec import parse
 from blockwork.injection import host
-from blockwork.injection.conditioning import pooled_of, stretches
+from blockwork.injection.conditioning import stretches
 from blockwork.injection.entries import injection
 from blockwork.injection.host_change import Change
 from comfy.patcher_extension import WrappersMP
@@ -183,8 +183,9 @@ def carry(
 ) -> Any:
     """``conditioning`` with ``tokens`` injected into ``spec`` (options of ``entries.injection``)."""
     blocks = host.blocks_of(model)
+    options.setdefault("pooled", "injected" if pooled else "base")
     made = injection(parse(spec, blocks), stretches(tokens, blocks), **options)
-    return Change((made,), pooled=pooled_of(tokens) if pooled else None).on(conditioning)
+    return Change((made,)).on(conditioning)
 
 
 def worst(a: Tensor, b: Tensor) -> float:

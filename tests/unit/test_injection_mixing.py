@@ -6,6 +6,7 @@ import pytest
 import torch
 from blockwork.blocks.walk import SubBlock
 from blockwork.injection import conditioning, mixing
+from blockwork.injection.entries import Stretch
 from blockwork.injection.mixing import Mix
 from blockwork.injection.passes import Chunk, Pass
 from torch import Tensor
@@ -32,7 +33,7 @@ def attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def test_repeating_leaves_attention_alone_and_zeros_do_not():
     query, context = draw(2, 5, 8), draw(2, 6, 8)
     expected = attention(query, context, context)
-    repeated = mixing.repeat_tokens(context, 18)
+    repeated = mixing.fit_tokens(context, 18)
     torch.testing.assert_close(attention(query, repeated, repeated), expected, rtol=0, atol=1e-12)
     padded = torch.cat([context, torch.zeros_like(context)], 1)
     over, under = parts(query, context, context)
@@ -53,7 +54,7 @@ def test_lengths_meet_at_their_common_multiple():
     one, two, three = mixing.same_length([draw(1, 77, 4), draw(1, 154, 4), draw(1, 231, 4)])
     assert one.shape[1] == two.shape[1] == three.shape[1] == 462
     same = draw(1, 77, 4)
-    assert mixing.repeat_tokens(same, 77) is same
+    assert mixing.fit_tokens(same, 77) is same
 
 
 def test_batches_of_prompts():
@@ -94,20 +95,19 @@ def test_a_pass_uses_each_prompts_own_length():
     """ComfyUI repeats the shorter prompt of a batch; mixing starts from what it was before."""
     own, other, tokens = draw(1, 3, 4), draw(1, 6, 4), draw(1, 3, 4)
     context = torch.cat([other, own.repeat(1, 2, 1)])
-    recipes = {LAYER: ((), (Mix("concat", "kv", 1.0, tokens),))}
-    chunks = [Chunk((), 1, 6), Chunk((), 1, 3)]
-    keys, values = Pass(chunks, context, context, recipes).contexts(LAYER, context, context)
+    chunks = [Chunk({}, 1, 6), Chunk({LAYER: (Mix("concat", "kv", 1.0, tokens),)}, 1, 3)]
+    keys, values = Pass(chunks, context, context).contexts(LAYER, context, context)
     assert keys is values
     assert torch.equal(keys, torch.cat([other, torch.cat([own, tokens], 1)]))
-    untouched = Pass(chunks, context, context, recipes).contexts(("input", 1, 0), context, context)
+    untouched = Pass(chunks, context, context).contexts(("input", 1, 0), context, context)
     assert untouched[0] is context and untouched[1] is context
 
 
 def test_a_pass_mixes_before_the_cast():
     own, tokens = draw(1, 3, 4).float(), draw(1, 3, 4).float()
     half = own.half()
-    recipes = {LAYER: ((Mix("lerp", "kv", 0.3, tokens),),)}
-    keys, _ = Pass([Chunk((), 1, 3)], half, own, recipes).contexts(LAYER, half, half)
+    chunk = Chunk({LAYER: (Mix("lerp", "kv", 0.3, tokens),)}, 1, 3)
+    keys, _ = Pass([chunk], half, own).contexts(LAYER, half, half)
     assert torch.equal(keys, (own * (1 - 0.3) + tokens * 0.3).half())
 
 
@@ -118,4 +118,30 @@ def test_pooled_embeddings():
     mixed = conditioning.mixed_pooled(base, other, 0.25)
     assert torch.equal(mixed, base * 0.75 + other * 0.25)
     with pytest.raises(ValueError, match="no pooled"):
-        conditioning.pooled_of([[None, {}]])
+        conditioning.check_pooled([Stretch(torch.zeros(1, 3, 4))])
+
+
+def test_lengths_without_a_common_multiple_stay_bounded():
+    """The law: contexts are as long as ComfyUI would batch, or the first one whole and the second cut to fit."""
+    for first in (8, 64, 77, 85, 154, 231, 248):
+        for second in (8, 64, 77, 85, 154, 231, 248):
+            a, b = draw(1, first, 2), draw(1, second, 2)
+            for weight in (0.3, 1.0):
+                for mix in (
+                    Mix("replace", "kv", weight, b),
+                    Mix("replace", "k", weight, b),
+                    Mix("add", "kv", weight, b, a),
+                ):
+                    keys, values = mixing.join(*([one] for one in mixing.apply_mixes([mix], a, a)))
+                    assert keys.shape == values.shape
+                    assert keys.shape[1] == mixing.mixed_lengths([mix], first) <= 4 * max(first, second)
+            assert torch.equal(mixing.lerp(a, b, 0.0)[:, :first], a)
+            whole = mixing.lerp(a, torch.zeros_like(b), 0.5)
+            assert whole.shape[1] % first == 0  # the context that is mixed into is never cut
+
+
+def test_chunks_join_a_batch_where_comfyui_would():
+    own = Chunk({}, 1, 77)
+    for length, fits in ((77, True), (154, True), (308, True), (385, False), (85, False), (64, False)):
+        other = Chunk({LAYER: (Mix("replace", "kv", 1.0, draw(1, length, 4)),)}, 1, 77)
+        assert own.fits(other) == other.fits(own) == fits

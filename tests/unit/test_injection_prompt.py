@@ -1,6 +1,8 @@
 """Block prompts in a sentence, and the text and timing of injections, without ComfyUI."""
 
+import contextlib
 import math
+import time
 
 import pytest
 import torch
@@ -48,6 +50,16 @@ def test_several_brackets_combine_block_by_block():
     assert len(read("(~: down: a; _: b :~) (~: coarse: c; _: d :~)", SD1).variants) == 3
 
 
+@pytest.mark.parametrize(
+    "text", ["a (~: " + "input:" * 2000 + " :~)", "(~:" * 6000, "(" * 20000, "(~ " * 6000, "~)" * 9000]
+)
+def test_no_prompt_takes_long(text):
+    start = time.process_time()
+    with contextlib.suppress(SpecError):
+        read(text, SD1)
+    assert time.process_time() - start < 1.0
+
+
 def test_word_weights_names_with_colons_and_escapes_pass_through():
     assert sentences("((~: M00: (big:1.3); _: small :~) cat:1.2)")["M00"] == "((big:1.3) cat:1.2)"
     assert sentences("a (~: input:7, output:3-5: x :~)")["OUT04"] == "a x"
@@ -69,9 +81,69 @@ def test_weights_windows_and_parts():
     assert late.variants == (Variant("a red", (m00,), window=Window(3, 5, "step")),)
 
 
+def full_width(text: str) -> str:
+    return text.translate({ord(letter): chr(ord(letter) + 0xFEE0) for letter in "(~:;)"})
+
+
+def test_parts_and_brackets_do_not_hide_each_other():
+    """A later alternative takes over only where it meets an earlier one; a weight is its own words'."""
+    m00, both = ("middle", 0, 0), "(~: M00/k: dog; M00/v: cat; _: bird :~)"
+    assert set(read(f"a {both}", SD1).variants) == {
+        Variant("a dog", (m00,), part="k"),
+        Variant("a cat", (m00,), part="v"),
+    }
+    found = sentences("a (~: M00: dog; IN07, _: cat :~)")
+    assert found.pop("M00") == "a dog" and set(found.values()) == {"a cat"}
+    mixed = read("(~: M00=0.5: red; _: green :~) (~: M00: lizard; _: cube :~)", SD1)
+    assert mixed.base == "green cube"
+    assert mixed.variants == (Variant("green lizard", (m00,)), Variant("red lizard", (m00,), 0.5))
+    keys = read("(~: M00/k: red; _: green :~) (~: M00: lizard; _: cube :~)", SD1)
+    assert set(keys.variants) == {
+        Variant("red lizard", (m00,), part="k"),
+        Variant("green lizard", (m00,), part="v"),
+    }
+
+
+def test_full_width_brackets():
+    text = "a (~: IN07: red; _: blue :~) car"
+    assert read(full_width(text), SD1) == read(text, SD1)
+    words = full_width("x (y): z~")
+    assert sentences(f"a (~: M00: {words}; _: b :~)")["M00"] == f"a {words}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a word",
+        "a (~10 years:1.2) old cat",
+        "(a:1.2) ~ (b)",
+        r"\(~ M00: not ours ~\)",
+        "(~) and :)",
+        "(~: M00: (~5:1.1) :~)",
+    ],
+)
+def test_what_is_no_block_prompt_passes(text):
+    read(text, SD1)
+
+
+def test_variants_as_specs():
+    """Each variant's blocks as text read back as what it asks for, so another encoder can be used."""
+    prompt = read("(~: M00=0.5/k: a; IN07@0-0.4, coarse/v: b; _: c :~) (~: all: d :~)", SD1)
+    for variant in prompt.variants:
+        spec = parse(variant.blocks_text(SD1), SD1)
+        assert tuple(spec.settings) == variant.layers
+        assert {setting for settings in spec.settings.values() for setting in settings} == {variant.setting}
+
+
 @pytest.mark.parametrize(
     ("text", "marked", "message"),
     [
+        ("a (~ M00: dog ~) b", "(~ ", "looks like a block prompt"),
+        ("a ( ~ : M00: dog :~) b", "( ~ :", "looks like a block prompt"),
+        ("a (~: M00: sad :( ; _: happy :~)", "(", "not closed"),
+        ("a (~: M00: (dog; _: cat :~)", "(", "not closed"),
+        ("(~: M00@0-0.5: a; M00@s3-5: b :~)", " M00@s3-5", "in steps and in shares"),
+        ("(~: M00@0-0.5: a :~) (~: M00@s3-5: b :~)", "(~: M00@s3-5: b :~)", "in steps and in shares"),
         ("a (~: IN07: red", "(~:", "never closed"),
         ("a :~) b", ":~)", "closes no bracket"),
         ("a (~: IN07: (~: M00: b :~) :~)", "(~:", "do not nest"),
@@ -124,8 +196,16 @@ def test_windows_in_steps_follow_the_samplers_sigmas(caplog: pytest.LogCaptureFi
         assert clock.holds(Window(2, 100, "step")) == (step >= 2)
         assert not clock.holds(Window(4, 9, "step"))
     assert "only 4" in caplog.text
-    with pytest.raises(RuntimeError, match="sampler"):
+    with pytest.raises(InjectionError, match="timed in sampler steps"):
         Clock(sd1_sigma, None, lambda: 1.0).holds(Window(0, 3, "step"))
+
+
+def test_steps_count_from_the_samplers_own_start_also_upwards():
+    """Flip Sigmas gives a rising row: step n is the n-th sigma there too."""
+    sigmas = [0.0, 1.0, 3.0, 7.0, 14.0]
+    for step, sigma in enumerate(sigmas[:-1]):
+        clock = Clock(sd1_sigma, sigmas, lambda sigma=sigma: sigma)
+        assert [clock.holds(Window(i, i + 1, "step")) for i in range(4)] == [i == step for i in range(4)]
 
 
 def test_a_nodes_windows():
@@ -138,8 +218,8 @@ def test_a_nodes_windows():
 
 def test_entries_refuse_what_makes_no_sense():
     tokens = Stretch(torch.zeros(1, 77, 768))
-    with pytest.raises(InjectionError, match="use mode 'lerp'"):
-        injection(parse("M00=0.5", SD1), [tokens])
+    with pytest.raises(InjectionError, match="mode 'lerp'"):
+        injection(parse("M00=0.5", SD1), [tokens], mode="concat")
     with pytest.raises(InjectionError, match="reference"):
         injection(parse("M00", SD1), [tokens], mode="add")
     with pytest.raises(InjectionError, match="two prompts at the same time"):
@@ -156,7 +236,7 @@ def test_layer_names_and_plan():
     assert "1. lizard: lerp 1 to keys in IN01" in text
     skipping = injection(parse(",".join(["1"] * 25), SD1), tokens)
     assert "skipped, no cross-attention: IN00" in plan_text([skipping], SD1)
-    assert "no injections" in plan_text([], SD1)
+    assert "No injections" in plan_text([], SD1)
 
 
 def test_growth_orders():

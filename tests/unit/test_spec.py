@@ -1,11 +1,14 @@
 """The block-spec grammar: every dialect names the same layers, and errors point at the place."""
 
+import contextlib
+import random
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from blockwork.blocks.spec import Setting, SpecError, Window, parse
-from blockwork.blocks.walk import NotAUNet, UNetBlocks, walk
+from blockwork.blocks.walk import ModelBlocks, NotAUNet, stack, walk
 
 
 class Downsample:
@@ -30,18 +33,18 @@ def block(depth: int, context: int, *extra: object) -> list[object]:
     return [Residual(), *([transformer(depth, context)] if depth else []), *extra]
 
 
-def sd1() -> SimpleNamespace:
+def sd1(width: int = 768) -> SimpleNamespace:
     """Four levels of two (down) and three (up) blocks, no attention at the lowest."""
     down = [[Residual()]]
     for level in range(4):
-        down += [block(int(level < 3), 768), block(int(level < 3), 768)]
+        down += [block(int(level < 3), width), block(int(level < 3), width)]
         down += [[Downsample()]] if level < 3 else []
     up = []
     for level in range(4):
         depth = int(level > 0)
         last = [Upsample()] if level < 3 else []
-        up += [block(depth, 768), block(depth, 768), block(depth, 768, *last)]
-    return SimpleNamespace(input_blocks=down, middle_block=block(1, 768), output_blocks=up)
+        up += [block(depth, width), block(depth, width), block(depth, width, *last)]
+    return SimpleNamespace(input_blocks=down, middle_block=block(1, width), output_blocks=up)
 
 
 def sdxl() -> SimpleNamespace:
@@ -81,7 +84,7 @@ SD1_NAMES = [
 COARSE = ["IN07", "IN08", "M00", "OUT03", "OUT04", "OUT05"]
 
 
-def named(text: str, blocks: UNetBlocks = SD1) -> list[str]:
+def named(text: str, blocks: ModelBlocks = SD1) -> list[str]:
     """Block names of the layers a spec names (with the inner index where a block has several)."""
     out = []
     for side, number, inner in parse(text, blocks).settings:
@@ -171,9 +174,110 @@ def test_the_later_item_wins_and_the_rest_comes_last():
     assert weights["middle", 0, 0] == 0.5
     weights = parse("IN07=2, _=0.1", SD1).weights
     assert (weights["input", 7, 0], weights["output", 11, 0]) == (2, 0.1)
-    assert parse("IN07@0-0.5=1, IN07@0.3-0.9=2", SD1).settings["input", 7, 0] == (
-        Setting(2, "kv", Window(0.3, 0.9)),
-    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("M00/k, M00/v", [(1, "k", None), (1, "v", None)]),
+        ("M00, M00/v=0.5", [(1, "k", None), (0.5, "v", None)]),
+        ("all=0.3, M00@0.2-0.4", [(0.3, "kv", (0, 0.2)), (0.3, "kv", (0.4, 1)), (1, "kv", (0.2, 0.4))]),
+        ("M00@0-0.6=0.3, M00@0.5-1=0.7", [(0.3, "kv", (0, 0.5)), (0.7, "kv", (0.5, 1))]),
+        ("M00@0-0.2, M00@0.5-1/k", [(1, "kv", (0, 0.2)), (1, "k", (0.5, 1))]),
+        ("M00@0-0.5, M00=2", [(2, "kv", None)]),
+        ("M00, M00@s2-4=0", [(1, "kv", (0, 2)), (1, "kv", (4, 10000)), (0, "kv", (2, 4))]),
+        ("_@0-0.5=0.2, _@0.5-1", [(0.2, "kv", (0, 0.5)), (1, "kv", (0.5, 1))]),
+    ],
+)
+def test_a_later_item_takes_over_only_where_the_two_meet(text, expected):
+    settings = parse(text, SD1).settings["middle", 0, 0]
+    read = [(s.weight, s.part, s.window and (s.window.start, s.window.end)) for s in settings]
+    assert read == expected
+
+
+def test_settings_of_a_layer_never_meet():
+    """The law, over random specs: at each time and in each half one setting at most, that of the last item."""
+    draw = random.Random(0)
+    for _ in range(300):
+        items = []
+        for _ in range(draw.randint(1, 6)):
+            start, end = sorted(draw.sample(range(11), 2))
+            window = draw.choice([None, (start / 10, end / 10)])
+            items.append((draw.choice(["k", "v", "kv"]), window, draw.randint(1, 9)))
+        text = ", ".join(
+            f"M00={weight}/{part}" + (f"@{window[0]}-{window[1]}" if window else "")
+            for part, window, weight in items
+        )
+        settings = parse(text, SD1).settings["middle", 0, 0]
+        for half in "kv":
+            for moment in (step / 20 + 0.01 for step in range(20)):
+                wanted = [w for part, at, w in items if half in part and (not at or at[0] <= moment < at[1])][
+                    -1:
+                ]
+                got = [
+                    s.weight
+                    for s in settings
+                    if half in s.part and (s.window is None or s.window.start <= moment < s.window.end)
+                ]
+                assert got == wanted, text
+
+
+def full_width(text: str) -> str:
+    """The text as a Japanese keyboard types it."""
+    return text.translate({code: code + 0xFEE0 for code in range(0x21, 0x7F)} | {0x20: "\u3000"})
+
+
+def test_full_width_text_reads_as_ascii():
+    text = "IN07=0.5/k, M00@0-0.4; (16,down,1)"
+    assert parse(full_width(text), SD1).settings == parse(text, SD1).settings
+    assert parse("IN07\u3001M00", SD1).settings == parse("IN07, M00", SD1).settings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ", ".join(["11111"] * 10) + " x",
+        "input:" * 600,
+        "M00" + " " * 3900 + "x",
+        "(" * 3900,
+        "(+" * 1900,
+        "1" * 3990 + "x",
+        "M00=" + "1" * 3990,
+        "M00@" + "1" * 1990 + "-" + "1" * 1900,
+        ", ".join(f"all@0.{n}-0.{n + 1}" for n in range(100, 400)),
+        "x" * 1_000_000,
+    ],
+)
+def test_no_text_takes_long(text):
+    start = time.process_time()
+    with contextlib.suppress(SpecError):
+        parse(text, SD1)
+    assert time.process_time() - start < 1.0
+
+
+def test_suggestions():
+    for text, meant in (("middle", "mid"), ("output", "up"), ("inputs", "down"), ("0.5", "all=0.5")):
+        with pytest.raises(SpecError, match=f"Did you mean {meant}"):
+            parse(text, SD1)
+
+
+def test_the_native_size_comes_from_the_family_or_the_configuration():
+    """A family is told by its prompt's width; a small model by the size in its configuration (16: M00 at 2)."""
+    small = sd1(128)
+    assert [b.resolution for b in walk(small, 16).attending if b.side == "middle"] == [2]
+    assert [b.resolution for b in walk(sd1(), 32).attending if b.side == "middle"] == [8]
+
+
+def test_transformers_have_one_row_of_blocks():
+    anima = stack("Anima", "blocks", 28, 1024, apart=True)
+    assert list(parse("B00, B07-B09, blocks.11, idx:27", anima).weights) == [
+        ("block", n, 0) for n in (0, 7, 8, 9, 11, 27)
+    ]
+    assert len(parse("all=0.5", anima).settings) == 28
+    assert len(parse("b0-b27(+2)", anima).settings) == 14
+    for text in ("IN07", "coarse", "M00", "B28"):
+        with pytest.raises(SpecError, match=r"B00 B01.*Groups: all\."):
+            parse(text, anima)
 
 
 def test_a_list_of_block_weights_is_a_spec_too():
@@ -194,6 +298,11 @@ def test_a_list_of_block_weights_is_a_spec_too():
         ("IN09-IN11", "IN09-IN11", "no cross-attention"),
         ("OUT03-IN07", "OUT03-IN07", "backwards; write IN07-OUT03"),
         ("IN07=x", "=x", "Cannot read"),
+        ("IN07=1e999", "=1e999", "between -100 and 100"),
+        ("IN07=1e300", "=1e300", "between -100 and 100"),
+        ("IN07=1=2", "=2", "given twice"),
+        ("M00, M00@0-0.5, M00@s3-5", "M", "in steps and in shares"),
+        ("IN" + "9" * 50, "IN" + "9" * 50, "Unknown block"),
         ("IN07@0.5-0.2", "@0.5-0.2", "empty"),
         ("IN07@0-7", "@0-7", "beyond 1.0"),
         ("IN07@s0.5-2", "@s0.5-2", "whole numbers"),
@@ -217,7 +326,7 @@ def test_errors_point_at_the_place_and_name_the_blocks(text: str, marked: str, m
 
 
 def test_other_models_say_what_they_are():
-    with pytest.raises(NotAUNet, match="MM-DiT"):
+    with pytest.raises(NotAUNet, match="is not a U-Net"):
         walk(SimpleNamespace(joint_blocks=[]))
     without = sd1()
     without.input_blocks = [[part for part in b if hasattr(part, "none")] for b in without.input_blocks]

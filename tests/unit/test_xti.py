@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from blockwork.blocks.walk import UNetBlocks
+from blockwork.blocks.walk import ModelBlocks
 from blockwork.injection import density, xti
 from blockwork.injection.xti import LAYERS, SD1, XTIError
 from safetensors.torch import load_file, save_file
@@ -102,12 +102,12 @@ def test_incomplete_and_foreign_files_are_errors(tmp_path: Path):
         xti.read({**promptplusplus(layers), **promptplusplus(layers, "other")}, "x")
     with pytest.raises(XTIError, match="SDXL"):
         xti.read({"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}, "x")
-    with pytest.raises(XTIError, match="none of the kinds"):
+    with pytest.raises(XTIError, match="not a known kind"):
         xti.read({"a": torch.zeros(768), "b": torch.zeros(768)}, "x")
     with pytest.raises(XTIError, match="shape"):
         xti.read({**kohya(layers), "MID": torch.zeros(2, 3, 768)}, "x")
     (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(XTIError, match="cannot be read"):
+    with pytest.raises(XTIError, match="cannot be read as an embedding"):
         xti.load(tmp_path / "evil.pt")
 
 
@@ -118,10 +118,54 @@ def test_save_round_trip(tmp_path: Path):
     xti.save(one, path)
     assert tuple(sorted(load_file(path))) == tuple(sorted(LAYERS))
     assert equal(xti.load(path), [one.tokens(i) for i in range(16)])
-    xti.save(one, path)  # the same again is no loss
-    with pytest.raises(XTIError, match="holds another"):
-        xti.save(xti.read(kohya(vectors(1, seed=5)), "x"), path)
+    assert xti.save(one, path) == path  # the same again writes nothing
     assert [file.name for file in path.parent.iterdir()] == ["yc.safetensors"]
+    other = xti.read(kohya(vectors(1, seed=5)), "x")
+    second = xti.save(other, path)
+    assert second.name == "yc_00001_.safetensors"
+    assert xti.save(other, path) == second and xti.save(one, path) == path
+    assert equal(xti.load(path), [one.tokens(i) for i in range(16)])
+    assert sorted(file.name for file in path.parent.iterdir()) == ["yc.safetensors", "yc_00001_.safetensors"]
+
+
+def test_the_tokens_name_is_in_the_file(tmp_path: Path):
+    one = xti.read(kohya(vectors()), "cat")
+    path = xti.save(one, tmp_path / "some_file.safetensors")
+    assert xti.load(path).name == "cat"
+    assert xti.load(path, "dog").name == "dog"
+
+
+def test_classic_files_and_names_that_end_in_a_number(tmp_path: Path):
+    """A1111's own .pt (a ParameterDict) is a plain inversion, and so is a lone key ``sks-2``."""
+    vector = torch.randn(1, 768)
+    classic = {
+        "string_to_token": {"*": 265},
+        "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(vector)}),
+    }
+    torch.save(classic, tmp_path / "classic.pt")
+    assert equal(xti.load(tmp_path / "classic.pt"), [vector] * 16)
+    assert equal(xti.read({"sks-2": vector}, "x"), [vector] * 16)
+    assert not xti.is_xti({"sks-2": vector}) and not xti.is_xti({0: vector})
+
+
+def test_odd_layers_are_errors():
+    layers = vectors()
+    with pytest.raises(XTIError, match=r"several concepts \(<cat>, <dog>\)"):
+        xti.read({**prompt_plus(layers), **prompt_plus(layers, "<dog>")}, "x")
+    with pytest.raises(XTIError, match="layers of different widths"):
+        xti.read({**kohya(layers), "MID": torch.zeros(1, 640)}, "x")
+    with pytest.raises(XTIError, match="not finite in IN04, OUT11"):
+        xti.read(
+            {
+                **kohya(layers),
+                "IN04": torch.full((1, 768), torch.nan),
+                "OUT11": torch.full((1, 768), torch.inf),
+            },
+            "x",
+        )
+    wide = xti.read(kohya(vectors(width=1024)), "wide")
+    with pytest.raises(XTIError, match="different text encoders"):
+        xti.mix(xti.read(kohya(layers), "x"), wide, (5,))
 
 
 def test_style_mixing():
@@ -150,7 +194,7 @@ def test_which_files_other_loaders_misread():
 
 
 def test_the_formats_layers_are_sd1s():
-    assert isinstance(SD1, UNetBlocks)
+    assert isinstance(SD1, ModelBlocks)
     named = ["MID" if block.name == "M00" else block.name for block in SD1.attending]
     assert named == list(LAYERS)
 
@@ -181,3 +225,14 @@ def test_density_tells_words_from_strangers():
     assert reading.values[0][0] > reading.low > reading.values[1][0]
     assert 0.2 < reading.bandwidth < 1.5
     assert density.read_density([word_like], vocabulary, 0.5).bandwidth == 0.5
+
+
+def test_density_of_a_vocabulary_with_copies():
+    """Tokens that training never touched are often copies of one another: their distance is 0."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = torch.randn(40, 8, generator=generator).repeat(5, 1)
+    assert density.read_density([vocabulary[:1]], vocabulary).bandwidth > 0
+    with pytest.raises(ValueError, match="are the same"):
+        density.read_density([torch.ones(1, 8)], torch.ones(20, 8))
+    with pytest.raises(ValueError, match="1024 numbers wide"):
+        density.read_density([torch.ones(1, 1024)], torch.randn(20, 768))

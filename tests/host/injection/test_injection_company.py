@@ -3,7 +3,7 @@
 import pytest
 import torch
 from blockwork.blocks.spec import parse
-from blockwork.injection import host
+from blockwork.injection import host, host_carry, host_layers
 from blockwork.injection.conditioning import stretches
 from blockwork.injection.entries import injection
 from blockwork.injection.host_change import Change
@@ -230,7 +230,7 @@ def test_nothing_is_mutated_or_doubled(model, prompts):
     assert str(model.model_options) == options and not model.wrappers
     for kind in twice.wrappers.values():
         assert len(kind[host.KEY]) == 1
-    assert twice.model_options["transformer_options"]["patches"]["attn2_patch"] == [host.attn2_patch]
+    assert twice.model_options["transformer_options"]["patches"]["attn2_patch"] == [host_layers.attn2_patch]
     first = sample(cfg_guider(once, injected, negative), latent(), steps=2)
     sample(cfg_guider(twice, carry(model, injected, prompt(5)), negative), latent(), steps=2)
     assert torch.equal(sample(cfg_guider(twice, injected, negative), latent(), steps=2), first)
@@ -239,7 +239,7 @@ def test_nothing_is_mutated_or_doubled(model, prompts):
 
 def test_an_unprepared_model_says_so(model, prompts):
     positive, negative, other = prompts
-    with pytest.raises(host.NotPrepared, match="Connect the MODEL output"):
+    with pytest.raises(host_carry.NotPrepared, match="Connect the MODEL output"):
         run(model, carry(model, positive, other), negative)
 
 

@@ -301,9 +301,11 @@ def test_no_synchronisation_in_the_blocks(sd1, prompts):
 
     base = reads(sd1, positive)
     model = host.prepare(sd1)
-    assert reads(model, carry(sd1, positive, other)) == base
+    assert (
+        reads(model, carry(sd1, positive, other)) <= base + 1
+    )  # once per run: is the conditioning all zeros
     timed = reads(model, carry(sd1, positive, other, windows=[Window(0.0, 0.5)]))
-    assert base < timed <= base + 3 + 4  # once per pass, and the window's noise levels once per run
+    assert base < timed <= base + 1 + 3 + 4  # once per pass, and the window's noise levels once per run
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

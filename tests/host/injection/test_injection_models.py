@@ -1,11 +1,14 @@
 """T21: which layers a name means is read off the model, for every U-Net of the family."""
 
+from types import SimpleNamespace
+
 import comfy.ops
 import comfy.supported_models
 import pytest
 import torch
 from blockwork.blocks.spec import SpecError, parse
 from blockwork.blocks.walk import NotAUNet, walk
+from blockwork.injection.host_transformers import layers_of
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -184,5 +187,5 @@ def test_unknown_blocks_name_the_valid_ones(name):
 
 
 def test_transformer_models_say_why_not():
-    with pytest.raises(NotAUNet, match=r"Flux is not a U-Net.*MM-DiT"):
-        walk(Flux.__new__(Flux))
+    with pytest.raises(NotAUNet, match=r"Flux.*joint attention"):
+        layers_of(SimpleNamespace(diffusion_model=Flux.__new__(Flux)))

@@ -99,7 +99,7 @@ def test_plan(model):
     assert picture.shape[0] == 2 and picture.shape[3] == 3 and picture.dtype == torch.float32
     assert not torch.equal(picture[0], picture[1])
     assert "1. lizard: lerp 0.5 in IN07" in text and "to keys in IN01" in text and "@0-0.4" in text
-    assert "no injections" in text
+    assert "No injections" in text
 
 
 def test_presets_name_blocks_that_exist():
@@ -176,16 +176,26 @@ def test_errors_say_what_to_do(model):
         with pytest.raises(SpecError, match=message):
             inject(model, own, other, **wrong)
     for options, message in (
-        ({"mode": "replace", "weight": 0.5}, "use mode 'lerp'"),
-        ({"mode": "add"}, "connect the reference"),
+        ({"mode": "concat", "weight": 0.5}, "or mode 'lerp'"),
+        ({"mode": "add"}, "Connect the reference"),
         ({"start_percent": 0.6, "end_percent": 0.4}, "never act"),
     ):
         with pytest.raises(InjectionError, match=message):
             inject(model, own, other, **options)
-    placed = {"area": (8, 8, 0, 0), "mask": torch.ones(1, 8, 8), "gligen": (), "hooks": object()}
+    placed = {
+        "area": (8, 8, 0, 0),
+        "mask": torch.ones(1, 8, 8),
+        "gligen": (),
+        "default": True,
+        "unclip_conditioning": [],
+    }
     for key, value in placed.items():
         with pytest.raises(InjectionError, match="attends to a text only"):
             inject(model, own, [[other[0][0], {key: value}]])
+    with pytest.raises(InjectionError, match=r"strength of 0\.5"):
+        inject(model, own, [[other[0][0], {"strength": 0.5}]])
+    with pytest.raises(InjectionError, match="hooks"):
+        inject(model, own, [[other[0][0], {"hooks": object()}]])
     with pytest.raises(InjectionError, match="2048 numbers wide"):
         inject(model, own, prompt(3, width=2048))
     with pytest.raises(InjectionError, match="carries block prompts"):
@@ -197,5 +207,5 @@ def test_errors_say_what_to_do(model):
 def test_models_without_cross_attention_blocks(model):
     other = model.clone()
     other.model = type("Wrapped", (), {"diffusion_model": torch.nn.Linear(1, 1)})()
-    with pytest.raises(NotAUNet, match="MM-DiT"):
+    with pytest.raises(NotAUNet, match="has no cross-attention blocks"):
         inject(other, prompt(1), prompt(3))

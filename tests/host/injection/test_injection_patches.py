@@ -1,23 +1,23 @@
 """Injection beside other patches of the same layers: ControlNets, IPAdapter, NegPip, attention couple, tiles."""
 
+import copy
+import io
+import pickle
 from typing import Any
 
 import comfy.controlnet
+import comfy.hooks
 import comfy.ldm.modules.attention
 import pytest
 import torch
-from blockwork.injection import host
-from blockwork.injection.host_change import Change
-from blockwork.tests.support.injection_kit import (
-    COND,
-    UNCOND,
-    carry,
-    placed,
-    prompt,
-    run,
-    tiny_model,
-    worst,
-)
+from blockwork.blocks.spec import Window
+from blockwork.injection import host, host_carry, host_layers
+from blockwork.injection.entries import InjectionError
+from blockwork.injection.mixing import Mix
+from blockwork.injection.passes import Chunk, Pass
+from blockwork.tests.support.injection_kit import COND, UNCOND, carry, placed, prompt, run, tiny_model, worst
+
+from nodes import ConditioningZeroOut
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +88,33 @@ def test_controlnet_with_the_injected_prompt(model, prompts):
     """ControlNet prompt choice: its rows of the positive are X, the negative's stay, still in one pass."""
     positive, negative, other = prompts
     stub = StubControl()
-    change = Change((), controlnet=other[0][0])
-    one = placed(change.on(positive), control=stub)
-    two = placed(negative, control=stub)
-    got = run(host.prepare(model), one, two)
+    injected = carry(model, positive, other, for_controlnet=True)
+    got = run(host.prepare(model), placed(injected, control=stub), placed(negative, control=stub))
     assert got.passes == 1
     assert torch.equal(stub.contexts[0], torch.cat([negative[0][0], other[0][0]]))
     own = prompt(6)[0][0]  # what core's CLIPTextEncodeControlnet puts on the other side stays
     kept = StubControl()
-    one, two = placed(one, control=kept), placed(negative, control=kept, cross_attn_controlnet=own)
+    one, two = placed(injected, control=kept), placed(negative, control=kept, cross_attn_controlnet=own)
     run(host.prepare(model), one, two)
     assert torch.equal(kept.contexts[0], torch.cat([own, other[0][0]]))
+
+
+def test_controlnet_prompts_follow_weight_mode_and_time(model, prompts):
+    """The ControlNet's prompt is mixed as the blocks mix, while they do: nothing at weight 0 or out of time."""
+    positive, negative, other = prompts
+
+    def contexts(**options):
+        stub = StubControl()
+        injected = carry(model, positive, other, for_controlnet=True, **options)
+        run(host.prepare(model), placed(injected, control=stub), placed(negative, control=stub), steps=3)
+        return [context[1:] for context in stub.contexts]
+
+    own, x = positive[0][0], other[0][0]
+    assert all(torch.equal(one, own * 0.7 + x * 0.3) for one in contexts(mode="lerp", weight=0.3))
+    assert all(torch.equal(one, torch.cat([own, x], 1)) for one in contexts(mode="concat"))
+    assert all(torch.equal(one, own) for one in contexts(weight=0.0))
+    first, *rest = contexts(windows=[Window(1, 2, "step")])[:3]
+    assert torch.equal(first, own) and torch.equal(rest[0], x) and torch.equal(rest[1], own)
 
 
 def image_prompt(q, k, v, options):
@@ -188,32 +204,185 @@ def test_rows_spread_by_another_patch(model, prompts, first):
     assert torch.equal(got.predictions[0][UNCOND], expected.predictions[0][UNCOND])
 
 
-def test_a_context_changed_before_injection(model, prompts):
-    """A patch that runs before ours (hooks put theirs first) changes the base that a lerp mixes with."""
+def test_a_patch_placed_in_front_of_ours(model, prompts):
+    """Ours is first in every pass, whatever a node or a hook puts in front of it: others see the injected context."""
     positive, negative, other = prompts
     patched = host.prepare(model)
     patches = patched.model_options["transformer_options"]["patches"]["attn2_patch"]
     patches.insert(0, lambda n, k, v, options: (n, k * 2, v * 2))
-    double = [[positive[0][0] * 2 * 0.5 + other[0][0] * 0.5, positive[0][1]]]
+    double = [[(positive[0][0] * 0.5 + other[0][0] * 0.5) * 2, positive[0][1]]]
     expected = run(model, double, [[negative[0][0] * 2, negative[0][1]]])
     got = run(patched, carry(model, positive, other, mode="lerp", weight=0.5), negative)
     assert torch.equal(got.predictions[0][COND], expected.predictions[0][COND])
     assert torch.equal(got.predictions[0][UNCOND], expected.predictions[0][UNCOND])
 
 
-def test_rearranged_batches_are_left_alone(model, prompts, caplog):
-    """A function wrapper that runs tiles as extra rows: never wrong rows, but none, and one warning."""
+class Spread(comfy.hooks.TransformerOptionsHook):
+    """What prompt-control's COUPLE does: a hook whose patch doubles the rows, and folds them after."""
+
+    def __init__(self):
+        super().__init__(hook_scope=comfy.hooks.EnumHookScope.HookedOnly)
+        patches = {"attn2_patch": [spread], "attn2_output_patch": [fold]}
+        self.transformers_dict = {"patches": patches}
+
+
+def hooked(conditioning):
+    group = comfy.hooks.HookGroup()
+    group.add(Spread())
+    return comfy.hooks.set_hooks_for_conditioning(conditioning, hooks=group)
+
+
+def test_a_patch_that_comes_by_a_hook(model, prompts):
+    """Hooks merge their patches in front of the model's in every pass; ours still comes first."""
     positive, negative, other = prompts
+    expected = run(model, hooked(other), negative)
+    got = run(host.prepare(model), hooked(carry(model, positive, other)), negative)
+    assert torch.equal(got.predictions[0][COND], expected.predictions[0][COND])
+    assert torch.equal(got.predictions[0][UNCOND], expected.predictions[0][UNCOND])
+
+
+def tiled(model, groups):
+    """A function wrapper as TiledDiffusion's: the latent in columns, some of them together as further rows."""
 
     def tiles(apply_model, arguments: dict[str, Any]):
-        x, t, c = arguments["input"], arguments["timestep"], dict(arguments["c"])
-        c["c_crossattn"] = c["c_crossattn"].repeat(2, 1, 1)
-        return apply_model(x.repeat(2, 1, 1, 1), t.repeat(2), **c).chunk(2)[0]
+        x, t, out = arguments["input"], arguments["timestep"], torch.zeros_like(arguments["input"])
+        for group in groups:
+            columns = [slice(8 * n, 8 * n + 8) for n in group]
+            c = {
+                k: torch.cat([v] * len(group)) if isinstance(v, torch.Tensor) else v
+                for k, v in arguments["c"].items()
+            }
+            rows = apply_model(torch.cat([x[..., s] for s in columns]), torch.cat([t] * len(group)), **c)
+            for place, row in zip(columns, rows.chunk(len(group)), strict=True):
+                out[..., place] = row
+        return out
 
-    tiled = model.clone()
-    tiled.set_model_unet_function_wrapper(tiles)
-    base = run(tiled, positive, negative, steps=2)
-    got = run(host.prepare(tiled), carry(model, positive, other), negative, steps=2)
-    assert all(torch.equal(a, b) for a, b in zip(got.predictions[0], base.predictions[0], strict=True))
-    warnings = [record for record in caplog.records if "rearranged" in record.message]
-    assert len(warnings) == 1
+    model = model.clone()
+    model.set_model_unet_function_wrapper(tiles)
+    return model
+
+
+@pytest.mark.parametrize("groups", [((0, 1),), ((0,), (1,))])
+@pytest.mark.parametrize("spec", ["all", "coarse=0.4"])
+def test_tiles_are_all_injected(model, prompts, groups, spec):
+    """Copies of the batch as further rows: each gets the injections of the row it is a copy of."""
+    positive, negative, other = prompts
+    plain = run(tiled(model, groups), positive, negative)
+    got = run(tiled(host.prepare(model), groups), carry(model, positive, other, spec), negative)
+    expected = run(tiled(host.prepare(model), ((0,), (1,))), carry(model, positive, other, spec), negative)
+    assert torch.equal(got.predictions[0][UNCOND], plain.predictions[0][UNCOND])
+    assert worst(got.predictions[0][COND], expected.predictions[0][COND]) < 1e-5
+    if spec == "all":
+        expected = run(tiled(model, groups), other, negative)
+        assert torch.equal(got.predictions[0][COND], expected.predictions[0][COND])
+
+
+def test_other_batches_are_an_error(model, prompts):
+    """Rows that cannot be told apart stop the run: never wrong rows, never a part of an image."""
+    positive, negative, other = prompts
+
+    def rows(how):
+        def wrapper(apply_model, arguments: dict[str, Any]):
+            c = {k: how(v) if isinstance(v, torch.Tensor) else v for k, v in arguments["c"].items()}
+            return apply_model(how(arguments["input"]), how(arguments["timestep"]), **c)
+
+        changed = host.prepare(model).clone()
+        changed.set_model_unet_function_wrapper(wrapper)
+        return changed
+
+    for how in (lambda v: v[:1], lambda v: torch.cat([v, v[:1]]), lambda v: v.repeat_interleave(2, 0)):
+        with pytest.raises(InjectionError, match="Remove that node"):
+            run(rows(how), carry(model, positive, other), negative)
+
+
+def test_hooks_of_the_clip(model, prompts):
+    """A CLIP with LoRA hooks puts them on every prompt: the same as the base's are no obstacle, others are."""
+    positive, _, other = prompts
+
+    def with_hooks(conditioning, group):
+        return placed(conditioning, hooks=group)
+
+    group, again = comfy.hooks.HookGroup(), comfy.hooks.HookGroup()
+    group.add(comfy.hooks.WeightHook())
+    again.add(comfy.hooks.WeightHook())
+    same = carry(model, with_hooks(positive, group), with_hooks(other, group.clone()))
+    assert len(same) == 1
+    with pytest.raises(InjectionError, match="Use one CLIP for both"):
+        carry(model, with_hooks(positive, group), with_hooks(other, again))
+
+
+def test_a_zeroed_conditioning(model, prompts, caplog):
+    """Zeros made after the injection (cubiq/prompt_injection 4) are zeros; an injection into zeros stays."""
+    positive, _, other = prompts
+
+    def zero(conditioning):
+        return ConditioningZeroOut().zero_out(conditioning)[0]
+
+    plain = run(model, positive, zero(positive))
+    got = run(host.prepare(model), positive, zero(carry(model, positive, other)))
+    assert all(torch.equal(a, b) for a, b in zip(got.predictions[0], plain.predictions[0], strict=True))
+    assert "set to zeros after" in caplog.text
+    expected = run(model, positive, other)
+    got = run(host.prepare(model), positive, carry(model, zero(positive), other))
+    assert torch.equal(got.predictions[0][UNCOND], expected.predictions[0][UNCOND])
+
+
+def test_an_injected_negative_at_cfg_one(model, prompts, caplog):
+    positive, negative, other = prompts
+    run(host.prepare(model), positive, carry(model, negative, other))
+    assert "CFG 1" not in caplog.text
+    run(host.prepare(model), positive, carry(model, negative, other), cfg=1.0)
+    assert "at CFG 1 the negative is not evaluated" in caplog.text
+
+
+def test_copies_and_pickles(model, prompts):
+    """Packs copy a CONDITIONING at every step (CADS) or save it."""
+    positive, negative, other = prompts
+    injected = carry(model, positive, other, "coarse=0.5@0-0.6", mode="lerp")
+    expected = run(host.prepare(model), injected, negative)
+    saved = io.BytesIO()
+    torch.save(injected, saved)
+    saved.seek(0)
+    for one in (
+        copy.deepcopy(injected),
+        pickle.loads(pickle.dumps(injected)),
+        torch.load(saved, weights_only=False),
+    ):
+        got = run(host.prepare(model), one, negative)
+        assert torch.equal(got.predictions[0][COND], expected.predictions[0][COND])
+
+
+def test_compiled_blocks_follow_the_pass(model, prompts):
+    """torch.compile re-uses what it traced: a block whose injection changes later is injected all the same."""
+    positive, _, other = prompts
+    block = model.model.diffusion_model.middle_block[1].transformer_blocks[0]
+    compiled = torch.compile(block, backend="eager")
+    x, own = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(1)), positive[0][0]
+    layer, patches = ("middle", 0, 0), {"attn2_patch": [host_layers.attn2_patch]}
+
+    def injected(weight):
+        mixes = {layer: (Mix("lerp", "kv", weight, other[0][0]),)} if weight else {("input", 1, 0): ()}
+        return Pass([Chunk(mixes, 1, 77)], own, own)
+
+    outputs = []
+    for current in (None, injected(1.0), injected(0.0), injected(0.4), None):
+        options = {"patches": patches, "block": ("middle", 0), "block_index": 0, host_carry.PASS_KEY: current}
+        with torch.no_grad():
+            expected = block(x, context=own, transformer_options=dict(options))
+            outputs.append(compiled(x, context=own, transformer_options=dict(options)))
+        assert torch.equal(outputs[-1], expected)
+    assert worst(outputs[0], outputs[1]) > 1e-3 and worst(outputs[1], outputs[3]) > 1e-3
+
+
+@pytest.mark.parametrize("lengths", [(308, 385, 231), (77, 85, 77), (77, 64, 77), (77, 248, 77)])
+def test_lengths_that_comfyui_would_not_batch(model, lengths):
+    """Conditionings whose contexts have no small common length run apart, as ComfyUI runs them; X is exact."""
+    own, x, negative = (prompt(seed, tokens) for seed, tokens in enumerate(lengths, 1))
+    base, expected = run(model, own, negative), run(model, x, negative)
+    got = run(host.prepare(model), carry(model, own, x), negative)
+    assert got.passes == expected.passes == 2
+    assert torch.equal(got.predictions[0][COND], expected.predictions[0][COND])
+    assert worst(got.predictions[0][UNCOND], base.predictions[0][UNCOND]) < 2e-6
+    off = run(host.prepare(model), carry(model, own, x, windows=[Window(5, 9, "step")]), negative)
+    assert off.passes == base.passes
+    assert torch.equal(off.predictions[0][COND], base.predictions[0][COND])
