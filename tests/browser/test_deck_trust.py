@@ -255,3 +255,18 @@ def test_a_deck_of_columns(canvas: Canvas, pictures: Any):
         canvas.look_at(deck.node)
         canvas.shot(pictures / f"columns-{count}-{canvas.face}.png")
     canvas.zoom(1)
+
+
+def test_the_deck_follows_the_loader_s_file(canvas: Canvas):
+    """Another file in the loader upstream, another shape; a made-up model has blocks as well."""
+    loader = canvas.add("UNETLoader", (20, 60))
+    deck = Deck(canvas, "BlockworkScaleBlocks", at=(500, 60))
+    canvas.connect(loader, 0, deck.node, "model")
+    for file, first, count in (("deck_flux", "D00", 57), ("deck_new", "QUUX00", 7), ("deck_flux", "D00", 57)):
+        canvas.set_value(loader, "unet_name", f"{file}.safetensors")
+        canvas.remember()
+        deck.wait(f"root.querySelectorAll('.bw-u .bw-bar').length === {count}")
+        assert deck.bar(first).get_attribute("aria-valuenow") == "1", "the text 1 fits every model"
+    assert "2 % of the parameters" in (deck.bar("S37").get_attribute("title") or "")
+    deck.keys("S37", "ArrowLeft")
+    assert deck.sent == "1, S37=0.99"

@@ -7,7 +7,7 @@ import { keepFacts } from "./facts.mjs";
 export const ROUTE = "/blockwork/layout";
 
 export class ModelLayout {
-  /** Key of the layout in LAYOUTS while a loader is upstream and its file can be read. @type {string | null} */
+  /** Key in LAYOUTS of the last file's layout, null where that cannot be read. @type {string | null} */
   id = null;
   asked = "";
 
@@ -17,12 +17,12 @@ export class ModelLayout {
     this.changed = changed;
   }
 
-  /** @param {{folder: string, name: string} | null} file */
+  /** Ask for the layout of a file; without one the layout stays as it is. @param {{folder: string, name: string} | null} file */
   async follow(file) {
     const wanted = file ? new URLSearchParams({ ...file }).toString() : "";
-    if (wanted === this.asked) return;
+    if (!wanted || wanted === this.asked) return;
     this.asked = wanted;
-    const id = wanted ? await this.ask(wanted) : null;
+    const id = await this.ask(wanted);
     if (this.asked !== wanted || this.id === id) return; // another file was chosen meanwhile
     this.id = id;
     this.changed();
