@@ -100,7 +100,7 @@ export class Lightbox {
       frame.style.setProperty("--cut", `${this.cut}%`);
     });
     knob.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      if (event.key.startsWith("Arrow")) event.stopPropagation(); // moves the line, not to the next cell
+      if (event.key !== "Escape") event.stopPropagation(); // keys move the line, and do not lead to other cells
     });
     return frame;
   }
