@@ -36,6 +36,7 @@ from .injection import (
 )
 from .injection_sweep import BlockGrowth
 from .injection_xti import EncodeXTI, LoadXTI, MixXTI, SaveXTI, XTIDensity
+from .lora import HookLoRA, LoadLoRA, LoRAReport, SaveLoRA
 from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeVAE, ScaleBlocks
 from .merge_files import CompareFiles, CompareModels, MergeToFile
 from .recipes import ReadRecipe, RecipeLive, RecipeToFile, ReplayRecipe
@@ -59,6 +60,11 @@ NODES: list[type[io.ComfyNode]] = [
     RecipeToFile,
     ReadRecipe,
     ReplayRecipe,
+    # LoRA by block
+    LoadLoRA,
+    HookLoRA,
+    LoRAReport,
+    SaveLoRA,
     # Studies of blocks
     BlockSweep,
     SweepGrid,

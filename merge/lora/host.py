@@ -1,0 +1,271 @@
+"""LoRA by block in ComfyUI: core reads the file and names the model's keys; the block of a key decides its strength.
+
+Core's ``load_lora`` returns patches by model key for every trainer's naming and every adapter type, so no table of
+names is needed here, and slices of fused layers keep their places.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import comfy.hooks
+import comfy.lora
+import comfy.lora_convert
+import comfy.utils
+import folder_paths
+import torch
+
+from ...blocks.host import own_presets
+from ...blocks.keymap import block_of
+from ...blocks.keys import MODEL
+from ...blocks.names import NO_LAYOUT, BlockError, Layout, layout_of
+from ..elemental import Elemental, parse_selectors
+from ..errors import MergeError
+from ..live.host_incremental import incremental
+from .weights import LoraWeights, read
+
+FOLDER = "loras"
+TEXT = "text encoder"
+ATTACHMENT = "blockwork_lora_files"
+LISTED = 8  # names printed per reason
+
+
+class LoraFile:
+    """A LoRA file as core reads it: tensors by name, and metadata. Kept alive by the models that use it."""
+
+    def __init__(self, path: Path):
+        self.name = path.name
+        tensors, self.metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+        self.original: dict[str, torch.Tensor] = tensors
+        self.tensors: dict[str, torch.Tensor] = comfy.lora_convert.convert_lora(tensors)
+
+
+_FILES: WeakValueDictionary[tuple[str, int, int], LoraFile] = WeakValueDictionary()
+
+
+def stamp(name: str) -> tuple[str, int, int]:
+    """Path, size and time of the LoRA file of that name."""
+    path = Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def open_lora(name: str) -> LoraFile:
+    """The LoRA file of that name; the same object while a model still uses it and the file is unchanged."""
+    mark = stamp(name)
+    found = _FILES.get(mark)
+    if found is None:
+        found = _FILES[mark] = LoraFile(Path(mark[0]))
+    return found
+
+
+@dataclass
+class Placed:
+    """The patches of a LoRA for one MODEL and CLIP: key -> patch, the block of each key, names that fit nothing."""
+
+    layout: Layout
+    names: dict[str, Any]  # core's map of LoRA module names to keys
+    patches: dict[Any, Any]
+    blocks: dict[Any, str | None]  # None: text encoder, or in no block
+    is_text: dict[Any, bool]
+    not_loaded: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the weights text of a node is read."""
+
+    seed: int = 0
+    a: float = 1.0
+    b: float = 0.0
+    elemental: str = ""
+    key_map: str = "mbw"
+
+
+def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") -> Placed:
+    """Read the patches of a file for a MODEL and an optional CLIP; MergeError when nothing fits."""
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    of_model = set(names.values())
+    if clip is not None:
+        names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
+    known = model.model_state_dict().keys() | (
+        clip.patcher.model_state_dict().keys() if clip is not None else set()
+    )
+    found = comfy.lora.load_lora(file.tensors, names, log_missing=False)
+    patches = {
+        key: patch for key, patch in found.items() if (key if isinstance(key, str) else key[0]) in known
+    }
+    if not patches:
+        example = next(iter(file.tensors), "no tensors")
+        raise MergeError(
+            f"{file.name} has no tensors for this model (first name: {example}). Use a LoRA that was trained for "
+            f"{type(model.model).__name__}."
+        )
+    layout = layout_of_model(model)
+    keys = {key: key if isinstance(key, str) else key[0] for key in patches}
+    inside = {key: keys[key].startswith(MODEL) or key in of_model for key in patches}
+    blocks = {
+        key: block_of(keys[key], layout, key_map) if inside[key] and layout is not NO_LAYOUT else None
+        for key in patches
+    }
+    missing = [name for name in file.tensors if module_of(name, names) is None]
+    missing += [str(key) for key in found.keys() - patches.keys()]
+    return Placed(layout, names, patches, blocks, {key: not inside[key] for key in patches}, missing)
+
+
+def layout_of_model(model: Any) -> Layout:
+    """The blocks of a MODEL, read off its keys; no blocks where it has none."""
+    try:
+        return layout_of(model.model_state_dict(MODEL))
+    except BlockError:
+        return NO_LAYOUT
+
+
+def module_of(name: str, names: Mapping[str, Any]) -> str | None:
+    """The module (one of core's LoRA names) that a tensor of the file belongs to."""
+    if name.endswith(("_lora.up.weight", "_lora.down.weight")):
+        stem = name.rpartition("_lora.")[0]
+        if stem in names:
+            return stem
+    stem = name
+    while "." in stem:
+        stem = stem.rpartition(".")[0]
+        if stem in names:
+            return stem
+    return None
+
+
+def block_weights(placed: Placed, text: str, settings: Settings) -> tuple[LoraWeights, Elemental]:
+    """The weights text and the selectors, read for the placed model."""
+    read_weights = read(
+        text, placed.layout, seed=settings.seed, a=settings.a, b=settings.b, own_presets=own_presets()
+    )
+    return read_weights, parse_selectors(_selectors(settings.elemental), placed.layout)
+
+
+def weight_of(placed: Placed, key: Any, weights: LoraWeights, elemental: Elemental) -> float:
+    """The weight of one patch: its block's, unless a selector names it."""
+    name, block = key if isinstance(key, str) else key[0], placed.blocks[key]
+    if placed.is_text[key]:
+        return weights.text
+    outside = block not in placed.layout.index if placed.layout is not NO_LAYOUT else True
+    weight = weights.of(None if block is None or (outside and block not in weights.blocks) else block, name)
+    return elemental.ratio(name, block or "", weight)
+
+
+def load_by_block(
+    model: Any,
+    clip: Any,
+    name: str,
+    strength: float,
+    strength_clip: float,
+    text: str,
+    settings: Settings = Settings(),
+) -> tuple[Any, Any, str]:
+    """MODEL and CLIP with the LoRA at ``strength`` times the weight of each block, and a report.
+
+    Weight 1 everywhere is core's LoraLoader; weight 0 attaches nothing.
+    """
+    file = open_lora(name)
+    placed = place(file, model, clip, settings.key_map)
+    weights, elemental = block_weights(placed, text, settings)
+    found = {key: weight_of(placed, key, weights, elemental) for key in placed.patches}
+    loaded = incremental(model)
+    _attach(loaded, {k: w for k, w in found.items() if not placed.is_text[k]}, placed, strength, file)
+    loaded_clip = clip
+    if clip is not None:
+        loaded_clip = clip.clone()
+        loaded_clip.patcher = incremental(clip.patcher)
+        texts = {k: w for k, w in found.items() if placed.is_text[k]}
+        _attach(loaded_clip.patcher, texts, placed, strength_clip, file)
+    return loaded, loaded_clip, report(file, placed, found, weights)
+
+
+def hook_by_block(
+    model: Any,
+    clip: Any,
+    name: str,
+    strength: float,
+    strength_clip: float,
+    text: str,
+    settings: Settings = Settings(),
+    previous: Any = None,
+) -> tuple[Any, str]:
+    """HOOKS with the LoRA by block, one of core's weight hooks per distinct weight; and a report.
+
+    ``model`` and ``clip`` give the names of keys only.
+    """
+    file = open_lora(name)
+    placed = place(file, model, clip, settings.key_map)
+    weights, elemental = block_weights(placed, text, settings)
+    found = {key: weight_of(placed, key, weights, elemental) for key in placed.patches}
+    parts: defaultdict[float, dict[str, torch.Tensor]] = defaultdict(dict)
+    by_module = {module: found[key] for module, key in placed.names.items() if key in found}
+    for tensor_name, tensor in file.tensors.items():
+        module = module_of(tensor_name, placed.names)
+        if module in by_module:
+            parts[by_module[module]][tensor_name] = tensor
+    group = previous.clone() if previous is not None else comfy.hooks.HookGroup()
+    for weight, tensors in sorted(parts.items()):
+        if weight:
+            hooks = comfy.hooks.create_hook_lora(tensors, strength * weight, strength_clip * weight)
+            group = group.clone_and_combine(hooks)
+    return group, report(file, placed, found, weights)
+
+
+def _attach(
+    patcher: Any, found: Mapping[Any, float], placed: Placed, strength: float, file: LoraFile
+) -> None:
+    """One ``add_patches`` call per distinct weight: each call walks the whole model."""
+    groups: defaultdict[float, dict[Any, Any]] = defaultdict(dict)
+    for key, weight in found.items():
+        if weight and strength:
+            groups[weight][key] = placed.patches[key]
+    for weight, patches in groups.items():
+        patcher.add_patches(patches, strength * weight)
+    kept = tuple(patcher.get_attachment(ATTACHMENT) or ())
+    patcher.set_attachments(ATTACHMENT, (*kept, file))
+
+
+def report(file: LoraFile, placed: Placed, found: Mapping[Any, float], weights: LoraWeights) -> str:
+    """What was loaded where, in words: per block its weight and tensors, blocks without tensors, names not loaded."""
+    lines = [f"{file.name}: {len(placed.patches)} patches for {placed.layout.name}."]
+    if weights.note:
+        lines.append(weights.note)
+    counts: Counter[tuple[str, float]] = Counter()
+    for key, weight in found.items():
+        counts[TEXT if placed.is_text[key] else placed.blocks[key] or "no block", weight] += 1
+    order = [TEXT, *placed.layout.blocks]
+    for (block, weight), count in sorted(counts.items(), key=lambda item: _place(item[0][0], order)):
+        lines.append(f"  {block:<12} x {weight:.6g}  ({count} patches)")
+    touched = {placed.blocks[key] for key in placed.patches}
+    untouched = [block for block in placed.layout.blocks if block not in touched]
+    if untouched:
+        lines.append(f"The LoRA does not change {len(untouched)} blocks: {_some(untouched)}.")
+    if placed.not_loaded:
+        lines.append(
+            f"{len(placed.not_loaded)} tensors of the file were not loaded: {_some(placed.not_loaded)}."
+        )
+    return "\n".join(lines)
+
+
+def _place(block: str, order: list[str]) -> int:
+    return order.index(block) if block in order else len(order)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _selectors(text: str) -> str:
+    """Selector lines, with or without the name that LoRA Block Weight writes before them."""
+    lines = []
+    for line in text.replace("\n", ",").split(","):
+        parts = line.split(":")
+        lines.append(":".join(parts[1:]) if len(parts) == 4 else line)
+    return ",".join(lines)

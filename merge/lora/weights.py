@@ -1,0 +1,176 @@
+"""Block weights of a LoRA as text: all forms of ``blocks.weights``, and the lists of LoRA Block Weight (LBW).
+
+=======  ==================================================  =========================
+numbers  blocks in order                                     for
+=======  ==================================================  =========================
+17       BASE IN01 IN02 IN04 IN05 IN07 IN08 M00 OUT03-OUT11  SD1, LoRA
+26       BASE IN00-IN11 M00 OUT00-OUT11                      SD1, LyCORIS
+27       BASE IN01-IN11 M00 (three values) OUT00-OUT11       SD1, LyCORIS (Inspire)
+12       BASE IN04 IN05 IN07 IN08 M00 OUT00-OUT05            SDXL, LoRA
+20       BASE IN00-IN08 M00 OUT00-OUT08                      SDXL, LyCORIS
+21       BASE IN01-IN08 M00 (three values) OUT00-OUT08       SDXL, LyCORIS (Inspire)
+61, 58   CLIP T5 IN D S OUT; BASE D S                        Flux
+=======  ==================================================  =========================
+
+BASE is the text encoder and what is in no block. In a list a block without a number has weight 0; in names, ranges and
+presets a block that is not named has weight 1. ``R`` is a random number in 0..1, ``U`` in -1.5..1.5 (three decimals,
+seeded); ``A`` and ``B`` are two numbers of the caller, ``a`` and ``b`` their halves. ``NAME:1,0,...`` is a list with a
+label. Source: hako-mikan, sd-webui-lora-block-weight; ltdrdata, ComfyUI-Inspire-Pack.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...blocks import weights
+from ...blocks.names import BASE, CLIP, MIDDLE, BlockError, Layout
+from ...blocks.numbers import is_number, number
+
+_SD1 = (BASE, "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", MIDDLE, *(f"OUT{i:02}" for i in range(3, 12)))
+_SDXL = (BASE, "IN04", "IN05", "IN07", "IN08", MIDDLE, *(f"OUT{i:02}" for i in range(6)))
+_MIDDLES = tuple(f"{MIDDLE}.{i}" for i in range(3))
+_SD1_LYCORIS = (BASE, *(f"IN{i:02}" for i in range(1, 12)), *_MIDDLES, *(f"OUT{i:02}" for i in range(12)))
+_SDXL_LYCORIS = (BASE, *(f"IN{i:02}" for i in range(1, 9)), *_MIDDLES, *(f"OUT{i:02}" for i in range(9)))
+LISTS = {"sd1": {17: _SD1, 27: _SD1_LYCORIS}, "sdxl": {12: _SDXL, 21: _SDXL_LYCORIS}}
+
+LETTERS = "RUABab"
+
+
+def _runs(*pairs: tuple[str, int]) -> str:
+    return ",".join(value for value, count in pairs for _ in range(count))
+
+
+PRESETS = {
+    "NONE": _runs(("0", 17)),
+    "ALL": _runs(("1", 17)),
+    "INS": _runs(("1", 4), ("0", 13)),
+    "IND": _runs(("1", 1), ("0", 3), ("1", 3), ("0", 10)),
+    "INALL": _runs(("1", 7), ("0", 10)),
+    "MIDD": _runs(("1", 1), ("0", 3), ("1", 8), ("0", 5)),
+    "MIDD0.2": "1,0,0,0,0,0,0.2,0.4,0.4,0.2,0,0,0,0,0,0,0",
+    "MIDD0.8": "1,0,0,0,0,0.5,0.8,0.8,0.4,0,0,0,0,0,0,0,0",
+    "MOUT": "1,0,0,0,0,0,1,1,1,1,1,1,1,1,0.5,0,0",
+    "OUTD": _runs(("1", 1), ("0", 7), ("1", 4), ("0", 5)),
+    "OUTS": _runs(("1", 1), ("0", 11), ("1", 5)),
+    "OUTALL": _runs(("1", 1), ("0", 7), ("1", 9)),
+    "ROUT": _runs(("1", 8), ("R", 9)),
+    "AOUT": _runs(("A", 1), ("1", 11), ("A", 5)),
+    "AB": _runs(("A", 1), ("B", 11), ("A", 5)),
+    "ALL0.5": _runs(("0.5", 17)),
+    "SD-LyC-INALL": _runs(("1", 12), ("0", 15)),
+    "SD-LyC-MIDALL": _runs(("1", 1), ("0", 11), ("1", 3), ("0", 12)),
+    "SD-LyC-OUTALL": _runs(("1", 1), ("0", 14), ("1", 12)),
+    "SDXL-INALL": _runs(("1", 5), ("0", 7)),
+    "SDXL-MIDALL": _runs(("1", 1), ("0", 4), ("1", 1), ("0", 6)),
+    "SDXL-OUTALL": _runs(("1", 1), ("0", 5), ("1", 6)),
+    "SDXL-LyC-INALL": _runs(("1", 9), ("0", 12)),
+    "SDXL-LyC-MIDALL": _runs(("1", 1), ("0", 8), ("1", 3), ("0", 9)),
+    "SDXL-LyC-OUTALL": _runs(("1", 1), ("0", 11), ("1", 9)),
+    "FLUXALL": _runs(("1", 61)),
+}
+_SDXL_OF = {
+    "INALL": "SDXL-INALL",
+    "OUTALL": "SDXL-OUTALL",
+}  # LBW presets have 17 numbers; these have SDXL twins
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """The weight of a LoRA per block; ``unlisted`` is that of a numbered block without a number.
+
+    ``text`` is that of the text encoders and of what is in no block; ``note`` says how a list was read.
+    """
+
+    blocks: Mapping[str, float]
+    unlisted: float
+    text: float = 1.0
+    note: str = ""
+
+    def of(self, block: str | None, key: str = "") -> float:
+        """The weight of ``block`` (None: in no block); ``key`` decides between the three parts of the middle block."""
+        if block is None:
+            return self.text
+        if block == MIDDLE and MIDDLE not in self.blocks:
+            part = key.partition("middle_block.")[2].partition(".")[0]
+            return self.blocks.get(f"{MIDDLE}.{part}", self.unlisted)
+        return self.blocks.get(block, self.unlisted)
+
+
+def read(
+    text: str,
+    layout: Layout,
+    *,
+    seed: int = 0,
+    a: float = 1.0,
+    b: float = 0.0,
+    own_presets: Mapping[str, Sequence[float]] | None = None,
+) -> LoraWeights:
+    """Read any form of the table above for a layout; BlockError quotes the text and says what is expected."""
+    if len(text) > weights.LONGEST_TEXT:
+        raise BlockError(
+            f"The LoRA weights have {len(text)} characters. The limit is {weights.LONGEST_TEXT}."
+        )
+    body, own = text.strip() or "1", dict(own_presets or {})
+    if body not in own:
+        name = body.removeprefix("SD-") if body.removeprefix("SD-") in PRESETS else body
+        name = _SDXL_OF.get(name, name) if layout.name == "sdxl" else name
+        body = {"NONE": "0", "ALL": "1", "ALL0.5": "0.5"}.get(name) or PRESETS.get(name, body)
+    items = [item.strip() for item in _without_label(body).rstrip(",").split(",")]
+    if all(is_number(item) or (item in LETTERS and item) for item in items):
+        numbers = _letters(items, seed, a, b)
+        if len(numbers) > 1:
+            return _list(numbers, layout, body)
+        body = weights.number_text(numbers[0])
+    parsed = weights.parse(body, layout, default=1.0, own_presets=own)
+    listed = parsed.named is None
+    outside = dict(parsed.extra)
+    blocks = {block: parsed.of(block, 1.0) for block in layout.blocks}
+    rest = parsed.rest if parsed.rest is not None else 1.0
+    base = outside.get(BASE, outside.get(CLIP, rest))
+    return LoraWeights({**blocks, **outside}, 0.0 if listed else base, base)
+
+
+def _list(numbers: list[float], layout: Layout, body: str) -> LoraWeights:
+    """A list: LoRA Block Weight's order where it has one of this length, else that of ``blocks.weights``."""
+    count = len(numbers)
+    names = LISTS.get(layout.name, {}).get(count)
+    if names is not None:
+        found = dict(zip(names, numbers, strict=True))
+        base = found.pop(BASE)
+        order = " ".join(names)
+        return LoraWeights(found, 0.0, base, f"{count} numbers, read as LoRA Block Weight does: {order}.")
+    try:
+        parsed = weights.from_numbers(numbers, layout)
+    except BlockError as error:
+        known = ", ".join(map(str, sorted(LISTS.get(layout.name, {})))) or "none"
+        raise BlockError(
+            f"{error} Lists of LoRA Block Weight for {layout.name} have these lengths: {known}."
+        ) from None
+    found = dict(zip(layout.blocks, parsed.values, strict=True)) | dict(parsed.extra)
+    return LoraWeights(found, 0.0, found.get(BASE, found.get(CLIP, 1.0)))
+
+
+def _letters(items: Sequence[str], seed: int, a: float, b: float) -> list[float]:
+    draw = random.Random(seed)
+    values = {"A": a, "B": b, "a": a / 2, "b": b / 2}
+    found = []
+    for item in items:
+        if item == "R":
+            found.append(round(draw.uniform(0.0, 1.0), 3))
+        elif item == "U":
+            found.append(round(draw.uniform(-1.5, 1.5), 3))
+        else:
+            try:
+                found.append(values[item] if item in values else number(item))
+            except ValueError as error:
+                raise BlockError(f"{error} Write the LoRA weights as numbers, R, U, A or B.") from None
+    return found
+
+
+def _without_label(body: str) -> str:
+    """The list after ``NAME:``; other texts as they are."""
+    label, colon, rest = body.partition(":")
+    if not colon or "=" in label or "," in label:
+        return body
+    first = rest.split(",", 1)[0].strip()
+    return rest.strip() if is_number(first) or (first in LETTERS and first) else body

@@ -1,0 +1,171 @@
+"""LoRA by block: load, as hooks, measure, save."""
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..blocks.host import fingerprint
+from ..merge.lora import host, host_report
+from ..merge.lora.host import Settings
+from .inputs import key_map_input, weights_input
+
+CATEGORY = "blockwork/LoRA"
+REPORT = io.String.Output("report", display_name="report", tooltip="The weight and the number of patches per block, the blocks that the LoRA does not change, and tensors that were not loaded.")  # fmt: skip
+
+
+def _file():
+    return io.Combo.Input("lora_name", options=folder_paths.get_filename_list(host.FOLDER), tooltip="The LoRA file. All types and namings that ComfyUI reads work.")  # fmt: skip
+
+
+def _model(tooltip: str):
+    return [
+        io.Model.Input("model", tooltip=tooltip),
+        io.Clip.Input("clip", optional=True, tooltip="The text encoder. Without it the text-encoder part of the LoRA is not used."),
+    ]  # fmt: skip
+
+
+def _strengths():
+    return [
+        io.Float.Input("strength_model", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip="Strength for the diffusion model, multiplied with the weight of each block."),
+        io.Float.Input("strength_clip", default=1.0, min=-100.0, max=100.0, step=0.01, optional=True, tooltip="Strength for the text encoder, multiplied with the weight of BASE."),
+    ]  # fmt: skip
+
+
+def _weights():
+    """How the weights are read, and the weights at the end: the deck stands at the foot of the node."""
+    return [
+        io.String.Input("elemental", default="", multiline=True, optional=True, advanced=True, tooltip="Weights of single elements, later ones take precedence: IN05-OUT05:attn:0, :ff:0.5. A name before three fields is allowed, as in LoRA Block Weight."),
+        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, optional=True, advanced=True, control_after_generate=True, tooltip="Seed of the letters R (0 to 1) and U (-1.5 to 1.5) in the weights."),
+        io.Float.Input("a", default=1.0, min=-10.0, max=10.0, step=0.01, optional=True, advanced=True, tooltip="The value of the letter A in the weights; a is half of it."),
+        io.Float.Input("b", default=0.0, min=-10.0, max=10.0, step=0.01, optional=True, advanced=True, tooltip="The value of the letter B in the weights; b is half of it."),
+        key_map_input(),
+        weights_input("weights", "1", "Weight of the LoRA per block: names and ranges (IN04-IN08=0.5; blocks that are not named keep 1), a preset such as MIDD or OUTALL, or a list of LoRA Block Weight (12, 17, 20, 21, 26, 27, 58 or 61 numbers; blocks outside the list get 0).", neutral=1),
+    ]  # fmt: skip
+
+
+class ByBlock(io.ComfyNode):
+    """A LoRA file with block weights: runs again when the file or a named preset changes."""
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=None, weights=None, **_):
+        return [host.stamp(lora_name) if lora_name else "", fingerprint(weights)]
+
+
+class LoadLoRA(ByBlock):
+    """Core's LoRA loader with one weight per block."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkLoadLoRA",
+            display_name="Load LoRA by Block",
+            category=CATEGORY,
+            description="Loads a LoRA with one weight per block of the model. Works for every architecture and every LoRA naming that ComfyUI reads. Moving a slider recomputes only its block.",
+            search_aliases=["LoRA Block Weight", "LBW", "Lora Loader (Block Weight)", "load lora", "lora blocks"],
+            inputs=[*_model("The model that the LoRA is applied to."), _file(), *_strengths(), *_weights()],
+            outputs=[
+                io.Model.Output("out_model", display_name="model", tooltip="The model with the LoRA attached; the input is not changed."),
+                io.Clip.Output("out_clip", display_name="clip", tooltip="The text encoder with the LoRA attached; none when no clip is connected."),
+                REPORT,
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, lora_name, strength_model, clip=None, strength_clip=1.0, weights="1", **settings
+    ) -> io.NodeOutput:
+        loaded = host.load_by_block(
+            model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings)
+        )
+        return io.NodeOutput(*loaded)
+
+
+class HookLoRA(ByBlock):
+    """The same as HOOKS."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkHookLoRA",
+            display_name="Create Hook LoRA by Block",
+            category=CATEGORY,
+            description="Creates HOOKS from a LoRA with one weight per block, for Set CLIP Hooks, Cond Set Props and Set Hook Keyframes: a LoRA for one prompt only, or one whose strength changes during sampling.",
+            search_aliases=["hook lora", "LoRA Block Weight", "lora schedule", "LBW start stop"],
+            inputs=[
+                *_model("The model that the hooks will be used with. It gives the names of the layers and is not changed."),
+                _file(),
+                *_strengths(),
+                io.Hooks.Input("prev_hooks", optional=True, tooltip="Hooks to combine with."),
+                *_weights(),
+            ],
+            outputs=[io.Hooks.Output("hooks", display_name="hooks", tooltip="The LoRA as hooks."), REPORT],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, lora_name, strength_model, clip=None, strength_clip=1.0, prev_hooks=None, weights="1", **settings
+    ) -> io.NodeOutput:  # fmt: skip
+        made = host.hook_by_block(
+            model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings), prev_hooks
+        )
+        return io.NodeOutput(*made)
+
+
+class LoRAReport(io.ComfyNode):
+    """The size of a LoRA per block."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkLoRAReport",
+            display_name="LoRA Report",
+            category=CATEGORY,
+            description="Shows how much a LoRA changes each block: exact norm of the change, its share of the model's own norm, and the effective rank, as an image and a table.",
+            search_aliases=["lora analysis", "lora block norm", "which blocks does a lora change", "lora rank"],
+            is_output_node=True,
+            inputs=[*_model("The model that the LoRA is for."), _file(), key_map_input()],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="Blocks in the shape of the model; the longest bar is the block with the largest share."),
+                io.String.Output("report", display_name="report", tooltip="Per block: norm of the change, share of the model's norm, effective rank, patches."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=None, **_):
+        return host.stamp(lora_name) if lora_name else ""
+
+    @classmethod
+    def execute(cls, model, lora_name, clip=None, key_map="mbw") -> io.NodeOutput:
+        image, text = host_report.lora_report(model, clip, lora_name, key_map)
+        return io.NodeOutput(image, text, ui=ui.PreviewText(text))
+
+
+class SaveLoRA(ByBlock):
+    """A LoRA file scaled per block."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkSaveLoRA",
+            display_name="Save LoRA by Block",
+            category=CATEGORY,
+            description="Saves a LoRA with its block weights multiplied in. Names and metadata stay, so every LoRA loader reads the file. DoRA, OFT and BOFT layers can be kept (1) or left out (0).",
+            search_aliases=["bake lora blocks", "lora block weight save", "resize lora", "LBW save"],
+            is_output_node=True,
+            inputs=[
+                *_model("The model that the LoRA is for. It gives the names of the layers and is not changed."),
+                _file(),
+                io.String.Input("filename_prefix", default="loras/by_block", tooltip="Name of the file below the output folder; loaders list files in output/loras. A number is added."),
+                *_weights(),
+            ],
+            outputs=[
+                io.String.Output("file", display_name="file", tooltip="The name of the written file."),
+                io.String.Output("report", display_name="report", tooltip="How many tensors were written."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, lora_name, filename_prefix, clip=None, weights="1", **settings) -> io.NodeOutput:
+        path, text = host_report.save_by_block(
+            model, clip, lora_name, filename_prefix, weights, Settings(**settings)
+        )
+        return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))

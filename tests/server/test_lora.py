@@ -1,0 +1,78 @@
+"""LoRA by block through the queue of a real ComfyUI: the templates, a slider move, the saved file in core's loader."""
+
+import copy
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refhost.client import PromptFailed, executed_nodes
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+PREFIX = "model.diffusion_model."
+
+
+def pixels(client, prompt):
+    """The image of node 8, without the workflow in its metadata."""
+    return np.asarray(Image.open(io.BytesIO(client.images(client.run(prompt), "8")[0])))
+
+
+@pytest.fixture(scope="module")
+def style(server) -> Path:
+    """A LoRA for the attention layers of the small checkpoint, in the generic naming."""
+    generator = torch.Generator().manual_seed(5)
+    tensors = {}
+    with safe_open(server.base / "models" / "checkpoints" / "sd15_a.safetensors", "pt") as file:
+        for key in file.keys():  # noqa: SIM118  (safe_open has no iterator)
+            if key.startswith(PREFIX) and key.endswith(("attn1.to_q.weight", "attn2.to_v.weight")):
+                rows, columns = file.get_slice(key).get_shape()
+                name = "diffusion_model." + key.removeprefix(PREFIX).removesuffix(".weight")
+                tensors[f"{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator)
+                tensors[f"{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator)
+    path = server.base / "models" / "loras" / "sd15_style.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return path
+
+
+def test_the_template_runs_and_a_slider_runs_the_loader_again(client, example, style):
+    prompt = example("lora_by_block")
+    entry = client.run(prompt)
+    texts = client.texts(entry)
+    assert "IN04" in texts["9"][0] and "eff. rank" in texts["10"][0]
+    moved = copy.deepcopy(prompt)
+    moved["2"]["inputs"]["weights"] = "OUT03-OUT11=0.5, IN01-M00=0.3"
+    ran = executed_nodes(client.run(moved))
+    assert "2" in ran and "6" in ran and "1" not in ran and "10" not in ran
+
+
+def test_the_saved_file_is_what_the_live_node_attaches(client, example, style, server):
+    prompt = example("lora_by_block")
+    prompt["2"]["inputs"]["weights"] = prompt["12"]["inputs"]["weights"] = "IN04-IN08=0"
+    prompt["8"] = {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}}
+    live = pixels(client, prompt)
+    written = sorted((server.base / "output" / "loras").glob("by_block_*.safetensors"))[-1]
+    core = copy.deepcopy(prompt)
+    core["2"] = {
+        "class_type": "LoraLoader",
+        "inputs": {
+            "model": ["1", 0], "clip": ["1", 1], "lora_name": written.name, "strength_model": 1.0, "strength_clip": 1.0,
+        },
+    }  # fmt: skip
+    for node in ("9", "10", "11", "12"):
+        del core[node]
+    assert np.array_equal(pixels(client, core), live)
+
+
+def test_hooks_with_keyframes_run(client, example, style):
+    client.run(example("lora_by_block_scheduled"))
+
+
+def test_a_wrong_list_is_refused_with_its_lengths(client, example, style):
+    prompt = example("lora_by_block")
+    prompt["2"]["inputs"]["weights"] = "1, 0, 1"
+    with pytest.raises(PromptFailed, match="17, 27"):
+        client.run(prompt)
