@@ -17,7 +17,7 @@ from ...blocks.drawing import draw_weights as draw_bars
 from ...blocks.names import NO_LAYOUT
 from ...blocks.weights import BlockWeights
 from ..errors import MergeError
-from ..files.atomic import replacing
+from ..files.atomic import appearing
 from . import measure
 from .host import TEXT, Placed, Settings, block_weights, module_of, open_lora, place, weight_of
 from .measure import Change
@@ -162,7 +162,7 @@ def save_by_block(
     metadata = {key: str(value) for key, value in (file.metadata or {}).items()}
     metadata["blockwork_lora_weights"] = text
     data = safetensors.torch.save({key: value.contiguous() for key, value in tensors.items()}, metadata)
-    with replacing(path, len(data)) as target:
+    with appearing(path, len(data), replace=False) as target:
         target.put(data, 0)
     lines = [f"{path.name}: {len(tensors)} of {len(file.tensors)} tensors of {file.name}."]
     if strange:
