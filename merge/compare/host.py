@@ -8,6 +8,7 @@ from ...blocks.drawing import as_array
 from ..files.checkpoint import Checkpoint, FileCheckpoint, TensorCheckpoint
 from ..files.header import Entry
 from ..files.host import find, progress
+from ..live.host_left_out import key_patches
 from .comparison import Comparison, compare
 from .image import draw
 
@@ -35,7 +36,7 @@ def picture(comparison: Comparison, measure: str) -> torch.Tensor:
 
 def _patched(letter: str, model) -> TensorCheckpoint:
     """A live U-Net with its patches, each tensor computed when it is asked for."""
-    patches = model.get_key_patches("diffusion_model.")
+    patches = key_patches(model, "diffusion_model.")
     entries = {
         key: Entry(found[0][0].dtype, tuple(found[0][0].shape))
         for key, found in patches.items()

@@ -178,7 +178,7 @@ def _sources(patchers: Sequence, prefix: str | None = None) -> list[Source]:
         except AttributeError as error:  # core cannot list the scales of quantised layers either
             raise MergeError(
                 f"model {letter} is quantised and its weights cannot be read one by one ({error}); "
-                "load its fp16 or bf16 file, or merge the files"
+                "load its fp16 or bf16 file"
             ) from error
     return sources
 
