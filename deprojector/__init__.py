@@ -6,7 +6,7 @@
 from .base import Deprojector
 from .ensemble import Concat, from_units, merge_units
 from .errors import DeprojectorError
-from .loading import from_state_dict, load, save
+from .files import from_state_dict, load, save
 
 __all__ = [
     "Concat",

@@ -1,10 +1,11 @@
-"""Arithmetic on text embeddings, all of it in the space of CLIP's pooled state: vectors ``d``, one per text.
+"""Texts with weights, and arithmetic on their embeddings in the space of CLIP's pooled state: vectors ``d``.
 
-``null`` is the embedding of the empty text. What a text means is its difference from it, so the sum that the
+``null`` is the embedding of the empty text. A text's meaning is its difference from it, so the sum that the
 deprojector was trained on is ``null + sum(e_i - null)``.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from .errors import DeprojectorError
 
 MERGES = ("difference", "sum", "mean")
 NORMS = ("off", "original", "consistent")
+WEIGHT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|infinity|nan)", re.ASCII | re.IGNORECASE)
 
 
 class Chunk(NamedTuple):
@@ -26,32 +28,76 @@ class Chunk(NamedTuple):
 
 
 def parse(text: str, separator: str = ",") -> list[Chunk]:
-    """The chunks of ``cat:1.2, maid:-0.3``, split at ``separator``; weight 1 unless given.
+    """The chunks of ``cat:1.2, (maid, standing:-0.3)``, split at ``separator`` outside brackets.
 
-    A backslash before the separator makes it part of the text.
+    The weight follows the last colon, and is 1 without one. A colon after a digit is text unless brackets
+    enclose the whole chunk. A backslash makes a separator or colon part of the text.
 
-    >>> parse("cat ears:1.2, (maid:-0.3), a \\\\, b")
+    >>> parse("cat ears:1.2, (maid:-0.3), a \\, b")
     [Chunk(text='cat ears', weight=1.2), Chunk(text='maid', weight=-0.3), Chunk(text='a , b', weight=1.0)]
+    >>> parse("clock at 12:30, (16:9 poster, framed:0.5)")
+    [Chunk(text='clock at 12:30', weight=1.0), Chunk(text='16:9 poster, framed', weight=0.5)]
     """
-    hidden = text.replace("\\" + separator, "\0")
-    pieces = (piece.replace("\0", separator).strip() for piece in hidden.split(separator))
-    return [_chunk(piece) for piece in pieces if piece]
+    depths = _depths(text)
+    pieces, start = [], 0
+    for place, (letter, depth) in enumerate(zip(text, depths, strict=True)):
+        if letter == separator and depth == 0 and not _escaped(text, place):
+            pieces.append(text[start:place])
+            start = place + 1
+    pieces.append(text[start:])
+    return [_chunk(piece.strip(), separator) for piece in pieces if piece.strip()]
 
 
-def _chunk(piece: str) -> Chunk:
-    inner = piece[1:-1].strip() if piece.startswith("(") and piece.endswith(")") else piece
+def _escaped(text: str, place: int) -> bool:
+    before = text[max(place - 64, 0) : place]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
+
+
+def _depths(text: str) -> list[int]:
+    """How many brackets enclose each letter; zeros where the text's brackets do not match."""
+    depths, depth = [], 0
+    for place, letter in enumerate(text):
+        bracket = letter in "()" and not _escaped(text, place)
+        depth -= bracket and letter == ")"
+        if depth < 0:
+            break
+        depths.append(depth)
+        depth += bracket and letter == "("
+    return depths if depth == 0 else [0] * len(text)
+
+
+def _chunk(piece: str, separator: str) -> Chunk:
+    depths = _depths(piece)
+    enclosed = piece[0] == "(" and piece[-1] == ")" and len(piece) > 2 and 0 not in _inside(piece, depths)
+    inner = piece[1:-1].strip() if enclosed else piece
     text, colon, number = inner.rpartition(":")
-    try:
-        weight = float(number)
-    except ValueError:
-        return Chunk(piece, 1.0)
-    if not colon or not text.strip():
-        return Chunk(piece, 1.0)
+    text, number = text.rstrip(), number.strip()
+    weighted = colon and text.strip() and WEIGHT.fullmatch(number) and not _escaped(inner, inner.rindex(":"))
+    if not weighted or (text[-1].isdigit() and not enclosed):
+        return Chunk(_unescaped(piece, separator), 1.0)
+    text = _unescaped(text.strip(), separator)
+    weight = float(number)
     if not math.isfinite(weight):
+        raise DeprojectorError(f"The weight of {text[:60]!r} must be a finite number, got {number[:60]!r}.")
+    return Chunk(text, weight)
+
+
+def _inside(piece: str, depths: list[int]) -> list[int]:
+    """The depths between the first bracket and the last, less one where both are one pair."""
+    return depths[1:-1] if any(depths) else [0]
+
+
+def _unescaped(text: str, separator: str) -> str:
+    return text.replace("\\" + separator, separator).replace("\\:", ":")
+
+
+def checked(vector: Tensor, what: str) -> Tensor:
+    """The vector itself; DeprojectorError where it holds NaN or infinite values."""
+    if not vector.isfinite().all():
         raise DeprojectorError(
-            f"the weight of {text.strip()!r} must be a finite number, got {number.strip()!r}."
+            f"{what} holds NaN or infinite values. Check the weights in the text, and the CLIP's file."
         )
-    return Chunk(text.strip(), weight)
+    return vector
 
 
 def merged(
@@ -65,8 +111,8 @@ def merged(
 
     ``difference``: ``null + sum w_i (e_i - null)``; ``sum``: ``sum w_i e_i``; ``mean``:
     ``sum w_i e_i / sum w_i``. ``norm`` ``original`` scales the result to the mean length of the summands,
-    which for ``difference`` are the differences although the result is not one (as the original does);
-    ``consistent`` scales what was summed.
+    which for ``difference`` are the differences although the result is not one (as the author's code does);
+    ``consistent`` scales what was summed. DeprojectorError where a length is zero or a number overflows.
     """
     _one_of("merge", merge, MERGES)
     _one_of("norm", norm, NORMS)
@@ -82,12 +128,18 @@ def merged(
     total = sum(parts[1:], parts[0])
     if merge == "mean":
         if abs(sum(weights)) < 1e-6:
-            raise DeprojectorError("the mean needs weights that do not add up to zero.")
+            raise DeprojectorError("The mean needs weights that do not add up to zero.")
         total = total / sum(weights)
     if norm == "consistent":
-        return base + match_norm(total, _mean_norm(parts))
+        return checked(base + match_norm(total, _mean_norm(parts)), "The merged embedding")
     result = total + base if merge == "difference" else total
-    return result * (_mean_norm(parts) / torch.norm(result)) if norm == "original" else result
+    if norm == "original":
+        if torch.norm(result) == 0:
+            raise DeprojectorError(
+                "The texts add up to zero, which has no length to scale. Set norm to off or consistent."
+            )
+        result = result * (_mean_norm(parts) / torch.norm(result))
+    return checked(result, "The merged embedding")
 
 
 def _scaled(vector: Tensor, weight: float) -> Tensor:
@@ -99,7 +151,7 @@ def _mean_norm(vectors: Sequence[Tensor]) -> Tensor:
 
 
 def match_norm(vector: Tensor, length: Tensor | float) -> Tensor:
-    """The vector with another length; the zero vector stays."""
+    """The vector with another length; a zero vector is returned as it is."""
     own = torch.norm(vector)
     return vector if own == 0 else vector * (length / own)
 
@@ -132,12 +184,12 @@ def image_embedding(image: Tensor, inverse: Tensor, null: Tensor, base: Tensor |
     """A CLIP image embedding (``... p``, projected, not normalised) in the pooled space: ``... d``.
 
     Without ``base`` it is ``inverse @ image``. With ``base``, the embedding of a neutral image,
-    ``inverse @ (image - base) + null``: what tells the image from the neutral one, added to the empty text.
+    ``inverse @ (image - base) + null``: the difference from the neutral image, added to the empty text.
     """
     if image.shape[-1] != inverse.shape[1]:
         raise DeprojectorError(
-            f"the image embedding has {image.shape[-1]} numbers, this deprojector needs {inverse.shape[1]}: "
-            "use the CLIP vision model ViT-L/14 (ViT-H gives 1024, ViT-bigG 1280)."
+            f"The image embedding has {image.shape[-1]} numbers, this deprojector needs {inverse.shape[1]}. "
+            "Use the CLIP vision model ViT-L/14 (ViT-H gives 1024, ViT-bigG 1280)."
         )
     image = image.to(inverse)
     if base is None:
@@ -145,6 +197,6 @@ def image_embedding(image: Tensor, inverse: Tensor, null: Tensor, base: Tensor |
     return F.linear(image - base.to(inverse), inverse) + null.to(inverse)
 
 
-def _one_of(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise DeprojectorError(f"unknown {what} {given!r}; known are {', '.join(known)}.")
+def _one_of(what: str, given: str, available: Sequence[str]) -> None:
+    if given not in available:
+        raise DeprojectorError(f"Unknown {what} {given!r}. Available: {', '.join(available)}.")

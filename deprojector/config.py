@@ -1,171 +1,123 @@
-"""The fields of a deprojector's ``config.json``: one frozen record per family.
+"""Reading ``config.json`` into a family's configuration, with errors that name the field."""
 
-Names, spellings and defaults are those of the published files (repository
-nanashi161382/unstable_diffusion, HEAD 87133b4).
-"""
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from .config_base import ClipConfig, Config
-from .config_recurrent import LstmConfig, VrnnConfig
+from .base import ClipConfig, Config
 from .errors import DeprojectorError
 
-__all__ = [
-    "ClipConfig",
-    "Config",
-    "LstmConfig",
-    "MvtConfig",
-    "TransformerConfig",
-    "VicinityConfig",
-    "VrnnConfig",
-    "VtConfig",
-]
+# What transformers writes into every config.json and what no deprojector reads.
+_INERT = """
+    model_type architectures transformers_version torch_dtype dtype _name_or_path _commit_hash vocab_size
+    num_hidden_layers initializer_range initializer_factor attention_dropout dropout pad_token_id
+    bos_token_id eos_token_id sep_token_id decoder_start_token_id _attn_implementation
+    attn_implementation return_dict output_hidden_states output_attentions torchscript use_bfloat16
+    tf_legacy_loss pruned_heads tie_word_embeddings is_encoder_decoder is_decoder
+    cross_attention_hidden_size add_cross_attention tie_encoder_decoder max_length min_length do_sample
+    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences chunk_size_feed_forward output_scores return_dict_in_generate
+    forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens finetuning_task id2label label2id tokenizer_class prefix
+    task_specific_params problem_type use_cache
+"""
+INERT_FIELDS = frozenset(_INERT.split())
+LARGEST = 65536  # of any size in config.json
+LONGEST = 1024  # of any number of rows
+# Each counts modules that hold tensors: a file of n tensors has at most n of them.
+COUNTS = ("ensemble_size", "num_layers", "num_mlp_layers", "num_vt_layers", "m1_layers", "m2_layers")
+BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
-@dataclass(frozen=True)
-class TransformerConfig(ClipConfig):
-    """One CLIP layer.
+def decoded(path: Path) -> str:
+    """The text of a file in UTF-8, UTF-8 with a byte order mark, or UTF-16 with one.
 
-    The last three fields are no part of the published files: they spell out the layouts of revisions
-    before 443917b.
+    DeprojectorError with the line and the name for anything else.
     """
+    data = path.read_bytes()
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DeprojectorError(
+            f"{path.name}, line {line}: this is not {encoding.removesuffix('-sig').upper()} text. Save the file as UTF-8."
+        ) from error
+    number = text[: text.index("\0")].count("\n") + 1 if "\0" in text else 0
+    if number:
+        raise DeprojectorError(
+            f"{path.name}, line {number}: the file holds binary data or UTF-16 without a byte order mark. "
+            "Save it as UTF-8 text."
+        )
+    return text
 
-    model_type: ClassVar[str] = "clip_text_deprojector_model"
 
-    relative_to_null: bool = False
-    relative_to_prev: bool = False
-    state_projection: bool = False
-    state_weited_sum: bool = False
-    residual_wrt_prev: bool = False
-    residual_wrt_hidden: bool = False
-    apply_mlp_to_input: bool = False
-    has_null: bool = True  # False: the first layout, which knows no empty text
-    embed_second: bool = True  # False: the embedding stands first and the start row second
-    expand: bool = False  # True: the first slot is act(expand(e)) (17391c8 only)
+def parsed(text: str, name: str) -> dict[str, Any]:
+    """The object that JSON text holds."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DeprojectorError(f"{name} is not valid JSON ({error}).") from error
+    if not isinstance(fields, dict):
+        raise DeprojectorError(f"{name} must hold a JSON object, got {type(fields).__name__}.")
+    return fields
 
-    def __post_init__(self) -> None:
-        if self.residual_wrt_hidden and not self.relative_to_null and not self.residual_wrt_prev:
+
+def read(kind: type[Config], fields: Mapping[str, Any], tensors: int) -> Config:
+    """A checked configuration of ``kind`` from the fields of a config.json beside that many tensors.
+
+    DeprojectorError names an unknown field (with the nearest one), a value of the wrong type, or a size that
+    no such file has.
+    """
+    available = {field.name: field for field in dataclasses.fields(kind)}
+    values = {}
+    for name, value in fields.items():
+        if name in available:
+            values[name] = _checked(name, value, type(available[name].default))
+        elif name not in INERT_FIELDS:
+            near = difflib.get_close_matches(name, available, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise DeprojectorError(
-                "residual_wrt_hidden needs relative_to_null: set it to true in config.json."
+                f"config.json: unknown field {str(name)[:80]!r} for {kind.model_type}{hint}. Remove or correct it."
             )
-        if not self.has_null and self.embed_second:
+    config = kind(**values)
+    positive = ["dim", "rows", "projection_dim", "ensemble_size"]
+    if isinstance(config, ClipConfig):
+        positive.append("num_attention_heads")
+    for name in positive:
+        if getattr(config, name) < 1:
+            raise DeprojectorError(f"config.json: {name} must be positive, got {getattr(config, name)}.")
+    if isinstance(config, ClipConfig) and config.hidden_size % config.num_attention_heads:
+        raise DeprojectorError(
+            f"config.json: hidden_size {config.hidden_size} must be a multiple of num_attention_heads, "
+            f"which is {config.num_attention_heads}."
+        )
+    for name in ("rows", "vicinity", "m1_vicinity", "m2_vicinity"):
+        if getattr(config, name, 0) > LONGEST:
+            raise DeprojectorError(f"config.json: {name} must be at most {LONGEST}.")
+    for name in COUNTS:
+        if (count := getattr(config, name, 0)) > tensors:
             raise DeprojectorError(
-                "a file without null_embed has the first layout: embed_second must be false."
+                f"config.json: {name} is {count}, but the weights have only {tensors} tensors. They do not "
+                "belong together."
             )
+    return config
 
 
-@dataclass(frozen=True)
-class VicinityConfig(Config):
-    """An MLP over the embedding and the last few rows."""
-
-    model_type: ClassVar[str] = "clip_text_deprojector_v_model"
-
-    activation: str = "quick_gelu"
-    seq_len: int = 77
-    embed_dim: int = 768
-    use_individual_first_layer: bool = False
-    sum_after_first_activation: bool = False
-    first_embed_layer_dim: int = 768
-    first_layer_dim: int = 768
-    num_mlp_layers: int = 1
-    mlp_layer_dim: int = 3072
-    use_residual_connection: bool = False
-    use_side_input: bool = False
-    vicinity: int = 3
-    relative_to_null: bool = True
-
-    @property
-    def dim(self) -> int:
-        return self.embed_dim
-
-    @property
-    def rows(self) -> int:
-        return self.seq_len
-
-
-@dataclass(frozen=True)
-class VtConfig(ClipConfig):
-    """Attention beside a vicinity layer."""
-
-    model_type: ClassVar[str] = "clip_text_deprojector_vt_model"
-
-    squashed: bool = False
-    relative_to_null: bool = True
-    apply_norm_first: bool = False
-    apply_norm_to_all: bool = False
-    vicinity: int = 2
-    use_mlp_first_layer: bool = False
-    use_same_mlp_first_layer: bool = False
-    use_individual_first_layer: bool = False
-    no_first_embed_layer: bool = False
-    first_layer_activation: bool = False
-    first_layer_residual_connection: bool = False
-    first_layer_dim: int = 768
-    first_embed_pre_layer_dim: int = 0
-    first_embed_layer_dim: int = 768
-    first_embed_layer_dropout: float = 0.0
-    require_grad_in_attention: bool = False
-    use_full_attention: bool = False
-    use_regular_attention_residual_connection: bool = False
-    embeds_in_attention: bool = False
-    num_mlp_layers: int = 1
-    mlp_layer_dim: int = 3072
-    mlp_dropout: float = 0.0
-    use_residual_connection: bool = True
-    use_embeds_for_residual_connection: bool = False
-    use_final_vicinity: bool = False
-
-    def __post_init__(self) -> None:
-        if self.squashed and self.use_full_attention:
-            raise DeprojectorError(
-                "squashed and use_full_attention exclude each other: set one of them to false."
-            )
-        regular = self.use_full_attention and self.use_regular_attention_residual_connection
-        if regular and not self.use_residual_connection:
-            raise DeprojectorError(
-                "use_regular_attention_residual_connection needs use_residual_connection: set it to true."
-            )
-        individual = self.use_individual_first_layer and not self.use_mlp_first_layer
-        fits = self.first_layer_dim == self.dim and self.first_embed_layer_dim % self.dim == 0
-        if individual and self.first_layer_residual_connection and not fits:
-            raise DeprojectorError(
-                f"first_layer_residual_connection needs first_layer_dim {self.dim} and "
-                f"first_embed_layer_dim a multiple of it; config.json has {self.first_layer_dim} and "
-                f"{self.first_embed_layer_dim}."
-            )
-        if self.use_final_vicinity and self.vicinity_dim != self.dim * (1 + self.vicinity):
-            raise DeprojectorError(
-                f"use_final_vicinity needs a first layer of {self.dim * (1 + self.vicinity)} outputs "
-                f"(hidden_size * (1 + vicinity)); first_layer_dim and first_embed_layer_dim give "
-                f"{self.vicinity_dim}."
-            )
-
-    @property
-    def vicinity_dim(self) -> int:
-        """Width of the vicinity features that go into ``linear2``."""
-        if self.use_mlp_first_layer:
-            return self.dim * (self.vicinity + (not self.no_first_embed_layer))
-        if self.use_individual_first_layer:
-            return self.first_embed_layer_dim + self.first_layer_dim * self.vicinity
-        return self.first_layer_dim
-
-
-@dataclass(frozen=True)
-class MvtConfig(ClipConfig):
-    """Several layers of attention, vicinity and MLP."""
-
-    model_type: ClassVar[str] = "clip_text_deprojector_mvt_model"
-
-    vicinity: int = 2
-    only_first_vicinity: bool = False
-    vicinity_before_attention: bool = False
-    vicinity_res_plus_embeds: bool = False
-    all_in_vicinity: bool = False
-    use_vicinity_mlp: bool = False
-    vicinity_mlp_dim: int = 768
-    vicinity_act: str = ""
-    use_vicinity_gate: bool = False
-    num_vt_layers: int = 1
-    mlp_layer_dim: int = 3072
-    use_old_norm: bool = True
+def _checked(name: str, value: Any, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(min(value, LARGEST + 1))
+    if kind is str and value is None:
+        value = ""
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DeprojectorError(f"config.json: {name} must be {kind.__name__}, got {str(value)[:80]!r}.")
+    if kind is int and name != "add_embed_at" and not 0 <= value <= LARGEST:
+        raise DeprojectorError(f"config.json: {name} must be 0 to {LARGEST}, got {str(value)[:80]}.")
+    if kind is float and not (math.isfinite(value) and 0 <= value <= 1):
+        raise DeprojectorError(f"config.json: {name} must be 0 to 1, got {value}.")
+    return value

@@ -1,5 +1,5 @@
-"""The one error of this room: what was given, what was expected, what to do."""
+"""The one error of this package."""
 
 
 class DeprojectorError(ValueError):
-    """A deprojector file, configuration or input that cannot be used as it is; the message says why."""
+    """A file, configuration or input that cannot be used: what was given, what is expected, what to do."""

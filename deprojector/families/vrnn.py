@@ -1,15 +1,59 @@
 """Family VRNN: model 1 makes the first rows from the embedding, model 2 all others from the last few."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Deprojector
-from .config import VrnnConfig
-from .errors import DeprojectorError
-from .parts import activation
+from ..base import ClipConfig, Deprojector, Step, Unit
+from ..errors import DeprojectorError
+from ..layers import Linear, activation
+
+
+@dataclass(frozen=True)
+class VrnnConfig(ClipConfig):
+    """The fields of family VRNN; ``m1_channel`` and ``m1_mlp`` are old spellings of ``m1_type``."""
+
+    model_type: ClassVar[str] = "clip_text_deprojector_vrnn_model"
+
+    residual: bool = False
+    detach_all: bool = False
+    detach_s2: bool = False
+    m1_norm: bool = False
+    m1_vicinity: int = 1
+    m1_split: bool = False
+    m1_type: str = "linear"
+    m1_f_size: int = 64
+    m1_p_size: int = 3
+    m1_layers: int = 1
+    m2_use_s2: bool = False
+    m2_norm: bool = False
+    m2_vicinity: int = 1
+    m2_type: str = "linear"
+    m2_f_size: int = 64
+    m2_p_size: int = 3
+    m2_layers: int = 1
+    m2_ex_split: bool = False
+    m2_ex_type: str = "same"
+    m2_ex_f_size: int = 64
+    m2_ex_p_size: int = 3
+    channel_act: str = "gelu"
+    channel_ewl: bool = False
+    channel_ewl2: bool = True
+    m1_channel: bool = False
+    m1_mlp: bool = False
+
+    def __post_init__(self) -> None:
+        if self.m1_channel:
+            object.__setattr__(self, "m1_type", "channel")
+        elif self.m1_mlp:
+            object.__setattr__(self, "m1_type", "mlp")
+        for name in ("m1_layers", "m2_layers", "m1_vicinity", "m2_vicinity"):
+            if getattr(self, name) < 1:
+                raise DeprojectorError(f"config.json: {name} must be at least 1, got {getattr(self, name)}.")
+
 
 # Every layer below maps ``b inputs d -> b outputs d``: some rows to some rows.
 
@@ -22,9 +66,9 @@ class JoinedLinear(nn.Module):
         dim = config.dim
         self.split = split and inputs == outputs
         if self.split:
-            self.fc: Any = nn.ModuleList([nn.Linear(dim, dim) for _ in range(inputs)])
+            self.fc: Any = nn.ModuleList([Linear(dim, dim) for _ in range(inputs)])
         else:
-            self.fc = nn.Linear(dim * inputs, dim * outputs)
+            self.fc = Linear(dim * inputs, dim * outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.split:
@@ -37,8 +81,8 @@ class LowRank(nn.Module):
 
     def __init__(self, config: VrnnConfig, inputs: int, outputs: int, features: int, widen: int = 1):
         super().__init__()
-        self.fc1 = nn.ModuleList([nn.Linear(config.dim, features * widen) for _ in range(inputs)])
-        self.fc2 = nn.Linear(features * inputs, config.dim * outputs)
+        self.fc1 = nn.ModuleList([Linear(config.dim, features * widen) for _ in range(inputs)])
+        self.fc2 = Linear(features * inputs, config.dim * outputs)
 
     def between(self, features: Tensor) -> Tensor:
         """What happens to one row's features (``b f``)."""
@@ -69,8 +113,8 @@ class RowMlp(LowRank):
         self.per_row = split and (inputs == outputs or inputs == 1)
         if self.per_row:
             if inputs != outputs:
-                self.fc1 = nn.ModuleList([nn.Linear(config.dim, features * outputs)])
-            self.fc2 = nn.ModuleList([nn.Linear(features, config.dim) for _ in range(outputs)])
+                self.fc1 = nn.ModuleList([Linear(config.dim, features * outputs)])
+            self.fc2 = nn.ModuleList([Linear(features, config.dim) for _ in range(outputs)])
 
     def between(self, features: Tensor) -> Tensor:
         return self.between_act(features)
@@ -101,9 +145,9 @@ class Channelled(nn.Module):
     def __init__(self, config: VrnnConfig, inputs: int, outputs: int, features: int):
         super().__init__()
         self.act = activation(config.channel_act)
-        self.fc0 = nn.ModuleList([nn.Linear(1, features, bias=False) for _ in range(inputs)])
-        self.fc1 = nn.ModuleList([nn.Linear(config.dim, features) for _ in range(inputs)])
-        self.fc2 = nn.Linear(features * inputs, outputs)
+        self.fc0 = nn.ModuleList([Linear(1, features, bias=False) for _ in range(inputs)])
+        self.fc1 = nn.ModuleList([Linear(config.dim, features) for _ in range(inputs)])
+        self.fc2 = Linear(features * inputs, outputs)
         if config.channel_ewl:
             self.ewl1 = nn.ModuleList([ElementWise(config.dim) for _ in range(inputs)])
             if config.channel_ewl2:
@@ -130,7 +174,7 @@ def _layer(
     config: VrnnConfig, kind: str, inputs: int, outputs: int, features: int, pool: int, split: bool = False
 ) -> nn.Module:
     if kind != "linear" and features < 1:
-        raise DeprojectorError(f"the f_size of a {kind!r} layer must be positive, got {features}.")
+        raise DeprojectorError(f"The f_size of a {kind!r} layer must be positive, got {features}.")
     match kind:
         case "linear":
             return JoinedLinear(config, inputs, outputs, split)
@@ -142,7 +186,7 @@ def _layer(
             return Channelled(config, inputs, outputs, features)
         case "pool":
             return PoolMlp(config, inputs, outputs, features, pool)
-    raise DeprojectorError(f"unknown VRNN layer type {kind!r}; known are linear, mlp, lorl, channel, pool.")
+    raise DeprojectorError(f"Unknown VRNN layer type {kind!r}. Available: linear, mlp, lorl, channel, pool.")
 
 
 def _norms(config: VrnnConfig, count: int) -> nn.ModuleList:
@@ -212,51 +256,52 @@ class NextRow(nn.Module):
         return _normed(self.norm[layer], x) if hasattr(self, "norm") else x
 
 
-class VrnnDeprojector(Deprojector):
-    """Family VRNN. Its rows come in the order start, end, after the end, words."""
+class VrnnUnit(Unit):
+    """Models 1 and 2; ``detach_all`` and ``detach_s2`` cut gradients as in the author's training."""
 
     def __init__(self, config: VrnnConfig):
         super().__init__(config)
-        self.register_buffer("deprojection", torch.zeros(config.dim, config.projection_dim))
-        self.register_buffer("sos_embed", torch.zeros(config.dim))
         self.model1 = FirstRows(config)
         self.model2 = NextRow(config)
         self.final_norm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
 
-    def weights(self) -> None:
-        """Nothing is laid out anew: the layers run as they are stored."""
+    def begin(self, embed: Tensor, start: Tensor, null: Tensor) -> Step:
+        config = self.config
+        first = self.final_norm(self.model1(embed[:, None]))
+        seen = first.detach() if config.detach_all else first
+        row1 = seen[:, :1].detach() if config.detach_s2 else seen[:, :1]
+        missing = max(config.m2_vicinity - first.shape[1], 0)
+        window = torch.cat([torch.zeros_like(row1)] * missing + [seen], dim=1)
+        number = 0
 
-    def recursion(self, embeds: Tensor) -> "VrnnRecursion":
-        return VrnnRecursion(self, embeds)
+        def step(rows: Tensor | None) -> Tensor:
+            nonlocal number, window
+            number += 1
+            if number <= first.shape[1]:
+                return first[:, number - 1 : number]
+            if number > first.shape[1] + 1:
+                assert rows is not None
+                window = torch.cat([window, rows.detach() if config.detach_all else rows], dim=1)
+            window = window[:, -config.m2_vicinity :]
+            near = torch.cat([row1, window], dim=1) if config.m2_use_s2 else window
+            return self.final_norm(self.model2(near))
+
+        return step
+
+
+class VrnnDeprojector(Deprojector):
+    """Family VRNN. Its rows come in the order start, end, after the end, words."""
+
+    config_class = VrnnConfig
+    unit_class = VrnnUnit
+    sign = "model2."
+    presets = {"VRNN": lambda width: dict(m1_type="mlp", m1_f_size=width)}
+    starts_from = {"final_norm.": "text_model.final_layer_norm."}
+    frozen = ("final_norm.",)
+
+    def published(self, key: str, unit: int) -> str:
+        return key
 
     def teacher_forced(self, embeds: Tensor, states: Tensor) -> Tensor:
-        """The free run: this family is trained on its own rows only (``states`` is not looked at)."""
-        embeds = self.checked(embeds, False)
-        rows = self._free_run(embeds, 0.0, self.config.rows, None)
-        return torch.cat([self.start_row(len(embeds)), rows], dim=1)
-
-
-class VrnnRecursion:
-    """One run of family VRNN; ``detach_all`` and ``detach_s2`` cut gradients as in training."""
-
-    def __init__(self, model: VrnnDeprojector, embeds: Tensor):
-        self.model, self.config = model, model.config
-        first = model.final_norm(model.model1(embeds[:, None]))
-        self.first = list(first.unbind(1))
-        self.made = 0
-        missing = max(self.config.m2_vicinity - len(self.first), 0)
-        seen = first.detach() if self.config.detach_all else first
-        self.row1 = seen[:, :1].detach() if self.config.detach_s2 else seen[:, :1]
-        self.window = torch.cat([torch.zeros_like(first[:, :1])] * missing + [seen], dim=1)
-
-    def step(self, rows: Tensor | None) -> Tensor:
-        self.made += 1
-        if self.made <= len(self.first):
-            return self.first[self.made - 1][None, :, None]
-        if self.made > len(self.first) + 1:
-            assert rows is not None
-            row = rows[0].detach() if self.config.detach_all else rows[0]
-            self.window = torch.cat([self.window, row], dim=1)
-        self.window = self.window[:, -self.config.m2_vicinity :]
-        near = torch.cat([self.row1, self.window], dim=1) if self.config.m2_use_s2 else self.window
-        return self.model.final_norm(self.model.model2(near))[None]
+        """The free run: this family is trained on its own rows only (``states`` is not used)."""
+        return self.free_run(self.checked(embeds, False), 0.0, self.config.rows)

@@ -1,15 +1,22 @@
-"""The fields of a ``config.json`` of the recurrent families; see ``config``."""
+"""The LSTM family's configuration, and what its three models share."""
 
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .config_base import ClipConfig
-from .errors import DeprojectorError
+import torch
+from torch import Tensor, nn
+
+from ..base import ClipConfig, Step, Unit
+from ..errors import DeprojectorError
+
+Row = Callable[[Tensor], Tensor]  # one row of a run, ``b d -> b d``
 
 
 @dataclass(frozen=True)
 class LstmConfig(ClipConfig):
-    """Recurrent models 1, 2 and 3; ``use_model3`` wins over ``use_model2``."""
+    """The fields of models 1, 2 and 3; ``use_model3`` takes precedence over ``use_model2``."""
 
     model_type: ClassVar[str] = "clip_text_deprojector_lstm_model"
 
@@ -54,9 +61,14 @@ class LstmConfig(ClipConfig):
             self._check_model3()
         elif not self.use_model2 and self.lstm_hidden_size < self.dim:
             raise DeprojectorError(
-                f"LSTM model 1 needs lstm_hidden_size >= hidden_size ({self.dim}); config.json has "
-                f"{self.lstm_hidden_size}. Was use_model2 or use_model3 meant to be true?"
+                f"LSTM model 1 needs lstm_hidden_size >= hidden_size ({self.dim}), config.json has "
+                f"{self.lstm_hidden_size}. Set use_model2 or use_model3 to true if the weights are of those."
             )
+
+    @property
+    def hidden(self) -> int:
+        """Width of the LSTM's state."""
+        return self.lstm_hidden_size or self.dim
 
     def adds_embed(self, layer: int) -> bool:
         """Whether that layer of model 3 adds the embedding."""
@@ -69,58 +81,42 @@ class LstmConfig(ClipConfig):
             if self.lstm_hidden_size == 0:
                 raise DeprojectorError("vicinity_mode needs lstm_hidden_size > 0 in config.json.")
             if self.out_proj or self.use_mlp:
-                raise DeprojectorError("vicinity_mode goes neither with out_proj nor with use_mlp.")
+                raise DeprojectorError("vicinity_mode excludes out_proj and use_mlp.")
         if wide and self.x_residual:
             raise DeprojectorError(
                 f"x_residual needs lstm_hidden_size equal to hidden_size ({self.dim}) or 0, config.json has "
-                f"{self.lstm_hidden_size}: set x_residual to false."
+                f"{self.lstm_hidden_size}. Set x_residual to false."
             )
         if wide and self.x_out_residual and not self.out_proj:
-            raise DeprojectorError("x_out_residual with a wide LSTM needs out_proj: set it to true.")
-        if self.use_mlp and not all(self.adds_embed(layer) for layer in range(self.num_layers)):
+            raise DeprojectorError("x_out_residual with a wide LSTM needs out_proj. Set it to true.")
+        if self.use_mlp and self.add_embed_once and self.num_layers > 1:
             raise DeprojectorError("use_mlp and add_embed_once exclude each other.")
         if self.use_mlp and self.additional_mlp and self.mlp_intermediate_dim:
             raise DeprojectorError("use_mlp and additional_mlp exclude each other.")
 
 
-@dataclass(frozen=True)
-class VrnnConfig(ClipConfig):
-    """Vicinity RNN; ``m1_channel`` and ``m1_mlp`` are old spellings of ``m1_type``."""
+def norm(config: LstmConfig, width: int, wanted: bool = True) -> nn.Module:
+    return nn.LayerNorm(width, eps=config.layer_norm_eps) if wanted else nn.Identity()
 
-    model_type: ClassVar[str] = "clip_text_deprojector_vrnn_model"
 
-    residual: bool = False
-    detach_all: bool = False
-    detach_s2: bool = False
-    m1_norm: bool = False
-    m1_vicinity: int = 1
-    m1_split: bool = False
-    m1_type: str = "linear"
-    m1_f_size: int = 64
-    m1_p_size: int = 3
-    m1_layers: int = 1
-    m2_use_s2: bool = False
-    m2_norm: bool = False
-    m2_vicinity: int = 1
-    m2_type: str = "linear"
-    m2_f_size: int = 64
-    m2_p_size: int = 3
-    m2_layers: int = 1
-    m2_ex_split: bool = False
-    m2_ex_type: str = "same"
-    m2_ex_f_size: int = 64
-    m2_ex_p_size: int = 3
-    channel_act: str = "gelu"
-    channel_ewl: bool = False
-    channel_ewl2: bool = True
-    m1_channel: bool = False
-    m1_mlp: bool = False
+class LstmUnit(Unit):
+    """What the three models share: the first input, and rows one by one."""
 
-    def __post_init__(self) -> None:
-        if self.m1_channel:
-            object.__setattr__(self, "m1_type", "channel")
-        elif self.m1_mlp:
-            object.__setattr__(self, "m1_type", "mlp")
-        for name in ("m1_layers", "m2_layers", "m1_vicinity", "m2_vicinity"):
-            if getattr(self, name) < 1:
-                raise DeprojectorError(f"config.json: {name} must be at least 1, got {getattr(self, name)}.")
+    @abstractmethod
+    def run(self, embed: Tensor) -> Row:
+        """One run over embeddings ``b d``."""
+
+    def begin(self, embed: Tensor, start: Tensor, null: Tensor) -> Step:
+        row = self.run(embed)
+        first = torch.zeros_like(embed)
+        if self.config.use_state_0:
+            first = embed
+        elif self.config.use_sos:
+            first = start.expand_as(embed)
+
+        def step(rows: Tensor | None) -> Tensor:
+            if rows is None:
+                return row(first)[:, None]
+            return torch.stack([row(x) for x in rows.unbind(1)], dim=1)
+
+        return step

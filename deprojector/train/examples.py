@@ -1,4 +1,4 @@
-"""Training pairs: the embedding of a text, or of two merged ones, and the hidden states it should become.
+"""Training pairs: the embedding of a text, or of two merged ones, and the hidden states to be predicted.
 
 Four in ten captions stay as they are, three in ten are split at a random word (input: the two halves' embeddings
 merged; target: the whole), three in ten are combined with the next one (input: both merged; target: "a b").
@@ -7,7 +7,6 @@ Everything is encoded once and kept in one safetensors file.
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .algebra import merged
-from .errors import DeprojectorError
+from ..algebra import merged
+from ..config import decoded
+from ..errors import DeprojectorError
+from ..files import write
 
 NORMAL, SPLIT = 0.4, 0.3  # the rest is combined
 
@@ -99,7 +99,7 @@ def encode(
 ) -> Examples:
     """Encode all texts that the pairs need, each once.
 
-    A combination that does not fit into the encoder's rows is given up for its first text alone.
+    A combination that does not fit into the encoder's rows is replaced by its first text.
     """
     null = encoder([""]).pooled[0].float()
     pooled: dict[str, Tensor] = {}
@@ -128,7 +128,7 @@ def _groups(wanted: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
 
 
 def _fitting(group: Sequence[Pair], encoder: Encoder) -> tuple[list[Pair], Encoded]:
-    """The pairs, too long combinations given up, and their targets encoded."""
+    """The pairs, combinations that are too long replaced by their first text, and their targets encoded."""
     pairs = list(group)
     encoded = encoder([pair.target for pair in pairs])
     given_up = [n for n, pair in enumerate(pairs) if len(pair.parts) > 1 and encoded.cut[n]]
@@ -148,46 +148,65 @@ def cached(
     identity: str,
     on_text: Callable[[int, int], None] | None = None,
 ) -> Examples:
-    """The examples from ``path`` if they are these very pairs by the same encoder (``identity``), else encoded and stored there."""
-    stamp = hashlib.sha256(json.dumps([identity, wanted]).encode()).hexdigest()
-    if path.is_file():
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("stamp") == stamp:
-                return Examples(*(file.get_tensor(name) for name in ("embeds", "states", "end", "null")))
+    """The examples at ``path``, encoded once and stored there.
+
+    DeprojectorError if the file holds other pairs, or another encoder's (``identity``).
+    """
+    expected = stamp(wanted, identity)
+    if path.exists():
+        check_stamp(path, expected)
+        return read(path)
     examples = encode(wanted, encoder, on_text=on_text)
-    store(examples, path, stamp)
+    store(examples, path, expected)
     return examples
 
 
-def store(examples: Examples, path: Path, stamp: str = "") -> None:
-    """Write the examples in one go; an interrupted write leaves nothing behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(
-            {name: getattr(examples, name).contiguous() for name in ("embeds", "states", "end", "null")},
-            scratch,
-            {"stamp": stamp},
+def stamp(wanted: Sequence[Pair], identity: str) -> str:
+    """What tells prepared examples from others."""
+    return hashlib.sha256(json.dumps([identity, wanted]).encode()).hexdigest()
+
+
+def check_stamp(path: Path, expected: str) -> None:
+    """DeprojectorError unless the file is missing or holds the examples of that stamp."""
+    if path.exists() and _metadata(path).get("stamp") != expected:
+        raise DeprojectorError(
+            f"{path.name} in {path.parent.name!r} was prepared from other captions, another seed or another text "
+            "encoder. Choose another run name, or delete the run's folder."
         )
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+
+
+def store(examples: Examples, path: Path, stamp: str = "") -> None:
+    """Write the examples in one go; an interrupted write leaves no file."""
+    names = ("embeds", "states", "end", "null")
+    write({name: getattr(examples, name) for name in names}, path, {"stamp": stamp})
 
 
 def read(path: Path) -> Examples:
-    """Examples stored before, whatever they were made from."""
-    if not path.is_file():
-        raise DeprojectorError(f"there are no examples at {path.name}.")
+    """Examples stored before; DeprojectorError where there are none."""
+    _metadata(path)
     with safe_open(path, framework="pt") as file:
         return Examples(*(file.get_tensor(name) for name in ("embeds", "states", "end", "null")))
 
 
+def _metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise DeprojectorError(f"There are no prepared examples at {path}. Prepare them with --captions.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise DeprojectorError(f"{path} is damaged ({error}). Delete the run's folder and start again.") from error
+
+
 def read_captions(path: Path) -> list[str]:
-    """The lines of a caption file that hold text, without repeats; DeprojectorError when there are too few."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    captions = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    """The lines of a caption file that hold text, without repeats.
+
+    UTF-8, with or without a byte order mark, or UTF-16 with one. DeprojectorError for other files, and for fewer
+    than 20 captions.
+    """
+    captions = list(dict.fromkeys(line.strip() for line in decoded(path).splitlines() if line.strip()))
     if len(captions) < 20:
         raise DeprojectorError(
-            f"{path.name} holds {len(captions)} captions; training needs at least 20, one per line."
+            f"{path.name} holds {len(captions)} captions. Training needs at least 20, one per line."
         )
     return captions
