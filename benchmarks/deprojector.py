@@ -27,8 +27,8 @@ from refhost.pack import load_pack
 
 load_pack()
 
-from blockwork.deprojector.config import LstmConfig, MvtConfig, TransformerConfig, VtConfig
-from blockwork.deprojector.loading import build
+from blockwork.deprojector.families import LstmConfig, MvtConfig, TransformerConfig, VtConfig
+from blockwork.deprojector.files import build
 
 KEPT = dict(x_residual=False, h0_residual=True, x_out_residual=True)
 WIDE = dict(x_residual=False, h0_residual=True, states_proj=True)

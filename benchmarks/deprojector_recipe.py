@@ -28,9 +28,9 @@ from refhost.pack import load_pack
 
 load_pack()
 
-from blockwork.deprojector.examples import Encoded, encode, pairs
-from blockwork.deprojector.start import inverse_projection, preset, started
-from blockwork.deprojector.training import SCHEDULES, History, Recipe, Trainer
+from blockwork.deprojector.train.examples import Encoded, encode, pairs
+from blockwork.deprojector.train.start import inverse_projection, preset, started
+from blockwork.deprojector.train.trainer import SCHEDULES, History, Recipe, Trainer
 
 FAMILIES = ("transformer", "LSTM 3, initial, 1 layer")
 DIM, HEADS, LAYERS, ROWS = 96, 4, 3, 24
@@ -249,7 +249,7 @@ def report(name: str, result: dict) -> None:
 
 def draw(results: dict[str, dict], path: Path) -> None:
     """The free-running error over the steps, one line per run."""
-    from blockwork.deprojector.host_plots import line_plot
+    from blockwork.deprojector.host.plots import line_plot
     from PIL import Image
 
     series = {name: [(point[0], point[3]) for point in run["curve"][1:]] for name, run in results.items()}

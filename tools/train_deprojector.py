@@ -4,9 +4,9 @@
     torchrun --nproc-per-node 4 tools/train_deprojector.py --prepared runs/first --out runs/first --family "LSTM 2"
 
 The first form encodes the captions with the checkpoint's CLIP-L (ComfyUI's classes), stores examples and encoder
-in ``--out`` once, and trains. The second trains on what is stored there. A stopped run goes on where it was.
-``--batch`` is the joint batch of all processes. Writes ``deprojector.safetensors``, ``history.json`` and
-``checkpoint.safetensors`` into ``--out``.
+in ``--out`` once, and trains. The second trains on stored examples. An interrupted run resumes; more ``--steps``
+extend a finished one. ``--batch`` is the joint batch of all processes. Writes ``deprojector.safetensors``,
+``history.json``, ``checkpoint.safetensors`` and ``snapshots`` into ``--out``.
 """
 
 import argparse
@@ -23,18 +23,18 @@ sys.path.insert(0, str(ROOT / "tools"))
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from refhost.pack import load_pack, use_comfyui  # noqa: E402
-from safetensors import safe_open  # noqa: E402
 
 load_pack()
 
-from blockwork.deprojector import examples, loading, start, training  # noqa: E402 # pyright: ignore
+from blockwork.deprojector import files  # noqa: E402 # pyright: ignore
 from blockwork.deprojector.errors import DeprojectorError  # noqa: E402 # pyright: ignore
+from blockwork.deprojector.train import examples, start, trainer  # noqa: E402 # pyright: ignore
 
 log = logging.getLogger("blockwork")
 
 
 def parsed() -> argparse.Namespace:
-    recipe = {field.name: field.default for field in fields(training.Recipe)}
+    recipe = {field.name: field.default for field in fields(trainer.Recipe)}
     parser = argparse.ArgumentParser(description="Trains a CLIP text deprojector.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--captions", type=Path, help="text file, one caption per line")
@@ -51,11 +51,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--projection-from",
         type=Path,
-        help="deprojector whose inverse projection is taken over; without it the encoder's own, if its file has one",
+        help="deprojector whose inverse projection is used; without it the encoder's own, if its file has one",
     )
     parser.add_argument("--test", type=int, default=100, help="captions held out for evaluation")
-    parser.add_argument("--schedule", default=recipe["schedule"], choices=training.SCHEDULES)
-    for name in ("steps", "batch", "evaluate_every", "patience", "seed"):
+    parser.add_argument("--schedule", default=recipe["schedule"], choices=trainer.SCHEDULES)
+    for name in ("steps", "batch", "evaluate_every", "patience", "seed", "part", "snapshot_every"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=recipe[name])
     for name in ("learning_rate", "noise", "clip"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=recipe[name])
@@ -68,12 +68,15 @@ def prepare(options: argparse.Namespace) -> Path:
         return options.prepared
     if options.checkpoint is None:
         raise DeprojectorError("--captions needs --checkpoint, the model whose CLIP-L encodes them.")
+    for path in (options.captions, options.checkpoint):
+        if not path.is_file():
+            raise DeprojectorError(f"There is no file {path}. Check --captions and --checkpoint.")
     if _rank() == 0:
         use_comfyui(cpu=options.device == "cpu")
-        from blockwork.deprojector import host_encoder, host_training  # pyright: ignore
+        from blockwork.deprojector.host import encoder, training  # pyright: ignore
 
-        clip, projection = host_encoder.load_clip(options.checkpoint, options.heads)
-        host_training.prepare(
+        clip, projection = encoder.load_clip(options.checkpoint, options.heads)
+        training.prepare(
             clip, options.captions, options.out, options.test, options.seed, projection=projection
         )
     if dist.is_initialized():
@@ -82,30 +85,35 @@ def prepare(options: argparse.Namespace) -> Path:
 
 
 def train(options: argparse.Namespace) -> None:
+    names = {field.name for field in fields(trainer.Recipe)}
+    recipe = trainer.Recipe(**{name: value for name, value in vars(options).items() if name in names})
+    inverse = None
+    if options.projection_from:
+        inverse = files.load(options.projection_from).inverse_projection().detach()
     folder = prepare(options)
+    encoder, heads = start.prepared_encoder(folder)
     train_set = examples.read(folder / "train.safetensors")
     test_set = examples.read(folder / "test.safetensors")
-    with safe_open(folder / "encoder.safetensors", framework="pt") as file:
-        encoder = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        heads = int(file.metadata()["heads"])
-    rows = encoder["start"], encoder["null"]
-    config = start.preset(options.family, encoder, heads)
-    if options.projection_from:
-        inverse = loading.load(options.projection_from).projection_inverse.detach()
-    else:
+    if inverse is None:
         inverse = start.inverse_projection(encoder)
-    model = start.started(config, encoder, rows, inverse, options.seed)
-    names = {field.name for field in fields(training.Recipe)}
-    recipe = training.Recipe(**{name: value for name, value in vars(options).items() if name in names})
-    trainer = training.Trainer(
-        model, train_set, test_set, recipe, _device(options), options.out / "checkpoint.safetensors"
+    config = start.preset(options.family, encoder, heads)
+    model = start.started(config, encoder, (encoder["start"], encoder["null"]), inverse, options.seed)
+    out = options.out
+    run = trainer.Trainer(
+        model,
+        train_set,
+        test_set,
+        recipe,
+        _device(options),
+        out / "checkpoint.safetensors",
+        out / "snapshots",
     )
-    history = trainer.run(_say if _rank() == 0 else None)
+    history = run.run(_say if _rank() == 0 else None)
     if _rank() == 0:
-        _write(trainer, history, options.out)
+        _write(run, history, out)
 
 
-def _say(step: int, history: training.History) -> None:
+def _say(step: int, history: trainer.History) -> None:
     scored, scores = history.scores[-1]
     if scored == step:
         log.info(
@@ -114,10 +122,10 @@ def _say(step: int, history: training.History) -> None:
         )  # fmt: skip
 
 
-def _write(trainer: training.Trainer, history: training.History, out: Path) -> None:
+def _write(run: trainer.Trainer, history: trainer.History, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     record = {
-        "processes": trainer.world,
+        "processes": run.world,
         "losses": history.losses,
         "scores": [{"step": step, **scores._asdict()} for step, scores in history.scores],
     }
@@ -127,7 +135,7 @@ def _write(trainer: training.Trainer, history: training.History, out: Path) -> N
     number = 0
     while (path := out / f"deprojector{f'_{number}' if number else ''}.safetensors").exists():
         number += 1
-    log.info("wrote %s", loading.save(trainer.model.cpu(), path).name)
+    log.info("wrote %s", files.save(run.model.cpu(), path).name)
 
 
 def _device(options: argparse.Namespace) -> str:
@@ -149,6 +157,9 @@ def main() -> int:
         train(options)
     except DeprojectorError as error:
         log.error("%s", error)
+        return 1
+    except OSError as error:
+        log.error("%s: %s. Check the paths.", error.filename, error.strerror)
         return 1
     finally:
         if dist.is_initialized():

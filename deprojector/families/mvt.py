@@ -38,7 +38,9 @@ class MvtVicinity(nn.Module):
         self.config = config
         dim, hidden = config.dim, config.vicinity_mlp_dim
         inputs = dim * (1 + config.vicinity + config.all_in_vicinity)
-        self.act = activation(config.hidden_act if config.use_vicinity_mlp else config.vicinity_act or "linear")
+        self.act = activation(
+            config.hidden_act if config.use_vicinity_mlp else config.vicinity_act or "linear"
+        )
         if config.use_vicinity_gate:
             outputs = hidden if config.use_vicinity_mlp else dim
             self.gate_linear = Linear(dim * (2 + config.vicinity), outputs)

@@ -117,9 +117,7 @@ class TransformerUnit(Unit):
             return torch.cat([relative, second.expand_as(relative)], dim=1)
         return torch.cat([first, relative], dim=1)
 
-    def _slots(
-        self, rows: Tensor, previous: Tensor, embed: Tensor, relative: Tensor, null: Tensor
-    ) -> Tensor:
+    def _slots(self, rows: Tensor, previous: Tensor, embed: Tensor, relative: Tensor, null: Tensor) -> Tensor:
         """The slots that stand for ``rows``, before the positions are added."""
         config = self.config
         if config.state_weited_sum:

@@ -32,7 +32,11 @@ class VicinityConfig(Config):
 
     @classmethod
     def of_sizes(cls, **fields: Any) -> "VicinityConfig":
-        names = {"hidden_size": "embed_dim", "max_position_embeddings": "seq_len", "intermediate_size": "mlp_layer_dim"}
+        names = {
+            "hidden_size": "embed_dim",
+            "max_position_embeddings": "seq_len",
+            "intermediate_size": "mlp_layer_dim",
+        }
         renamed = {names.get(name, name): value for name, value in fields.items()}
         del renamed["num_attention_heads"]
         return cls(**renamed)

@@ -236,9 +236,7 @@ class VtDeprojector(Deprojector):
     sign = "self_attn.0."
     keeps_null = True
     presets = {
-        "VT": lambda width: dict(
-            first_layer_dim=width, first_embed_layer_dim=width, mlp_layer_dim=4 * width
-        )
+        "VT": lambda width: dict(first_layer_dim=width, first_embed_layer_dim=width, mlp_layer_dim=4 * width)
     }
     starts_from = {
         "self_attn.": "text_model.encoder.layers.{last}.self_attn.",

@@ -195,7 +195,9 @@ def _metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise DeprojectorError(f"{path} is damaged ({error}). Delete the run's folder and start again.") from error
+        raise DeprojectorError(
+            f"{path} is damaged ({error}). Delete the run's folder and start again."
+        ) from error
 
 
 def read_captions(path: Path) -> list[str]:

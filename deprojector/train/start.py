@@ -3,9 +3,11 @@
 import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..base import Config, Deprojector
@@ -93,6 +95,16 @@ def _sources(module: Deprojector, encoder: Mapping[str, Tensor]) -> dict[str, Te
     return sources
 
 
+def prepared_encoder(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """The text encoder's weights and constant rows that ``prepare`` stored, and its number of heads."""
+    path = folder / "encoder.safetensors"
+    if not path.is_file():
+        raise DeprojectorError(f"There is no prepared text encoder at {path}. Prepare it with --captions.")
+    with safe_open(path, framework="pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        return weights, int(file.metadata()["heads"])
+
+
 def inverse_projection(encoder: Mapping[str, Tensor]) -> Tensor | None:
     """The inverse of a text projection that was really loaded; None where there is none.
 
@@ -108,6 +120,8 @@ def inverse_projection(encoder: Mapping[str, Tensor]) -> Tensor | None:
         return None
     error = (forth @ back - torch.eye(len(forth))).abs().max()
     if error > 1e-3:
-        log.warning("Deprojector: the text projection inverts badly (error %.1e). It is not used.", float(error))
+        log.warning(
+            "Deprojector: the text projection inverts badly (error %.1e). It is not used.", float(error)
+        )
         return None
     return back

@@ -1,12 +1,11 @@
 """Training a deprojector: batches, schedule, evaluation, early stopping, checkpoints, one process or several.
 
-The result does not depend on the number of processes: order, coins and batches are those of the joint batch, of
-which every process takes its share.
+The result does not depend on the number of processes: order, random rows and batches are those of the joint
+batch, of which every process takes its share.
 """
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .base import Deprojector
-from .errors import DeprojectorError
+from ..base import Deprojector
+from ..errors import DeprojectorError
+from ..files import save, write
 from .examples import Examples
-from .forcing import Forcing, coins, weighted_error
+from .forcing import Forcing, own_rows, weighted_error
 
 SCHEDULES = ("teacher", "scheduled", "self-fed")
 
@@ -42,14 +41,24 @@ class Recipe:
     noise: float = 0.0  # standard deviation added to the embeddings
     clip: float = 1.0  # largest gradient norm; 0 for none
     evaluate_every: int = 100
-    patience: int = 10  # evaluations without a better free-running error before stopping; 0 for never
+    patience: int = 10  # evaluations without a smaller free-running error before stopping; 0 for never
     seed: int = 0
+    part: int = 0  # examples trained on at a time, each part until it stops early; 0 for all together
+    snapshot_every: int = 0  # steps between stored copies of the model; 0 for none
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise DeprojectorError(f"unknown schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}.")
+            raise DeprojectorError(f"Unknown schedule {self.schedule!r}. Available: {', '.join(SCHEDULES)}.")
         if min(self.steps, self.batch, self.evaluate_every) < 1:
             raise DeprojectorError("steps, batch and evaluate_every must be at least 1.")
+        if min(self.patience, self.part, self.snapshot_every, self.noise, self.clip) < 0:
+            raise DeprojectorError("patience, part, snapshot_every, noise and clip must not be negative.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise DeprojectorError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
+        if self.part and not self.patience:
+            raise DeprojectorError(
+                "Training part by part needs patience: each part ends when it stops early."
+            )
 
     def own_share(self, step: int) -> float:
         """The share of the model's own rows at a step."""
@@ -112,7 +121,10 @@ def evaluate(model: Deprojector, examples: Examples, device: torch.device | str,
 
 
 class Trainer:
-    """One training run. In a process group every process makes one with the same arguments."""
+    """One training run. In a process group every process makes one with the same arguments.
+
+    ``checkpoint`` is where the run is stored and resumed from; ``snapshots`` the folder of its stored copies.
+    """
 
     def __init__(
         self,
@@ -122,13 +134,20 @@ class Trainer:
         recipe: Recipe,
         device: torch.device | str = "cpu",
         checkpoint: Path | None = None,
+        snapshots: Path | None = None,
     ):
         self.model, self.train, self.test, self.recipe = model.to(device), train, test, recipe
-        self.device, self.checkpoint = device, checkpoint
+        self.device, self.checkpoint, self.snapshots = device, checkpoint, snapshots
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if recipe.batch % self.world:
-            raise DeprojectorError(f"a batch of {recipe.batch} cannot be shared by {self.world} processes.")
-        self.batch = min(recipe.batch, len(train) // self.world * self.world)
+            raise DeprojectorError(f"A batch of {recipe.batch} cannot be shared by {self.world} processes.")
+        size = recipe.part or len(train)
+        starts = range(0, max(len(train) - size, 0) + 1, size)
+        # a rest smaller than a part belongs to the last one
+        self.parts = [(start, len(train) if start == starts[-1] else start + size) for start in starts]
+        self.batch = min(
+            recipe.batch, min(end - start for start, end in self.parts) // self.world * self.world
+        )
         if not self.batch or not len(test):
             raise DeprojectorError(f"{len(train)} training and {len(test)} test examples are too few.")
         self.forcing: Any = Forcing(self.model)
@@ -137,37 +156,55 @@ class Trainer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate)
         self.step = 0
+        self.part = 0
+        self.part_start = 0  # the step at which the part began
         self.history = History()
         self.best: dict[str, Tensor] = {}
+        self.best_of_part: dict[str, Tensor] = {}
         if checkpoint is not None and checkpoint.is_file():
             self._resume(checkpoint)
 
     def run(self, on_step: Callable[[int, History], None] | None = None) -> History:
-        """Train until the steps are done or the free-running error has stopped falling; the model ends up at its best.
+        """Train until the steps are done or every part has stopped early; the model ends at its best evaluation.
 
         ``on_step`` is called after every step; what it raises ends the run, which resumes from its checkpoint.
         """
         if not self.history.scores:
             self._evaluate()
-        while self.step < self.recipe.steps and not self.exhausted:
+        while self.step < self.recipe.steps and not self._finished():
             self.history.losses.append(self._one_step())
             self.step += 1
             if self.step % self.recipe.evaluate_every == 0 or self.step == self.recipe.steps:
                 self._evaluate()
                 self._save()
+            if self.recipe.snapshot_every and self.step % self.recipe.snapshot_every == 0:
+                self._snapshot(f"step_{self.step:06}")
             if on_step:
                 on_step(self.step, self.history)
         self.model.load_state_dict(self.best)
         self.model.eval()
         return self.history
 
+    def _finished(self) -> bool:
+        """Whether the last part has stopped early; goes on to the next part when one has."""
+        if not self.exhausted:
+            return False
+        if self.part == len(self.parts) - 1:
+            return True
+        self.model.load_state_dict(self.best_of_part)
+        self._snapshot(f"part_{self.part + 1:02}")
+        self.part, self.part_start = self.part + 1, self.step
+        self.optimizer.state.clear()
+        self._evaluate()
+        return False
+
     @property
     def exhausted(self) -> bool:
-        """Whether the free-running error has not fallen for ``patience`` evaluations."""
-        scores = [score.free_weighted for _, score in self.history.scores]
+        """Whether the free-running error has not become smaller for ``patience`` evaluations of this part."""
+        scores = [score.free_weighted for step, score in self.history.scores if step >= self.part_start]
         patience = self.recipe.patience
         changing = self.recipe.schedule == "scheduled" and self.recipe.own_share(self.step) < 1
-        if not patience or changing:  # while the schedule changes the task, a stand-still means nothing
+        if not patience or changing:  # while the schedule changes the task, errors cannot be compared
             return False
         return len(scores) > patience and min(scores[-patience:]) > min(scores)
 
@@ -175,7 +212,7 @@ class Trainer:
         recipe = self.recipe
         embeds, states, end = self.train.batch(self._chosen(), self.device)
         own = self._share(
-            coins(recipe.seed, self.step, self.batch, states.shape[1], recipe.own_share(self.step))
+            own_rows(recipe.seed, self.step, self.batch, states.shape[1], recipe.own_share(self.step))
         )
         if recipe.noise:
             generator = torch.Generator().manual_seed(recipe.seed * 7919 + self.step)
@@ -197,66 +234,83 @@ class Trainer:
         value = joint.item() / self.world
         if not math.isfinite(value):
             raise DeprojectorError(
-                f"the loss is not finite any more at step {self.step}: choose a smaller learning rate."
+                f"The loss is no longer finite at step {self.step}. Choose a smaller learning rate."
             )
         return value
 
     def _chosen(self) -> Tensor:
-        """This process's examples of the step: every epoch is one shuffle, cut into batches."""
-        per_epoch = len(self.train) // self.batch
-        epoch, place = divmod(self.step, per_epoch)
-        generator = torch.Generator().manual_seed(self.recipe.seed * 104_729 + epoch)
-        order = torch.randperm(len(self.train), generator=generator)
+        """This process's examples of the step: every epoch is one shuffle of the part, cut into batches."""
+        start, end = self.parts[self.part]
+        epoch, place = divmod(self.step - self.part_start, (end - start) // self.batch)
+        generator = torch.Generator().manual_seed(self.recipe.seed * 104_729 + self.part * 7_368_787 + epoch)
+        order = start + torch.randperm(end - start, generator=generator)
         return self._share(order[place * self.batch : (place + 1) * self.batch])
 
     def _share(self, joint: Tensor) -> Tensor:
         return joint.chunk(self.world)[self.rank]
 
     def _evaluate(self) -> None:
-        scores = evaluate(self.model, self.test, self.device)
-        self.history.scores.append((self.step, scores))
-        if self.history.best == self.history.scores[-1]:
-            self.best = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+        self.history.scores.append((self.step, evaluate(self.model, self.test, self.device)))
+        latest = self.history.scores[-1]
+        part = [entry for entry in self.history.scores if entry[0] >= self.part_start]
+        if latest not in (self.history.best, History([], part).best):
+            return
+        state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+        self.best_of_part = state
+        if self.history.best == latest:
+            self.best = state
+
+    def _snapshot(self, name: str) -> None:
+        """Store a copy of the model under a name; copies stored before an interruption are kept."""
+        if self.snapshots is None or self.rank:
+            return
+        path = self.snapshots / f"{name}.safetensors"
+        if not path.exists():
+            save(self.model, path)
 
     def _save(self) -> None:
-        """Everything a later run needs to go on as if it had not stopped."""
+        """Store everything that a later run needs to continue as if there had been no interruption."""
         if self.checkpoint is None or self.rank:
             return
         tensors = {f"best.{key}": value for key, value in self.best.items()}
+        tensors |= {f"part.{key}": value.clone() for key, value in self.best_of_part.items()}
         tensors |= {f"model.{key}": value.detach().cpu() for key, value in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": value.detach().cpu() for name, value in state.items()}
-        scratch = self.checkpoint.with_name(f"{self.checkpoint.name}.{os.getpid()}.tmp")
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, scratch, self._metadata())
-            scratch.replace(self.checkpoint)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write(tensors, self.checkpoint, self._metadata())
 
     def _identity(self) -> str:
-        """What a checkpoint must agree in; more steps or patience may be given to a run that goes on."""
-        fixed = {k: v for k, v in asdict(self.recipe).items() if k not in ("evaluate_every", "patience")}
+        """What a checkpoint must agree in. A run may be resumed with more steps, and other evaluations."""
+        free = ("steps", "evaluate_every", "patience", "snapshot_every")
+        fixed = {name: value for name, value in asdict(self.recipe).items() if name not in free}
         sizes = len(self.train), len(self.test), float(self.train.embeds.double().sum())
         return json.dumps([fixed, self.model.config.as_json(), sizes])
 
     def _metadata(self) -> dict[str, str]:
+        place = [self.step, self.part, self.part_start]
         history = [self.history.losses, self.history.scores]
-        return {"step": str(self.step), "history": json.dumps(history), "identity": self._identity()}
+        return {
+            "place": json.dumps(place),
+            "history": json.dumps(history),
+            "identity": self._identity(),
+        }
 
     def _resume(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        if metadata["identity"] != self._identity():
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise DeprojectorError(f"{path.name} is damaged ({error}). Delete it to start again.") from error
+        if metadata.get("identity") != self._identity():
             raise DeprojectorError(
-                f"{path.name} belongs to a run with another recipe, model or captions: choose another name, or delete it."
+                f"{path.name} belongs to a run with another recipe, model or captions. Choose another name, or delete it."
             )
-        self.step = int(metadata["step"])
+        self.step, self.part, self.part_start = json.loads(metadata["place"])
         losses, scores = json.loads(metadata["history"])
         self.history = History(losses, [(step, Scores(*values)) for step, values in scores])
         self.model.load_state_dict(_below("model.", tensors))
-        self.best = _below("best.", tensors)
+        self.best, self.best_of_part = _below("best.", tensors), _below("part.", tensors)
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _below("adam.", tensors).items():
             number, name = key.split(".")

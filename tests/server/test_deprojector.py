@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from blockwork.deprojector import loading
-from blockwork.deprojector.config import LstmConfig
+from blockwork.deprojector import files
+from blockwork.deprojector.families import LstmConfig
 from PIL import Image
 from refhost import layout
 from refhost.client import PromptFailed, executed_nodes
@@ -20,10 +20,10 @@ def _deprojector(name, layers, seed):
     path = MODELS / "deprojector" / f"{name}.safetensors"
     if not path.is_file():
         torch.manual_seed(seed)
-        module = loading.build(LstmConfig(use_model3=True, num_layers=layers), "cpu").eval()
+        module = files.build(LstmConfig(use_model3=True, num_layers=layers), "cpu").eval()
         for key, buffer in module.named_buffers():
-            buffer.copy_(torch.eye(768) if key == "deprojection" else torch.randn(768))
-        loading.save(module, path)
+            buffer.copy_(-torch.eye(768) if key == "deprojection" else torch.randn(768))
+        files.save(module, path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +84,7 @@ def test_ensemble_report_and_file(client, example):
         entry = client.run(example("deprojector_ensemble"))
         assert "free-running: words and end (rows 1-7)" in client.texts(entry)["6"][0]
         (written,) = set(saved.glob("ensemble_*.safetensors")) - before
-        assert loading.load(written).config.ensemble_size == 2
+        assert files.load(written).config.ensemble_size == 2
     finally:
         for path in set(saved.glob("ensemble_*.safetensors")) - before:
             path.unlink()
@@ -145,7 +145,7 @@ def test_training(client, example):
         assert "2 steps" in client.texts(entry)["4"][0]
         assert {picture.shape[2] for picture in pictures(client, entry)} == {3}
         (written,) = saved.glob("first_*.safetensors")
-        assert loading.load(written).config.relative_to_null
+        assert files.load(written).config.relative_to_null
         assert (run / "checkpoint.safetensors").is_file()
     finally:
         shutil.rmtree(run, ignore_errors=True)
@@ -163,7 +163,7 @@ def test_sdxl_is_refused_by_name(client, example, sdxl_checkpoints):
         "class_type": "BlockworkEncodeAndMerge",
         "inputs": {"clip": ["1", 1], "deprojector": ["5", 0], "text": "cat"},
     }
-    with pytest.raises(PromptFailed, match="this is an SDXL CLIP"):
+    with pytest.raises(PromptFailed, match="This is an SDXL CLIP"):
         client.run(prompt)
 
 
@@ -200,5 +200,5 @@ def test_other_text_encoders_are_refused_by_name(client, example, layers, width,
         "class_type": "BlockworkEncodeAndMerge",
         "inputs": {"clip": ["50", 0], "deprojector": ["5", 0], "text": "cat"},
     }
-    with pytest.raises(PromptFailed, match=f"this is a {name} CLIP"):
+    with pytest.raises(PromptFailed, match=f"This is a {name} CLIP"):
         client.run(prompt)

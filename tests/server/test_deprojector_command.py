@@ -36,7 +36,7 @@ WORDS = [
 
 @pytest.mark.usefixtures("server")  # makes the checkpoint
 def test_a_deprojector_from_a_checkpoint(tmp_path):
-    """One step on single words; the checkpoint has no text_projection, so the identity stands in."""
+    """One step on single words; the checkpoint has no text_projection."""
     (tmp_path / "captions.txt").write_text("\n".join(WORDS))
     checkpoint = layout.TESTS_BASE / "models" / "checkpoints" / "sd15_a.safetensors"
     tool = layout.ROOT / "tools" / "train_deprojector.py"
@@ -51,4 +51,4 @@ def test_a_deprojector_from_a_checkpoint(tmp_path):
     assert len(json.loads((tmp_path / "run" / "history.json").read_text())["losses"]) == 1
     module = load(tmp_path / "run" / "deprojector.safetensors")
     assert (module.config.dim, module.config.rows, module.config.num_attention_heads) == (768, 77, 12)
-    assert module.projection_inverse.trace() == 768
+    assert not module.deprojection.any(), "images are refused without a projection"

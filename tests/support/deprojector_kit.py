@@ -2,8 +2,9 @@
 
 import comfy.sd
 import torch
-from blockwork.deprojector import host, loading
-from blockwork.deprojector.host_encoder import Sd1Target
+from blockwork.deprojector import files
+from blockwork.deprojector.host import models
+from blockwork.deprojector.host.encoder import Sd1Target
 
 
 def sd1_clip(**sizes):
@@ -30,14 +31,14 @@ def sd1_clip(**sizes):
 def deprojector(config, name="small", seed=0):
     """A managed deprojector with random weights and rows, and an orthogonal inverse projection."""
     torch.manual_seed(seed)
-    module = loading.build(config, "cpu").eval()
+    module = files.build(config, "cpu").eval()
     with torch.no_grad():
         for key, tensor in module.state_dict().items():
             if key.endswith("_embed"):
                 tensor.normal_()
             elif key in ("deprojection", "projection.weight"):
                 tensor.copy_(torch.linalg.qr(torch.randn(tensor.shape))[0])
-    return host.managed(module, name)
+    return models.managed(module, name)
 
 
 def encoded(clip, text):

@@ -74,7 +74,7 @@ def test_errors(vectors):
         merged(embeds, null, [1.0])
     with pytest.raises(DeprojectorError, match="do not add up to zero"):
         merged(embeds[:2], null, [1.0, -1.0], "mean")
-    with pytest.raises(DeprojectorError, match="unknown merge 'product'"):
+    with pytest.raises(DeprojectorError, match="Unknown merge 'product'"):
         merged(embeds, null, merge="product")
 
 

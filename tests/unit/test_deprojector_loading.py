@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from blockwork.deprojector import from_state_dict, load, save
-from blockwork.deprojector.config import LstmConfig, TransformerConfig
 from blockwork.deprojector.errors import DeprojectorError
-from blockwork.deprojector.loading import build
+from blockwork.deprojector.families import LstmConfig, TransformerConfig
+from blockwork.deprojector.files import build
 from refhost import layout
 from safetensors.torch import save_file
 
@@ -71,13 +71,17 @@ def test_the_layout_of_17391c8_without_its_defaults_is_v1():
     [
         ({}, {"relative_to_nul": True}, "unknown field 'relative_to_nul'.*did you mean 'relative_to_null'"),
         ({}, {"ensemble_size": "4"}, "ensemble_size must be int, got '4'"),
-        ({}, {"relative_to_null": 1}, "relative_to_null must be bool, got 1"),
+        ({}, {"relative_to_null": 1}, "relative_to_null must be bool, got '1'"),
         ({}, {"ensemble_size": 0}, "ensemble_size must be positive, got 0"),
-        ({}, {"hidden_act": "sine"}, "unknown activation 'sine'"),
-        ({}, {"num_attention_heads": 3}, "no multiple of num_attention_heads"),
+        ({}, {"hidden_act": "sine"}, "Unknown activation 'sine'"),
+        ({}, {"num_attention_heads": 3}, "must be a multiple of num_attention_heads"),
         ({"sos_embed": None}, {}, "missing tensor 'sos_embed'"),
-        ({"extra.weight": torch.zeros(1)}, {}, "left-over tensor 'extra.weight'"),
-        ({"final_layer_norm.bias": torch.zeros(17)}, {}, r"final_layer_norm.bias: expected \(16,\).*\(17,\)"),
+        ({"extra.weight": torch.zeros(1)}, {}, "unexpected tensor 'extra.weight'"),
+        (
+            {"final_layer_norm.bias": torch.zeros(17)},
+            {},
+            r"final_layer_norm.bias: config.json expects \(16,\).*\(17,\)",
+        ),
         ({}, {"model_type": "clip_text_deprojector_vt_model"}, "belong to different models"),
         ({}, {"model_type": "llama"}, "unknown model_type 'llama'"),
         ({}, {"apply_mlp_to_input": True}, "missing tensor 'mlp_to_input.fc1.bias' and 3 more"),
@@ -93,7 +97,7 @@ def test_what_does_not_fit_is_named(change, fields, message):
 
 
 def test_foreign_weights():
-    with pytest.raises(DeprojectorError, match="no weights of a known deprojector family"):
+    with pytest.raises(DeprojectorError, match="not weights of a deprojector"):
         from_state_dict({"model.diffusion_model.weight": torch.zeros(1)}, {})
 
 
@@ -101,7 +105,7 @@ def test_foreign_weights():
     ("fields", "message"),
     [
         (dict(), "LSTM model 1 needs lstm_hidden_size"),
-        (dict(use_model3=True, lstm_hidden_size=24), "set x_residual to false"),
+        (dict(use_model3=True, lstm_hidden_size=24), "Set x_residual to false"),
         (dict(use_model3=True, vicinity_mode=True), "vicinity_mode needs lstm_hidden_size"),
         (
             dict(use_model3=True, use_mlp=True, additional_mlp=True, mlp_intermediate_dim=8),
@@ -143,12 +147,12 @@ def test_a_pickle_with_code_is_refused(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(DeprojectorError, match="there is no deprojector at 'nowhere'"):
+    with pytest.raises(DeprojectorError, match="There is no deprojector file or folder 'nowhere'"):
         load(tmp_path / "nowhere")
     with pytest.raises(DeprojectorError, match=r"holds 0 .safetensors files"):
         load(tmp_path)
     save_file(made(), tmp_path / "alone.safetensors")
-    with pytest.raises(DeprojectorError, match=r"no config.json beside alone.safetensors"):
+    with pytest.raises(DeprojectorError, match=r"There is no config.json beside alone.safetensors"):
         load(tmp_path / "alone.safetensors")
     (tmp_path / "alone.json").write_text("{")
     with pytest.raises(DeprojectorError, match="not valid JSON"):
@@ -160,7 +164,7 @@ def test_saving_never_overwrites(tmp_path):
     path = save(module, tmp_path / "mine")
     assert path.name == "mine.safetensors"
     assert [other.name for other in tmp_path.iterdir()] == ["mine.safetensors"]
-    with pytest.raises(DeprojectorError, match="exists already"):
+    with pytest.raises(DeprojectorError, match="already exists"):
         save(module, tmp_path / "mine.safetensors")
 
 
@@ -204,7 +208,7 @@ def test_a_config_survives_json():
     assert {field.name for field in dataclasses.fields(config)} | {"model_type"} == set(fields)
 
 
-def test_the_room_is_quick_to_import_and_needs_no_transformers():
+def test_the_package_is_quick_to_import_and_needs_no_transformers():
     code = (
         "import sys, time, torch, safetensors.torch\n"
         f"sys.path.insert(0, {str(layout.ROOT / 'tools')!r})\n"

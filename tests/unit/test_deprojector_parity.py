@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from blockwork.deprojector import from_state_dict, load, save
-from blockwork.deprojector.config import (
+from blockwork.deprojector.families import (
     LstmConfig,
     MvtConfig,
     TransformerConfig,
@@ -15,7 +15,7 @@ from blockwork.deprojector.config import (
     VrnnConfig,
     VtConfig,
 )
-from blockwork.deprojector.loading import build
+from blockwork.deprojector.files import build
 from blockwork.tests.unit.deprojector_kit import float32_bound
 from safetensors import safe_open
 from safetensors.torch import load_file

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from blockwork.deprojector import Concat, from_state_dict, from_units, merge_units
 from blockwork.deprojector.algebra import image_embedding
-from blockwork.deprojector.config import (
+from blockwork.deprojector.errors import DeprojectorError
+from blockwork.deprojector.families import (
     LstmConfig,
     MvtConfig,
     TransformerConfig,
@@ -17,9 +18,8 @@ from blockwork.deprojector.config import (
     VrnnConfig,
     VtConfig,
 )
-from blockwork.deprojector.errors import DeprojectorError
-from blockwork.deprojector.loading import build
-from blockwork.deprojector.start import inverse_projection
+from blockwork.deprojector.files import build
+from blockwork.deprojector.train.start import inverse_projection
 from safetensors.torch import load_file
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "deprojector"
@@ -45,18 +45,20 @@ def embeds_of(module, count, seed=0):
 
 def full_recompute(module, embeds, fuse=0.0):
     """Every row from a fresh pass over all rows before it."""
-    units = module.config.ensemble_size
-    own = embeds.new_zeros(units, len(embeds), 0, embeds.shape[1])
+    own = [embeds.new_zeros(len(embeds), 0, embeds.shape[1]) for _ in module.models]
     made = []
     with torch.no_grad():
         for _ in range(module.config.rows - 1):
-            recursion = module.recursion(embeds)
-            last = recursion.step(None)
-            if own.shape[2]:
-                last = recursion.step(own)[:, :, -1:]
-            mean = last.mean(0)
+            runs = module.begin(embeds)
+            last = [step(None) for step in runs]
+            if own[0].shape[1]:
+                last = [step(past)[:, -1:] for step, past in zip(runs, own, strict=True)]
+            mean = torch.stack(last).mean(0)
             made.append(mean)
-            own = torch.cat([own, torch.lerp(last, mean[None], fuse)], dim=2)
+            own = [
+                torch.cat([past, torch.lerp(row, mean, fuse)], dim=1)
+                for past, row in zip(own, last, strict=True)
+            ]
     return torch.cat([module.start_row(len(embeds)), *made], dim=1)
 
 
@@ -71,7 +73,7 @@ def test_incremental_is_full_recomputation(name):
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_a_batch_is_its_samples(name):
-    """Also with fuse, where the original mixes only a batch's last sample."""
+    """Also with fuse, where the author's class mixes only a batch's last sample."""
     module = module_of(name)
     embeds = embeds_of(module, 8)
     together = module.deproject(embeds, fuse=0.4)
@@ -135,7 +137,7 @@ def test_changed_weights_are_seen():
     embeds = embeds_of(module, 1)
     before = module.deproject(embeds)
     with torch.no_grad():
-        module.encoder_layer.self_attn.q_proj.weight.mul_(2)
+        module.models[0].encoder_layer.self_attn.q_proj.weight.mul_(2)
     changed = module.deproject(embeds)
     assert not torch.equal(before, changed)
     assert torch.equal(
@@ -151,7 +153,7 @@ def test_rows_of_another_text_encoder():
     twin = module.rebased(sos, null)
     assert torch.equal(twin.deproject(embeds)[:, 0], sos.expand(2, -1))
     assert not torch.equal(twin.deproject(embeds)[:, 1:], before[:, 1:])
-    assert torch.equal(module.deproject(embeds), before), "the original changed"
+    assert torch.equal(module.deproject(embeds), before), "the given model changed"
 
 
 @pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if not name.startswith("r_")])
@@ -231,7 +233,7 @@ def test_projected_embeddings_at_full_size(config):
     back = inverse_projection({"text_projection.weight": forth})
     assert back is not None and (forth @ back - torch.eye(768)).abs().max() < 1e-3
     with torch.no_grad():
-        module.projection_inverse.copy_(back)
+        module.deprojection.copy_(back)
     pooled, image, base = torch.randn(3, 2, 768)
     expected = module.deproject(pooled, rows=12)
     result = module.deproject(pooled @ forth.T, from_projected=True, rows=12)
@@ -244,8 +246,8 @@ def test_projected_embeddings_at_full_size(config):
 def test_projected_embeddings():
     module = module_of("t_v1_projected")
     pooled = embeds_of(module, 3)
-    forth = torch.linalg.inv(module.projection_inverse)
+    forth = torch.linalg.inv(module.deprojection)
     result = module.deproject(pooled @ forth.T, from_projected=True)
     torch.testing.assert_close(result, module.deproject(pooled), rtol=0, atol=1e-6)
-    with pytest.raises(DeprojectorError, match=r"expected embeddings \(batch, 64\), got \(3, 63\)"):
+    with pytest.raises(DeprojectorError, match=r"Expected embeddings \(batch, 64\), got \(3, 63\)"):
         module.deproject(pooled[:, 1:])

@@ -5,9 +5,9 @@ import dataclasses
 import functools
 
 import torch
-from blockwork.deprojector import examples, loading, start, training
+from blockwork.deprojector import files
+from blockwork.deprojector.train import examples, start, trainer
 from refhost.pack import use_comfyui
-from safetensors import safe_open
 
 from .clip import all_words
 from .studio import LOGS, SCRATCH, WEIGHTS
@@ -25,7 +25,7 @@ def run(steps: int = 1500, minutes: float | None = None, seed: int = 51) -> None
     """Train and publish ``deprojector/atelier_<family>.safetensors``; ``minutes`` is not heeded here."""
     use_comfyui()
     import blockwork.atelier.host as atelier
-    from blockwork.deprojector import host_training
+    from blockwork.deprojector.host import training
 
     folder = SCRATCH / "deprojectors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,11 +33,9 @@ def run(steps: int = 1500, minutes: float | None = None, seed: int = 51) -> None
     captions.write_text("\n".join(dict.fromkeys(all_words())), encoding="utf-8")
     state, _ = atelier.read("clip")
     projection = state["clip_l.transformer.text_projection.weight"].float()
-    host_training.prepare(atelier.load_clip(), captions, folder, HELD_OUT, seed, projection=projection)
+    training.prepare(atelier.load_clip(), captions, folder, HELD_OUT, seed, projection=projection)
     train_set, test_set = (examples.read(folder / f"{name}.safetensors") for name in ("train", "test"))
-    with safe_open(folder / "encoder.safetensors", framework="pt") as file:
-        encoder = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        heads = int(file.metadata()["heads"])
+    encoder, heads = start.prepared_encoder(folder)
     for name, (family, layers) in FAMILIES.items():
         target = WEIGHTS / "deprojector" / f"atelier_{name}.safetensors"
         if target.exists():
@@ -47,18 +45,18 @@ def run(steps: int = 1500, minutes: float | None = None, seed: int = 51) -> None
             config = dataclasses.replace(config, num_layers=layers)
         rows = encoder["start"], encoder["null"]
         model = start.started(config, encoder, rows, start.inverse_projection(encoder), seed)
-        recipe = training.Recipe(
+        recipe = trainer.Recipe(
             steps=steps, batch=64, seed=seed, patience=0, evaluate_every=max(steps // 10, 1)
         )
-        trainer = training.Trainer(
+        run_of = trainer.Trainer(
             model, train_set, test_set, recipe, "cpu", SCRATCH / f"deprojector_{name}.safetensors"
         )
-        history = trainer.run(functools.partial(_say, name))
+        history = run_of.run(functools.partial(_say, name))
         _write_log(name, history)
-        loading.save(trainer.model.cpu(), target, torch.float16)
+        files.save(run_of.model.cpu(), target, torch.float16)
 
 
-def _write_log(name: str, history: training.History) -> None:
+def _write_log(name: str, history: trainer.History) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"deprojector_{name}.csv").open("w", newline="") as log:
         writer = csv.writer(log)
@@ -66,7 +64,7 @@ def _write_log(name: str, history: training.History) -> None:
         writer.writerows([step, *scores] for step, scores in history.scores)
 
 
-def _say(name: str, step: int, history: training.History) -> None:
+def _say(name: str, step: int, history: trainer.History) -> None:
     if history.scores and history.scores[-1][0] == step:
         scores = history.scores[-1][1]
         print(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from blockwork.deprojector import host, host_texts
+from blockwork.deprojector.host import conditioning, models
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,11 +20,11 @@ SUMS = [(f"a big {shape}", f"a {colour} picture", (shape, colour)) for shape, co
 
 def deprojected(name: str, texts: Sequence[str]) -> Any:
     """Conditioning from the embedding of each text; texts with a comma are several, whose embeddings are added up."""
-    loaded = host.load(f"atelier_{name}.safetensors")
+    loaded = models.load(f"atelier_{name}.safetensors")
     states = []
     for text in texts:
-        embedding = host_texts.merge_texts(easel.clip(), text, "comma", "difference", "off")
-        states.append(host.embedding_conditioning(loaded, embedding, host.Shaping(), None)[0][0])
+        embedding = texts.merge_texts(easel.clip(), text, "comma", "difference", "off")
+        states.append(conditioning.embedding_conditioning(loaded, embedding, models.Shaping())[0][0])
     return [[torch.cat(states), {}]]
 
 
@@ -35,7 +35,7 @@ def errors(name: str) -> tuple[float, float]:
     cosine, square = [], []
     for text, states in zip(texts, found, strict=True):
         words = slice(1, len(text.split()) + 2)
-        true = host_texts.encode(easel.clip(), text)[0][0, words]
+        true = texts.encode(easel.clip(), text)[0][0, words]
         cosine.append(float(functional.cosine_similarity(states[words], true, dim=-1).mean()))
         square.append(float((states[words] - true).square().mean()))
     return sum(cosine) / len(cosine), sum(square) / len(square)

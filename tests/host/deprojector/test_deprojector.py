@@ -3,9 +3,9 @@
 import comfy.model_management
 import pytest
 import torch
-from blockwork.deprojector import host_texts
-from blockwork.deprojector.config import LstmConfig, TransformerConfig
 from blockwork.deprojector.errors import DeprojectorError
+from blockwork.deprojector.families import LstmConfig, TransformerConfig
+from blockwork.deprojector.host import texts
 from blockwork.nodes import deprojector as nodes
 from blockwork.tests.support.deprojector_kit import deprojector, encoded, node, sd1_clip
 from comfy.model_management import InterruptProcessingException
@@ -48,7 +48,7 @@ def test_everything_but_the_hidden_states_is_kept(clip, loaded):
 
 
 def test_pooled_is_the_end_row_and_never_the_projection(clip):
-    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "a cat")
+    states, pooled = texts.encode(texts.text_encoder(clip), "a cat")
     assert pooled.isfinite().all()
     assert torch.equal(states[0, 3], pooled[0])  # start, "a", "cat", end
     assert clip.cond_stage_model.clip_l.transformer.text_projection.weight.isnan().all()
@@ -101,7 +101,7 @@ def test_all_entries_run_as_one_batch(clip, loaded, monkeypatch):
 )  # fmt: skip
 def test_other_families_are_refused_by_name(loaded, width, pooled, name):
     entry = [[torch.zeros(1, 77, width), {"pooled_output": torch.zeros(1, pooled)}]]
-    with pytest.raises(DeprojectorError, match=f"{name}.*use the CLIP of an SD1 checkpoint"):
+    with pytest.raises(DeprojectorError, match=f"{name}.*Use the CLIP of an SD1 checkpoint"):
         node(nodes.DeprojectConditioning, entry, loaded)
 
 
@@ -117,15 +117,15 @@ def test_another_clip_is_refused(loaded):
             return {"l": [], "g": []}
 
     with pytest.raises(
-        DeprojectorError, match="an SDXL CLIP; deprojectors need the CLIP of a Stable Diffusion 1"
+        DeprojectorError, match=r"an SDXL CLIP\. Deprojectors need the CLIP of a Stable Diffusion 1"
     ):
         node(nodes.EncodeAndMerge, Fake(), loaded, "cat")
 
 
 def test_weights_in_the_text(clip, loaded):
     _, embedding = node(nodes.EncodeAndMerge, clip, loaded, "cat:1.2, maid:-0.3")
-    encoder = host_texts.text_encoder(clip)
-    cat, maid, null = (host_texts.encode(encoder, text)[1] for text in ("cat", "maid", ""))
+    encoder = texts.text_encoder(clip)
+    cat, maid, null = (texts.encode(encoder, text)[1] for text in ("cat", "maid", ""))
     torch.testing.assert_close(embedding.vector, null + 1.2 * (cat - null) - 0.3 * (maid - null))
     conditioning, empty = node(nodes.EncodeAndMerge, clip, loaded, " , ")
     assert torch.equal(empty.vector, null)
@@ -149,7 +149,7 @@ def vision(width, seed=0):
 
 def test_images(clip, loaded):
     image, base = vision(768), vision(768, 1)
-    null = host_texts.encode(host_texts.text_encoder(clip), "")[1]
+    null = texts.encode(texts.text_encoder(clip), "")[1]
     (embedding,) = node(nodes.ImageToEmbedding, image, loaded, clip, base)
     change = image["image_embeds"] - base["image_embeds"].mean(0)
     torch.testing.assert_close(
@@ -180,10 +180,10 @@ def test_mixing(clip, loaded):
     torch.testing.assert_close(summed.vector, node(nodes.EncodeAndMerge, clip, loaded, "cat, dog")[1].vector)
     arc = node(nodes.MixEmbeddings, cat, dog, "slerp", 1.0)[0]
     torch.testing.assert_close(arc.vector, dog.vector)
-    many = host_texts.Embedding(cat.vector.repeat(3, 1), cat.null)
+    many = texts.Embedding(cat.vector.repeat(3, 1), cat.null)
     assert node(nodes.MixEmbeddings, many, dog, "slerp", 0.3)[0].vector.shape == (3, 768)
-    with pytest.raises(DeprojectorError, match="batches do not fit: 3 and 2"):
-        node(nodes.MixEmbeddings, many, host_texts.Embedding(cat.vector.repeat(2, 1), cat.null), "add", 1.0)
+    with pytest.raises(DeprojectorError, match="batches do not match: 3 and 2"):
+        node(nodes.MixEmbeddings, many, texts.Embedding(cat.vector.repeat(2, 1), cat.null), "add", 1.0)
 
 
 def test_rows_and_what_follows_the_end(clip, transformer):
@@ -208,14 +208,14 @@ def test_rows_and_what_follows_the_end(clip, transformer):
 
 def test_constant_rows_of_the_clip(clip, loaded, transformer):
     entry = encoded(clip, "a cat")
-    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "")
+    states, pooled = texts.encode(texts.text_encoder(clip), "")
     file = node(nodes.DeprojectConditioning, entry, transformer)[0][0][0]
     own = node(nodes.DeprojectConditioning, entry, transformer, constant_rows="clip", clip=clip)[0][0][0]
     assert torch.equal(own[0, 0], states[0, 0]) and not torch.equal(own[0, 1:], file[0, 1:])
     assert torch.equal(node(nodes.DeprojectConditioning, entry, transformer)[0][0][0], file)
     with pytest.raises(DeprojectorError, match="no CLIP is connected"):
         node(nodes.DeprojectConditioning, entry, transformer, constant_rows="clip")
-    with pytest.raises(DeprojectorError, match="set constant_rows to clip"):
+    with pytest.raises(DeprojectorError, match="Set constant_rows to clip"):
         node(nodes.DeprojectConditioning, entry, loaded, null_after_end=0.5)
     mixed = node(
         nodes.DeprojectConditioning,

@@ -88,7 +88,7 @@ def test_a_stopped_run_goes_on(command, tool, tmp_path, monkeypatch):
     assert histories[1]["losses"] == pytest.approx(histories[0]["losses"], rel=1e-4)
     modules = [load(tmp_path / name / "deprojector.safetensors") for name in ("whole", "stopped")]
     assert modules[1].config.dim == WIDTH
-    torch.testing.assert_close(modules[1].projection_inverse, torch.eye(WIDTH) / 2)
+    torch.testing.assert_close(modules[1].deprojection, torch.eye(WIDTH) / 2)
     states = [module.deproject(torch.ones(1, WIDTH)) for module in modules]
     assert states[1].isfinite().all()
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-2)
@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on(command, tool, tmp_path, monkeypatch):
     [
         (
             {"heads": None},
-            "has width 128, not CLIP-L's 768: say how many attention heads it has with --heads",
+            "has width 128, not CLIP-L's 768. Give its number of attention heads with --heads",
         ),
         ({"heads": "3"}, "a divisor of 128; given: 3"),
         ({"checkpoint": None}, "--captions needs --checkpoint"),

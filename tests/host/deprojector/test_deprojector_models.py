@@ -7,9 +7,10 @@ import folder_paths
 import pytest
 import torch
 import torch.nn.functional as F
-from blockwork.deprojector import host, host_report, host_texts
-from blockwork.deprojector.config import LstmConfig, TransformerConfig
 from blockwork.deprojector.errors import DeprojectorError
+from blockwork.deprojector.families import LstmConfig, TransformerConfig
+from blockwork.deprojector.host import models as host
+from blockwork.deprojector.host import report, texts
 from blockwork.nodes import deprojector as nodes
 from blockwork.nodes import deprojector_models as models
 from blockwork.tests.support.deprojector_kit import deprojector, encoded, node, sd1_clip
@@ -35,10 +36,10 @@ def test_report(clip, loaded, transformer):
     assert plot.shape[0] == 1 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
     lines = figures.splitlines()
     assert [line.split(":")[0] for line in lines] == ["free-running", "from true rows", "empty text's rows"]
-    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "a cat")
+    states, pooled = texts.encode(texts.text_encoder(clip), "a cat")
     free = F.cosine_similarity(host.run(transformer, pooled, host.Shaping()), states, dim=-1)[0, 1:4].mean()
     assert f"rows 1-3) {free:.4f}" in lines[0]
-    assert host_report.report(loaded, clip, "")[1].startswith("free-running: words and end (rows 1-1)")
+    assert report.report(loaded, clip, "")[1].startswith("free-running: words and end (rows 1-1)")
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_files(folder, loaded, clip):
     stamp = models.LoadDeprojector.fingerprint_inputs("published")
     (published / "config.json").write_text(json.dumps({**config, "vocab_size": 1}))
     assert models.LoadDeprojector.fingerprint_inputs("published") != stamp
-    with pytest.raises(DeprojectorError, match=r"there is no deprojector '\.\./secret'"):
+    with pytest.raises(DeprojectorError, match=r"There is no deprojector '\.\./secret'"):
         node(models.LoadDeprojector, "../secret")
 
 

@@ -4,9 +4,10 @@ import comfy.model_management
 import folder_paths
 import pytest
 import torch
-from blockwork.deprojector import host, host_encoder, host_texts, loading
-from blockwork.deprojector.config import LstmConfig
+from blockwork.deprojector import files
 from blockwork.deprojector.errors import DeprojectorError
+from blockwork.deprojector.families import LstmConfig
+from blockwork.deprojector.host import conditioning, encoder, models, texts
 from blockwork.nodes.deprojector_models import TrainDeprojector
 from blockwork.tests.support.deprojector_kit import sd1_clip
 from comfy.model_management import InterruptProcessingException
@@ -44,21 +45,21 @@ def trained(clip, **changes):
 
 
 def test_the_encoder_is_the_one_of_comfyui(clip):
-    encode, weights, heads = host_encoder.text_encoder(clip)
+    encode, weights, heads = encoder.text_encoder(clip)
     texts = ["a cat", "", "long " * 100]
     encoded = encode(texts)
     assert encoded.cut == [False, False, True] and heads == 4
     assert encoded.end.tolist() == [3, 1, 76]
     for number, text in enumerate(texts):
-        states, pooled = host_texts.encode(host_texts.text_encoder(clip), text)
+        states, pooled = texts.encode(texts.text_encoder(clip), text)
         torch.testing.assert_close(encoded.states[number], states[0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(encoded.pooled[number], pooled[0], rtol=1e-5, atol=1e-5)
     assert not any("text_projection" in key for key in weights)
 
 
 def test_training_in_the_graph(clip, folders):
-    source = host.managed(
-        loading.build(LstmConfig(use_model2=True, hidden_size=WIDTH, projection_dim=WIDTH), "cpu"), "source"
+    source = models.managed(
+        files.build(LstmConfig(use_model2=True, hidden_size=WIDTH, projection_dim=WIDTH), "cpu"), "source"
     )
     with torch.no_grad():
         source.module.deprojection.normal_()
@@ -67,15 +68,15 @@ def test_training_in_the_graph(clip, folders):
     assert "2 steps" in figures and "free-running" in figures
     module = deprojector.module
     assert not any(parameter.requires_grad or parameter.is_inference() for parameter in module.parameters())
-    assert torch.equal(module.projection.weight, source.module.deprojection)
-    states, pooled = host_texts.encode(host_texts.text_encoder(clip), "")
+    assert torch.equal(module.deprojection, source.module.deprojection)
+    states, pooled = texts.encode(texts.text_encoder(clip), "")
     assert torch.equal(module.sos_embed, states[0, 0])
     torch.testing.assert_close(module.null_embed, pooled[0])
     last = clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[1]
-    moved = (module.encoder_layer.mlp.fc1.weight - last.mlp.fc1.weight).abs().max()
+    moved = (module.models[0].encoder_layer.mlp.fc1.weight - last.mlp.fc1.weight).abs().max()
     assert 0 < moved < 0.02
     cond = clip.encode_from_tokens_scheduled(clip.tokenize("a red cat"))
-    assert host.conditionings(deprojector, [cond], host.Shaping())[0][0][0].isfinite().all()
+    assert conditioning.conditionings(deprojector, [cond], models.Shaping())[0][0][0].isfinite().all()
 
 
 def test_hidden_states_are_kept_and_the_run_goes_on(clip, folders, monkeypatch):
@@ -111,10 +112,10 @@ def test_it_can_be_interrupted(clip, folders):
     [
         ({"captions": "nowhere.txt"}, "no caption file 'nowhere.txt' in ComfyUI's input folder"),
         ({"captions": "../secret.txt"}, "no caption file"),
-        ({"run": "../elsewhere"}, "no name for a training run"),
-        ({"run": " "}, "no name for a training run"),
+        ({"run": "../elsewhere"}, "not a valid run name"),
+        ({"run": " "}, "not a valid run name"),
         ({"test_captions": 20}, "20 test captions of 22 do not leave enough"),
-        ({"family": "perceptron"}, "unknown family 'perceptron'"),
+        ({"family": "perceptron"}, "Unknown family 'perceptron'"),
     ],
 )
 def test_bad_input_is_explained(clip, folders, changes, message):

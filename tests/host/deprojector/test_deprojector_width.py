@@ -3,11 +3,12 @@
 import folder_paths
 import pytest
 import torch
-from blockwork.deprojector import host, host_texts
-from blockwork.deprojector.config import LstmConfig
 from blockwork.deprojector.errors import DeprojectorError
-from blockwork.deprojector.host_encoder import load_clip
-from blockwork.deprojector.start import PRESETS
+from blockwork.deprojector.families import LstmConfig
+from blockwork.deprojector.host import models as host
+from blockwork.deprojector.host import texts
+from blockwork.deprojector.host.encoder import load_clip
+from blockwork.deprojector.train.start import PRESETS, sized
 from blockwork.nodes import deprojector as nodes
 from blockwork.nodes import deprojector_models as models
 from blockwork.tests.support.deprojector_kit import deprojector, encoded, node, sd1_clip
@@ -18,7 +19,11 @@ SIZES = dict(hidden_size=WIDTH, intermediate_size=256, num_attention_heads=HEADS
 
 
 def made(family, seed=0):
-    return deprojector(PRESETS[family](dict(**SIZES, projection_dim=WIDTH)), f"narrow {family}", seed)
+    return deprojector(
+        sized(family, dict(**SIZES, projection_dim=WIDTH, max_position_embeddings=77)),
+        f"narrow {family}",
+        seed,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +51,19 @@ def test_every_family_deprojects(clip, family):
     loaded = made(family)
     entry = encoded(clip, "a red square")
     (result, negative) = node(nodes.DeprojectConditioning, entry, loaded, entry, deproject_negative=True)
-    expected = loaded.module.deproject(entry[0][1]["pooled_output"])
-    # Batches of two round otherwise than one alone, and 76 rows of recursion amplify that.
-    for found in (result, negative):
-        torch.testing.assert_close(found[0][0], expected, atol=1e-4, rtol=1e-3)
-    assert expected.shape == (1, 77, WIDTH)
+    expected = loaded.module.deproject(entry[0][1]["pooled_output"].repeat(2, 1))  # both run as one batch
+    torch.testing.assert_close(torch.cat([result[0][0], negative[0][0]]), expected)
+    assert expected.shape == (2, 77, WIDTH)
 
 
 def test_texts_and_their_constant_rows(clip, narrow):
     conditioning, embedding = node(nodes.EncodeAndMerge, clip, narrow, "cat:1.2, maid:-0.3")
-    encoder = host_texts.text_encoder(clip)
-    cat, maid, null = (host_texts.encode(encoder, text)[1] for text in ("cat", "maid", ""))
+    encoder = texts.text_encoder(clip)
+    cat, maid, null = (texts.encode(encoder, text)[1] for text in ("cat", "maid", ""))
     torch.testing.assert_close(embedding.vector, null + 1.2 * (cat - null) - 0.3 * (maid - null))
     assert conditioning[0][0].shape == (1, 77, WIDTH)
     own = node(nodes.EncodeAndMerge, clip, narrow, "cat", constant_rows="clip")[0][0][0]
-    assert torch.equal(own[0, 0], host_texts.constant_rows(clip)[0])
+    assert torch.equal(own[0, 0], texts.constant_rows(clip)[0])
     mixed = node(nodes.MixEmbeddings, embedding, embedding, "slerp", 0.5)[0]
     assert node(nodes.DeprojectEmbedding, mixed, narrow)[0][0][0].shape == (1, 77, WIDTH)
 
@@ -69,8 +72,8 @@ def test_images(clip, narrow):
     torch.manual_seed(1)
     image, base = {"image_embeds": torch.randn(2, WIDTH)}, {"image_embeds": torch.randn(1, WIDTH)}
     (embedding,) = node(nodes.ImageToEmbedding, image, narrow, clip, base)
-    null = host_texts.constant_rows(clip)[1]
-    change = (image["image_embeds"] - base["image_embeds"]) @ narrow.module.projection_inverse.T
+    null = texts.constant_rows(clip)[1]
+    change = (image["image_embeds"] - base["image_embeds"]) @ narrow.module.deprojection.T
     torch.testing.assert_close(embedding.vector, change + null, rtol=1e-4, atol=1e-4)
 
 
@@ -99,7 +102,7 @@ def test_training(clip, narrow, full, monkeypatch, tmp_path):
     trained, _, figures = node(models.TrainDeprojector, *arguments, projection_from=narrow)
     assert "2 steps" in figures and trained.module.config.dim == WIDTH
     assert trained.module.config.num_attention_heads == HEADS
-    assert torch.equal(trained.module.projection_inverse, narrow.module.projection_inverse)
+    assert torch.equal(trained.module.deprojection, narrow.module.deprojection)
     assert node(nodes.DeprojectConditioning, encoded(clip, "red"), trained)[0][0][0].shape == (1, 77, WIDTH)
 
 
@@ -120,7 +123,7 @@ def test_widths_that_differ_are_both_named(clip, clip_l, narrow, full, kind, res
             nodes.EncodeAndMerge: (encoder, loaded),
             nodes.ImageToEmbedding: ({"image_embeds": torch.zeros(1, width)}, loaded, encoder),
             models.DeprojectorReport: (loaded, encoder),
-            nodes.DeprojectEmbedding: (host_texts.merge_texts(encoder, "cat", "comma", "sum", "off"), loaded),
+            nodes.DeprojectEmbedding: (texts.merge_texts(encoder, "cat", "comma", "sum", "off"), loaded),
             nodes.DeprojectConditioning: (encoded(encoder, "cat"), loaded),
         }[kind]
         return node(kind, *first, *rest)
@@ -138,7 +141,7 @@ def test_rows_of_a_clip_of_another_width(clip, clip_l, narrow):
 
 
 def test_embeddings_of_two_text_encoders(clip, clip_l):
-    two = (host_texts.merge_texts(one, "cat", "comma", "sum", "off") for one in (clip, clip_l))
+    two = (texts.merge_texts(one, "cat", "comma", "sum", "off") for one in (clip, clip_l))
     with pytest.raises(DeprojectorError, match="widths 128 and 768"):
         node(nodes.MixEmbeddings, *two, "add", 1.0)
 

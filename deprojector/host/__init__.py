@@ -1,0 +1,1 @@
+"""Deprojectors in ComfyUI: the only part of this package that imports it."""
