@@ -29,8 +29,9 @@ from refhost.pack import load_pack
 load_pack()
 
 from blockwork.deprojector.train.examples import Encoded, encode, pairs
+from blockwork.deprojector.train.scores import History
 from blockwork.deprojector.train.start import inverse_projection, preset, started
-from blockwork.deprojector.train.trainer import SCHEDULES, History, Recipe, Trainer
+from blockwork.deprojector.train.trainer import SCHEDULES, Recipe, Trainer
 
 FAMILIES = ("transformer", "LSTM 3, initial, 1 layer")
 DIM, HEADS, LAYERS, ROWS = 96, 4, 3, 24

@@ -91,7 +91,7 @@ class Deprojector(nn.Module):
     default_fuse = 0.0
     # Set by each family:
     config_class: ClassVar[type[Config]]
-    unit_class: ClassVar[Callable[[Any], Unit]]
+    unit_class: ClassVar[Any]
     sign: ClassVar[str | tuple[str, ...]]  # how a tensor's name begins that only this family has
     presets: ClassVar[Mapping[str, Callable[[int], dict[str, Any]]]] = {}  # name -> width -> fields
     starts_from: ClassVar[Mapping[str, str]] = {}  # unit's tensors -> CLIP's, for training
@@ -101,6 +101,7 @@ class Deprojector(nn.Module):
 
     sos_embed: Tensor
     deprojection: Tensor
+    models: Any
 
     def __init__(self, config: Any):
         super().__init__()
@@ -155,7 +156,7 @@ class Deprojector(nn.Module):
         model's length. ``on_row`` is called with the number of rows made; what it raises ends the run.
         """
         embeds = self.checked(embeds, from_projected)
-        rows = self.config.rows if rows is None else rows
+        rows = int(self.config.rows if rows is None else rows)
         if not 1 <= rows <= self.config.rows:
             raise DeprojectorError(f"rows must be 1 to {self.config.rows}, got {rows}.")
         return self.free_run(embeds, self.default_fuse if fuse is None else fuse, rows, on_row)

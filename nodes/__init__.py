@@ -19,6 +19,7 @@ from .deprojector import (
     EncodeAndMerge,
     ImageToEmbedding,
     MixEmbeddings,
+    TextToEmbedding,
 )
 from .deprojector_models import (
     DeprojectorReport,
@@ -88,6 +89,7 @@ NODES: list[type[io.ComfyNode]] = [
     TrainDeprojector,
     DeprojectConditioning,
     EncodeAndMerge,
+    TextToEmbedding,
     ImageToEmbedding,
     MixEmbeddings,
     DeprojectEmbedding,

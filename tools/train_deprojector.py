@@ -29,6 +29,7 @@ load_pack()
 from blockwork.deprojector import files  # noqa: E402 # pyright: ignore
 from blockwork.deprojector.errors import DeprojectorError  # noqa: E402 # pyright: ignore
 from blockwork.deprojector.train import examples, start, trainer  # noqa: E402 # pyright: ignore
+from blockwork.deprojector.train.scores import History  # noqa: E402 # pyright: ignore
 
 log = logging.getLogger("blockwork")
 
@@ -113,7 +114,7 @@ def train(options: argparse.Namespace) -> None:
         _write(run, history, out)
 
 
-def _say(step: int, history: trainer.History) -> None:
+def _say(step: int, history: History) -> None:
     scored, scores = history.scores[-1]
     if scored == step:
         log.info(
@@ -122,7 +123,7 @@ def _say(step: int, history: trainer.History) -> None:
         )  # fmt: skip
 
 
-def _write(run: trainer.Trainer, history: trainer.History, out: Path) -> None:
+def _write(run: trainer.Trainer, history: History, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     record = {
         "processes": run.world,

@@ -22,7 +22,7 @@ class Model1(LstmUnit):
     def __init__(self, config: LstmConfig):
         super().__init__(config)
         dim, hidden = config.dim, config.hidden
-        self.lstm = nn.LSTM(dim, hidden, proj_size=0 if hidden == dim else dim, batch_first=True)
+        self.lstm: Any = nn.LSTM(dim, hidden, proj_size=0 if hidden == dim else dim, batch_first=True)
         if config.use_context_0 and hidden != dim:
             self.context_proj = Linear(dim, hidden)
         if config.use_out_scale:

@@ -1,5 +1,7 @@
 """LSTM model 3: whole blocks in layers, the embedding entering every one of them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ class Model3(LstmUnit):
 
     def __init__(self, config: LstmConfig):
         super().__init__(config)
-        self.layers = nn.ModuleList([Layer3(config, k) for k in range(config.num_layers)])
+        self.layers: Any = nn.ModuleList([Layer3(config, k) for k in range(config.num_layers)])
         self.final_norm = norm(config, config.dim)
 
     def run(self, embed: Tensor) -> Row:

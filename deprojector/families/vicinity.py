@@ -88,7 +88,7 @@ class VicinityUnit(Unit):
             self.linear1 = Linear(dim * (1 + config.vicinity), states)
             width = states
         self.linear2 = Linear(width, dim)
-        self.mlp_layers = nn.ModuleList([VicinityMlp(config) for _ in range(config.num_mlp_layers)])
+        self.mlp_layers: Any = nn.ModuleList([VicinityMlp(config) for _ in range(config.num_mlp_layers)])
         self.final_norm = BatchNorm(dim, eps=config.layer_norm_eps)
 
     def begin(self, embed: Tensor, start: Tensor, null: Tensor) -> Step:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import DeprojectorError
 from ..files import write
 from ..train import examples, start, trainer
+from ..train.scores import History
 from . import models
 from .encoder import text_encoder
 from .plots import line_plot
@@ -122,7 +123,7 @@ def train(
         size = comfy.model_management.module_size(model)
         comfy.model_management.free_memory(size * 4 + recipe.batch * 77 * config.dim * 4 * 40, device)
 
-        def on_step(step: int, _: trainer.History) -> None:
+        def on_step(step: int, _: History) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(step, recipe.steps)
 
@@ -136,7 +137,7 @@ def train(
     return models.managed(model, run), plot(history), figures(history, len(sets[0]))
 
 
-def plot(history: trainer.History) -> Tensor:
+def plot(history: History) -> Tensor:
     """Training loss and both held-out errors over the steps."""
     every = max(len(history.losses) // 200, 1)
     groups = [history.losses[at : at + every] for at in range(0, len(history.losses), every)]
@@ -149,7 +150,7 @@ def plot(history: trainer.History) -> Tensor:
     return line_plot(series, "training", ("step", "weighted error"), (0, 1.1 * highest))
 
 
-def figures(history: trainer.History, count: int) -> str:
+def figures(history: History, count: int) -> str:
     """The scores at the best and the last evaluation, as text."""
     assert history.best
     lines = [f"{count} examples, {len(history.losses)} steps"]

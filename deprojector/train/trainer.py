@@ -7,13 +7,12 @@ batch, of which every process takes its share.
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from ..errors import DeprojectorError
 from ..files import save, write
 from .examples import Examples
 from .forcing import Forcing, own_rows, weighted_error
+from .scores import History, Scores, evaluate
 
 SCHEDULES = ("teacher", "scheduled", "self-fed")
 
@@ -74,50 +74,6 @@ class Recipe:
         if step < rise:
             return self.learning_rate * (step + 1) / rise
         return self.learning_rate * (0.05 + 0.475 * (1 + math.cos(math.pi * step / self.steps)))
-
-
-class Scores(NamedTuple):
-    """Errors on held-out examples, weighted and plain, and the mean cosine of words and end."""
-
-    forced_weighted: float
-    forced: float
-    free_weighted: float
-    free: float
-    free_cosine: float
-
-
-@dataclass
-class History:
-    """The curve of a run: training loss per step, scores per evaluation."""
-
-    losses: list[float] = field(default_factory=list)
-    scores: list[tuple[int, Scores]] = field(default_factory=list)
-
-    @property
-    def best(self) -> tuple[int, Scores] | None:
-        """The evaluation with the smallest free-running weighted error."""
-        return min(self.scores, key=lambda entry: entry[1].free_weighted) if self.scores else None
-
-
-@torch.no_grad()
-def evaluate(model: Deprojector, examples: Examples, device: torch.device | str, batch: int = 100) -> Scores:
-    """Scores over all examples."""
-    totals = torch.zeros(5, dtype=torch.float64)
-    for chosen in torch.arange(len(examples)).split(batch):
-        embeds, states, end = examples.batch(chosen, device)
-        forced, free = model.teacher_forced(embeds, states), model.deproject(embeds)
-        number = torch.arange(states.shape[1], device=end.device)[None]
-        words = (number > 0) & (number <= end[:, None])
-        cosine = F.cosine_similarity(free, states, dim=-1)
-        batch_scores = [
-            weighted_error(forced, states, end),
-            F.mse_loss(forced, states),
-            weighted_error(free, states, end),
-            F.mse_loss(free, states),
-            ((cosine * words).sum(1) / words.sum(1)).mean(),
-        ]
-        totals += torch.stack([score.double().cpu() for score in batch_scores]) * len(chosen)
-    return Scores(*(totals / len(examples)).tolist())
 
 
 class Trainer:

@@ -16,7 +16,7 @@ from blockwork.deprojector.families import (
     VtConfig,
 )
 from blockwork.deprojector.files import build
-from blockwork.tests.unit.deprojector_kit import float32_bound
+from blockwork.tests.support.rounding import float32_bound
 from safetensors import safe_open
 from safetensors.torch import load_file
 

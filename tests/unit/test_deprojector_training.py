@@ -13,8 +13,9 @@ from blockwork.deprojector.errors import DeprojectorError
 from blockwork.deprojector.train import examples as ex
 from blockwork.deprojector.train.examples import Encoded, Examples, Pair, encode, pairs
 from blockwork.deprojector.train.forcing import Forcing, own_rows, row_weights, weighted_error
+from blockwork.deprojector.train.scores import Scores, evaluate
 from blockwork.deprojector.train.start import PRESETS, inverse_projection, preset, started
-from blockwork.deprojector.train.trainer import Recipe, Scores, Trainer, evaluate
+from blockwork.deprojector.train.trainer import Recipe, Trainer
 from refhost import layout
 
 DIM, ROWS = 16, 12

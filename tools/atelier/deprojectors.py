@@ -7,6 +7,7 @@ import functools
 import torch
 from blockwork.deprojector import files
 from blockwork.deprojector.train import examples, start, trainer
+from blockwork.deprojector.train.scores import History
 from refhost.pack import use_comfyui
 
 from .clip import all_words
@@ -56,7 +57,7 @@ def run(steps: int = 1500, minutes: float | None = None, seed: int = 51) -> None
         files.save(run_of.model.cpu(), target, torch.float16)
 
 
-def _write_log(name: str, history: trainer.History) -> None:
+def _write_log(name: str, history: History) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"deprojector_{name}.csv").open("w", newline="") as log:
         writer = csv.writer(log)
@@ -64,7 +65,7 @@ def _write_log(name: str, history: trainer.History) -> None:
         writer.writerows([step, *scores] for step, scores in history.scores)
 
 
-def _say(name: str, step: int, history: trainer.History) -> None:
+def _say(name: str, step: int, history: History) -> None:
     if history.scores and history.scores[-1][0] == step:
         scores = history.scores[-1][1]
         print(
