@@ -128,6 +128,14 @@ def test_an_image_comes_to_the_pooled_space():
         (":2", [(":2", 1.0)]),
         ("one\\, two:0.5", [("one, two", 0.5)]),
         ("(plain)", [("(plain)", 1.0)]),
+        ("clock at 12:30", [("clock at 12:30", 1.0)]),
+        ("(clock at 12\\:30:2), dog", [("clock at 12:30", 2.0), ("dog", 1.0)]),
+        ("(cat, dog:1.2)", [("cat, dog", 1.2)]),
+        ("(cat, dog), (a, (b, c):2)", [("(cat, dog)", 1.0), ("a, (b, c)", 2.0)]),
+        ("(a) and (b:2)", [("(a) and (b:2)", 1.0)]),
+        ("cat :), dog:2", [("cat :)", 1.0), ("dog", 2.0)]),
+        ("note\\:2", [("note:2", 1.0)]),
+        ("cat:1_0", [("cat:1_0", 1.0)]),
     ],
 )  # fmt: skip
 def test_parsing(text, chunks):
