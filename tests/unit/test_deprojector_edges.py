@@ -90,7 +90,7 @@ def test_weight_files_that_are_none(tmp_path, data):
     (tmp_path / "model.safetensors").write_bytes(data)
     (tmp_path / "config.json").write_text(json.dumps(LSTM))
     with pytest.raises(
-        DeprojectorError, match="model.safetensors is not a safetensors file, or it is truncated"
+        DeprojectorError, match=r"model.safetensors is not a safetensors file, or it is truncated"
     ):
         load(tmp_path)
 
@@ -111,7 +111,7 @@ def test_relative_to_prev_before_its_halves_were_separated():
 def test_without_a_projection_images_are_refused(matrix):
     module = from_state_dict({**lstm(), "deprojection": matrix}, LSTM)
     assert module.deproject(torch.ones(1, 16), rows=3).isfinite().all()
-    with pytest.raises(DeprojectorError, match="has no inverse projection.*projection_from"):
+    with pytest.raises(DeprojectorError, match=r"has no inverse projection.*projection_from"):
         module.deproject(torch.ones(1, 16), from_projected=True)
 
 
