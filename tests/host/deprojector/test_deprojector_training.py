@@ -46,11 +46,11 @@ def trained(clip, **changes):
 
 def test_the_encoder_is_the_one_of_comfyui(clip):
     encode, weights, heads = encoder.text_encoder(clip)
-    texts = ["a cat", "", "long " * 100]
-    encoded = encode(texts)
+    given = ["a cat", "", "long " * 100]
+    encoded = encode(given)
     assert encoded.cut == [False, False, True] and heads == 4
     assert encoded.end.tolist() == [3, 1, 76]
-    for number, text in enumerate(texts):
+    for number, text in enumerate(given):
         states, pooled = texts.encode(texts.text_encoder(clip), text)
         torch.testing.assert_close(encoded.states[number], states[0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(encoded.pooled[number], pooled[0], rtol=1e-5, atol=1e-5)
