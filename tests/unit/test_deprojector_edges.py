@@ -72,7 +72,7 @@ def test_config_in_every_unicode_form(tmp_path, encoding):
     ("data", "message"),
     [
         (json.dumps(LSTM).encode("utf-16-le"), "config.json, line 1: .*UTF-16 without a byte order mark"),
-        ('{\n"a": "猫"}'.encode("shift-jis"), "config.json, line 2: this is not UTF-8 text"),
+        ('{\n"a": "\u732b"}'.encode("shift-jis"), "config.json, line 2: this is not UTF-8 text"),
         (b"[" * 100_000, "config.json is not valid JSON"),
         (b'{"num_layers": ' + b"9" * 5000 + b"}", "config.json is not valid JSON"),
         (b"[1]", "must hold a JSON object, got list"),
@@ -173,7 +173,7 @@ def test_lengths_that_do_not_exist_are_refused():
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_captions_in_every_unicode_form(tmp_path, encoding):
-    captions = [f"猫 {number}" for number in range(20)]
+    captions = [f"\u732b {number}" for number in range(20)]
     (tmp_path / "captions.txt").write_text("\n".join(captions), encoding=encoding)
     assert read_captions(tmp_path / "captions.txt") == captions
 
@@ -181,7 +181,7 @@ def test_captions_in_every_unicode_form(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        ("a cat\nan old 猫\n".encode("shift-jis"), 2),
+        ("a cat\nan old \u732b\n".encode("shift-jis"), 2),
         ("a cat\n".encode("utf-16-le"), 1),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 1),
         (b"a cat\na dog\nmaid \0\n" * 20, 3),
