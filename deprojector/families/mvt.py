@@ -135,5 +135,6 @@ class MvtDeprojector(Deprojector):
     presets = {"Mvt": lambda width: dict(vicinity_mlp_dim=width, mlp_layer_dim=4 * width)}
     starts_from = {
         "position_embedding.": "text_model.embeddings.position_embedding.",
-        "final_norm.": "text_model.final_layer_norm.",
+        "layers.0.attn.": "text_model.encoder.layers.{last}.self_attn.",
+        "layers.0.norm.": "text_model.final_layer_norm.",
     }
