@@ -3,20 +3,39 @@
 A U-Net is drawn as a U, the stacks of a transformer as columns.
 """
 
+import contextlib
+from functools import cache
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .names import Layout
 from .weights import BlockWeights, number_text
 
+LATIN_END = 0x0250  # the first letter that the default font lacks
+WIDE_FONTS = (
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKjp-Regular.otf", "NotoSansJP-Regular.otf", "NotoSerifCJK-Regular.ttc",
+    "meiryo.ttc", "YuGothM.ttc", "msgothic.ttc", "msyh.ttc", "malgun.ttf", "Hiragino Sans GB.ttc", "PingFang.ttc",
+    "Arial Unicode.ttf", "ipaexg.ttf", "ipag.ttf", "DroidSansFallbackFull.ttf", "wqy-zenhei.ttc", "wqy-microhei.ttc",
+)  # fmt: skip
 COLUMN = 30  # blocks in one column of a stack
 INK, PAPER, GRID = (32, 36, 44), (250, 250, 247), (214, 216, 220)
 LOW, HIGH, BEYOND = (92, 134, 196), (222, 120, 66), (176, 52, 92)  # A's colour, B's colour, outside 0..1
 
 
-def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font of all images, ``size`` in pixels."""
-    return ImageFont.load_default(size=size)
+def font(size: float, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of all images, ``size`` in pixels; one of the system's for a text that it has no letters for."""
+    wide = _wide_font(size) if any(ord(letter) >= LATIN_END for letter in text) else None
+    return wide or ImageFont.load_default(size=size)
+
+
+@cache
+def _wide_font(size: float) -> ImageFont.FreeTypeFont | None:
+    """A font of the system with Chinese, Japanese and Korean letters; None where there is none of the usual ones."""
+    for name in WIDE_FONTS:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return None
 
 
 def as_array(image: Image.Image) -> np.ndarray:
@@ -44,7 +63,7 @@ def positions(layout: Layout) -> dict[str, tuple[int, int]]:
     return places
 
 
-def draw_weights(weights: BlockWeights, row_height: int = 26, column_width: int = 190) -> np.ndarray:
+def draw_weights(weights: BlockWeights, row_height: int = 26, column_width: int = 250) -> np.ndarray:
     """The weights as bars in the shape of the model: float32 ``h w c`` in 0..1.
 
     A bar's length is its share of the range in use; it turns from A's blue to B's orange, and red outside 0..1.
@@ -79,7 +98,7 @@ def _bar(
     left, top = corner
     text_font = font(row_height * 0.5)
     draw.text((left, top + row_height * 0.2), name, fill=INK, font=text_font)
-    start, width = left + 62, column_width - 128
+    start, width = left + 48, column_width - 104
     zero = start + width * (0 - low) / (high - low)
     end = start + width * (value - low) / (high - low)
     draw.rectangle((start, top + 5, start + width, top + row_height - 6), fill=GRID)

@@ -102,7 +102,7 @@ def draw_sweep(
     canvas = Image.new("RGB", (columns * cell_width + MARGIN, rows * block_height + top), PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((2 * MARGIN, MARGIN), title, fill=INK, font=font(20))
+        draw.text((2 * MARGIN, MARGIN), title, fill=INK, font=font(20, title))
     far = max((_mean(move.rms) for move in moves), default=0.0)
     moved = {move.cell: move for move in moves}
     for number, cell in enumerate(sweep.cells):
@@ -181,7 +181,7 @@ def _plot(moves: Sequence[Moves], size: tuple[int, int], title: str = "") -> np.
     draw = ImageDraw.Draw(image)
     top = LABEL
     if title:
-        draw.text((8, 8), title, fill=INK, font=font(15))
+        draw.text((8, 8), title, fill=INK, font=font(15, title))
         top += LABEL
     panels = [(UNIT_RMS, LOW, [move.rms for move in moves])]
     if all(move.cosine is not None for move in moves):
