@@ -234,10 +234,10 @@ def test_spec_deck(canvas: Canvas):
     deck.keys("OUT11", " ")
     assert "OUT11" not in deck.text
     deck.press("up")
-    assert deck.text == "OUT03-OUT11"
+    assert deck.text == "up"
     assert deck.root.query_selector('.bw-bar[data-key="IN00"]') is None, "no prompt reaches IN00"
     deck.press("SDXL")
-    assert deck.text == "OUT03-OUT05"
+    assert deck.text == "up", "another model's blocks are drawn, the text stays"
     deck.press("all")
     saved = canvas.save()
     canvas.clear()

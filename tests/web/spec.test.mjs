@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { PROMPTED } from "../../web/deck/blocks.mjs";
 import { words } from "../../web/deck/messages.mjs";
-import { groups, read, resolution, write } from "../../web/deck/spec.mjs";
+import { chosen, groups, read, resolution, write } from "../../web/deck/spec.mjs";
 
 const weights = (text, layout) => Object.fromEntries([...read(text, layout).chosen].map(([k, v]) => [k, v.weight]));
 
@@ -21,24 +21,31 @@ test("a list of weights is a spec", () => {
   assert.equal(weights(Array(19).fill(0.5).join(","), "sd1").IN04, 0.5);
 });
 
-test("windows and parts stay with their block; other dialects stay in the text", () => {
-  const spec = read("IN04=0.5@0.0-0.4/k, idx:6, IN07.1, OUT03@s3-8");
-  assert.deepEqual(spec.others, ["idx:6", "IN07.1"]);
-  assert.deepEqual(spec.chosen.get("IN04"), { weight: 0.5, suffix: "@0.0-0.4/k" });
-  assert.equal(write(spec), "IN04=0.5@0.0-0.4/k, OUT03@s3-8, idx:6, IN07.1");
+test("windows and parts stay with their block; a change keeps all other items", () => {
+  const text = "IN04=0.5@0.0-0.4/k, idx:6, IN07, OUT03@s3-8";
+  const spec = read(text);
+  assert.deepEqual(spec.chosen.get("IN04"), { weight: 0.5, suffix: "@0-0.4/k" });
+  assert.deepEqual(spec.chosen.get("M00"), { weight: 1, suffix: "" });
+  assert.equal(chosen(text, "sd1", ["OUT04"], 0.5), `${text}, OUT04=0.5`);
+  assert.equal(chosen(`${text}, OUT04=0.5`, "sd1", ["OUT04"], 0.25), `${text}, OUT04=0.25`);
+  assert.equal(chosen(text, "sd1", ["IN07"], null), `${text}, IN07=0`);
+  assert.equal(chosen("coarse", "sdxl", ["IN04"], 1), "coarse, IN04");
+  assert.equal(chosen("M00", "sd1", ["IN04"], 1), "IN04, M00");
+  assert.equal(chosen("IN99", "sd1", ["IN04"], 1), "IN99", "a text that cannot be read stays");
+  assert.ok(read("IN99").error && read("coarse").error === "");
 });
 
 test("what is written reads back equal, whatever is chosen", () => {
   for (const layout of ["sd1", "sdxl"]) {
     const blocks = PROMPTED[layout];
     for (let mask = 0; mask < 2 ** blocks.length; mask += 37) {
-      const chosen = new Map(
+      const given = new Map(
         blocks.filter((_, i) => mask & (1 << i)).map((block, i) => [block, { weight: i % 3 ? 1 : 0.5, suffix: "" }]),
       );
-      const spec = { layout, chosen, others: [] };
+      const spec = { layout, chosen: given };
       const again = read(write(spec), layout);
-      assert.deepEqual(again.chosen, chosen, write(spec));
-      assert.deepEqual(again.others, []);
+      assert.deepEqual(again.chosen, given, write(spec));
+      assert.equal(again.error, "");
     }
   }
 });

@@ -8,7 +8,8 @@ import { button, el } from "./dom.mjs";
 import { attach } from "./gestures.mjs";
 import { rove } from "./rove.mjs";
 import { range } from "./shaping.mjs";
-import { groups, read, resolution, write } from "./spec.mjs";
+import { chosen, read, resolution, write } from "./spec.mjs";
+import { prompted } from "./spec_text.mjs";
 import { numberText } from "./weights.mjs";
 
 const GROUPS = ["all", "down", "mid", "up", "coarse", "fine"];
@@ -53,7 +54,7 @@ export class SpecDeck {
     this.link = link;
     this.text = link ? (link.text ?? "") : text;
     const layout = this.host.layout();
-    this.spec = read(this.text, layout in PROMPTED ? layout : "sd1");
+    this.spec = read(this.text, prompted(layout).length ? layout : "sd1");
     this.paint();
   }
 
@@ -68,46 +69,32 @@ export class SpecDeck {
     if (final) this.held = null;
   }
 
-  /** @param {(chosen: Map<string, import("./spec.mjs").Choice>) => void} how @param {boolean} [final] */
-  change(how, final = true) {
-    const chosen = new Map(this.spec.chosen);
-    how(chosen);
-    this.write(write({ ...this.spec, chosen }), final);
-  }
-
-  /** @param {string[]} blocks @param {number} weight @param {boolean} [final] */
+  /** @param {string[]} blocks @param {number | null} weight null: taken out @param {boolean} [final] */
   choose(blocks, weight, final = true) {
-    this.change((chosen) => {
-      for (const block of blocks) chosen.set(block, { weight, suffix: chosen.get(block)?.suffix ?? "" });
-    }, final);
+    this.write(chosen(this.text, this.layout, blocks, weight), final);
   }
 
   /** @param {string} block */
   toggle(block) {
-    this.change((chosen) => {
-      if (!chosen.delete(block)) chosen.set(block, { weight: 1, suffix: "" });
-    });
+    this.choose([block], this.spec.chosen.has(block) ? null : 1);
   }
 
-  /** @param {string[]} blocks */
+  /** The text becomes these blocks alone. @param {string[]} blocks */
   only(blocks) {
-    this.change((chosen) => {
-      for (const block of [...chosen.keys()]) if (!blocks.includes(block)) chosen.delete(block);
-      for (const block of blocks) if (!chosen.has(block)) chosen.set(block, { weight: 1, suffix: "" });
-    });
+    const kept = blocks.map((block) => /** @type {const} */ ([block, this.spec.chosen.get(block) ?? { weight: 1, suffix: "" }]));
+    this.write(write({ layout: this.layout, chosen: new Map(kept.map(([block, { weight }]) => [block, { weight, suffix: "" }])) }));
   }
 
-  /** @param {string} layout */
+  /** Another model's blocks are drawn; the text stays as it is. @param {string} layout */
   relayout(layout) {
     this.host.layout(layout);
-    const kept = new Map([...this.spec.chosen].filter(([block]) => PROMPTED[layout].includes(block)));
-    this.write(write({ ...this.spec, layout, chosen: kept }));
+    this.show(this.text, this.link);
   }
 
   toolbar() {
     const { words } = this.host;
     const choose = GROUPS.map((name) => {
-      const pick = button(name, name, () => this.only(groups(this.layout)[name]), "bw-button");
+      const pick = button(name, name, () => this.write(name), "bw-button");
       pick.dataset.group = name;
       return pick;
     });
@@ -148,7 +135,7 @@ export class SpecDeck {
     this.built = this.layout;
     this.u.replaceChildren(
       ...layout.blocks.map((block) => {
-        const prompted = PROMPTED[this.layout].includes(block);
+        const prompted = prompted(this.layout).includes(block);
         const row = rowAttributes(this.layout, block);
         const title = prompted ? `${block} \u00b7 ${resolution(this.layout, block)} \u00b7 ${words("prompted")}` : words("without");
         const name = button(block, title, () => this.toggle(block), "bw-name");
@@ -185,9 +172,9 @@ export class SpecDeck {
       pick.setAttribute("aria-pressed", String(pick.dataset.layout === this.layout));
     }
     if (document.activeElement !== this.field || this.field.value.trim() !== this.text) this.field.value = this.text;
-    const { others } = this.spec;
+    const { error } = this.spec;
     this.banner.textContent = this.link ? this.host.words(this.link.text === null ? "linkedUnknown" : this.link.ran ? "linkedRan" : "linked").replace("{}", this.link.from) : "";
     this.element.classList.toggle("bw-unknown", this.link?.text === null);
-    this.message.textContent = others.length ? `${this.host.words("others")}: ${others.join(", ")}` : "";
+    this.message.textContent = error ? `${this.host.words("others")}: ${error}` : "";
   }
 }
