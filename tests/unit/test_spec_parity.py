@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NODE = shutil.which("node")
 LAYOUTS: dict[str, ModelBlocks] = {"sd1": SD1, "sdxl": SDXL_BLOCKS}
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed: the browser modules are not tested")
+pytestmark = pytest.mark.skipif(
+    NODE is None, reason="node is not installed: the browser modules are not tested"
+)
 
 
 def node(program: str, data: object) -> list:
@@ -28,7 +30,9 @@ def node(program: str, data: object) -> list:
         for name, file in (("text", "spec_text.mjs"), ("deck", "spec.mjs"))
     )
     code = f"{imports} const data = JSON.parse(require_('fs').readFileSync(0)); {program}"
-    code = f"import {{ createRequire }} from 'module'; const require_ = createRequire(import.meta.url); {code}"
+    code = (
+        f"import {{ createRequire }} from 'module'; const require_ = createRequire(import.meta.url); {code}"
+    )
     answer = subprocess.run(
         [NODE, "--input-type=module", "-e", code],
         input=json.dumps(data),
@@ -64,7 +68,23 @@ def random_spec(draw: random.Random, blocks: ModelBlocks) -> str:
                 block.diffusers.partition(".attentions")[0],
                 f"({resolution},{direction},{place})",
                 f"({resolution}, {direction}, {place})-M00",
-                draw.choice(["all", "down", "mid", "up", "coarse", "Fine", "8", "16", "32", "64", "_", "MID", "all(+3)"]),
+                draw.choice(
+                    [
+                        "all",
+                        "down",
+                        "mid",
+                        "up",
+                        "coarse",
+                        "Fine",
+                        "8",
+                        "16",
+                        "32",
+                        "64",
+                        "_",
+                        "MID",
+                        "all(+3)",
+                    ]
+                ),
                 draw.choice(["x", "IN99", "B03", "middle", "0.5"]),
             ]
         )
@@ -96,7 +116,12 @@ def settings_of(text: str, layout: str) -> dict[str, list] | None:
         return None
     return {
         names[sub]: [
-            [round(one.weight, 9), one.part, one.window and [one.window.start, one.window.end, one.window.unit]] for one in settings
+            [
+                round(one.weight, 9),
+                one.part,
+                one.window and [one.window.start, one.window.end, one.window.unit],
+            ]
+            for one in settings
         ]
         for sub, settings in read.items()
     }
@@ -113,7 +138,12 @@ IN_THE_BROWSER = """console.log(JSON.stringify(data.map(([spec, layout]) => {
 def test_random_specs_read_as_in_python():
     draw = random.Random(1)
     cases = [(random_spec(draw, LAYOUTS[layout]), layout) for layout in LAYOUTS for _ in range(1500)]
-    cases += [("", "sd1"), ("(" * 500, "sd1"), ("x" * 5000, "sd1"), ("\uff29\uff2e\uff10\uff17\uff1d\uff0e\uff15", "sd1")]
+    cases += [
+        ("", "sd1"),
+        ("(" * 500, "sd1"),
+        ("x" * 5000, "sd1"),
+        ("\uff29\uff2e\uff10\uff17\uff1d\uff0e\uff15", "sd1"),
+    ]
     expected = [settings_of(text, layout) for text, layout in cases]
     valid = sum(one is not None for one in expected)
     assert 600 < valid < len(cases) - 600, "enough specs of both sorts"
@@ -138,11 +168,19 @@ def test_gestures_change_only_what_they_are_made_on():
         layers = {f"{one.name}.{sub[2]}" for one in LAYOUTS[layout].blocks for sub in one.sub_blocks}
         for layer in layers:
             if layer.partition(".")[0] != block:
-                assert after.get(layer, []) == before.get(layer, []) or _off(after, before, layer), (text, block, changed)
+                assert after.get(layer, []) == before.get(layer, []) or _off(after, before, layer), (
+                    text,
+                    block,
+                    changed,
+                )
             elif weight is None:
                 assert not any(setting[0] for setting in after.get(layer, [])), (text, block, changed)
             else:
-                assert [setting[0] for setting in after[layer]] == [weight] * len(after[layer]), (text, block, changed)
+                assert [setting[0] for setting in after[layer]] == [weight] * len(after[layer]), (
+                    text,
+                    block,
+                    changed,
+                )
 
 
 def _off(after: dict[str, list], before: dict[str, list], layer: str) -> bool:
