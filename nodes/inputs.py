@@ -69,7 +69,7 @@ def overwrite_input():
         "overwrite",
         default=False,
         optional=True,
-        tooltip="Replace another merge of that name. A file made by this very recipe is left as it is either way; a source is never overwritten.",
+        tooltip="Replace an existing file of that name. A source is never overwritten.",
     )
 
 

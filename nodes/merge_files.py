@@ -23,11 +23,15 @@ FROM_TWO = sorted(name for name, method in METHODS.items() if method.least > 1 o
 WITH_C = sorted(name for name, method in METHODS.items() if method.least > 2)
 
 
+NAME_TOOLTIP = (
+    "Name of the new file in the output folder of A's kind of model: output/checkpoints, output/diffusion_models, "
+    "output/clip or output/vae. .safetensors is added."
+)
 FILE = io.String.Output(
-    "file", display_name="file", tooltip="Name of the written checkpoint, as loaders list it."
+    "file", display_name="file", tooltip="Name of the written file, as ComfyUI's loaders list it."
 )
 RECIPE = io.String.Output(
-    "recipe_text", display_name="recipe", tooltip="The merge as a recipe, with the hashes of its sources."
+    "recipe_text", display_name="recipe", tooltip="The merge as a recipe, with the sha256 of every source."
 )
 REPORT = io.String.Output(
     "report", display_name="report", tooltip="What was merged, and what was not and why."
@@ -43,33 +47,33 @@ class MergeToFile(io.ComfyNode):
             node_id="BlockworkMergeToFile",
             display_name="Merge to File",
             category=CATEGORY,
-            description="Merges checkpoint files block by block into a new file in output/checkpoints, streaming: no model is loaded, memory stays below 1 GB. The file carries its recipe.",
+            description="Merges model files block by block into a new file. The files are read and written piece by piece and no model is loaded, so memory does not grow with their size. The new file carries its recipe.",
             search_aliases=["checkpoint merger", "supermerger", "MBW", "save merged model", "sd-mecha", "streaming merge"],
             is_output_node=True,
             inputs=[
-                io.String.Input("name", default="merges/my_merge", tooltip="Name of the new file below output/checkpoints; .safetensors is added."),
-                checkpoint_input("model_a", "The model that is kept where a weight is 0."),
-                checkpoint_input("model_b", "The model that is taken where a weight is 1."),
-                io.Combo.Input("method", options=FROM_TWO, default="weighted_sum", tooltip=f"How tensors are combined. These need model_c: {', '.join(WITH_C)}."),
-                checkpoint_input("model_c", "The third model, for add difference and other methods of three.", optional=True),
-                io.String.Input("weights_2", default="", optional=True, tooltip="The second number of methods that have one: beta, or the share of A (m_a) for each, where empty means one minus weights. Same forms as weights."),
-                io.String.Input("elemental", default="", multiline=True, optional=True, tooltip="Ratios of single elements, later ones winning: OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2"),
-                io.String.Input("options", default="", optional=True, tooltip="Numbers of the method by name, such as density=0.3 for ties or gamma=2 for extract."),
-                io.Int.Input("seed", default=0, min=0, max=2**53, optional=True, tooltip="Seed of the methods that draw at random (dare, della)."),
-                checkpoint_or_vae("vae", "A VAE to bake into the file in place of A's."),
-                choice_input("dtype", "Number format of the file; same keeps each tensor's. fp8 is for the U-Net's matrices only."),
+                io.String.Input("name", default="merges/my_merge", tooltip=NAME_TOOLTIP),
+                checkpoint_input("model_a", "Model A. It is kept where a weight is 0."),
+                checkpoint_input("model_b", "Model B. It is used where a weight is 1."),
+                io.Combo.Input("method", options=FROM_TWO, default="weighted_sum", tooltip=f"How the tensors are combined. These methods need model_c: {', '.join(WITH_C)}."),
+                checkpoint_input("model_c", "Model C, for add_difference and other methods of three models.", optional=True),
+                io.String.Input("weights_2", default="", optional=True, tooltip="Second number of the methods that have one: beta, or the weight of A (m_a) for each. Empty: 1 - weights for each, 0 for the others. Same forms as weights."),
+                io.String.Input("elemental", default="", multiline=True, optional=True, tooltip="Weights of single elements. Later entries win. Example: OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2"),
+                io.String.Input("options", default="", optional=True, tooltip="Options of the method, such as density=0.3 for ties or gamma=2 for extract."),
+                io.Int.Input("seed", default=0, min=0, max=2**53, optional=True, tooltip="Random seed of dare and della."),
+                checkpoint_or_vae("vae", "VAE to bake into the file in place of A's. It must be a whole VAE of the same kind."),
+                choice_input("dtype", "Data type of the file. same keeps the type of each tensor. fp8 is used for the matrices of the diffusion model only."),
                 key_map_input(),
-                choice_input("ema", "What becomes of A's moving-average copy: keep it as it is, drop it, or merge the averages in place of the weights (swap)."),
-                choice_input("prune", "yes leaves out all that is neither U-Net, text encoder nor VAE."),
-                choice_input("position_ids", "Repair CLIP's position_ids where another merger rounded them (auto), always (reset), or never (skip)."),
-                choice_input("extra_keys", "Tensors that A lacks: ignore them, or copy them from the other models."),
-                choice_input("nan", "A source with NaN or infinity: stop, or keep A's values there."),
+                choice_input("ema", "EMA weights: keep A's, drop them, or merge the EMA weights of all models in place of their normal weights (swap)."),
+                choice_input("prune", "yes leaves out everything except the diffusion model, text encoders and VAE."),
+                choice_input("position_ids", "Repair CLIP's position_ids when another tool has rounded them (auto), always (reset), or never (skip)."),
+                choice_input("extra_keys", "Tensors that A does not have: ignore them, or copy them from the other models."),
+                choice_input("nan", "When a source holds NaN or infinity: stop with an error, or keep A's values there."),
                 overwrite_input(),
                 io.String.Input(
                     "weights",
                     default="0.5",
                     optional=True,
-                    tooltip="Share of B per block: one number for the whole model, 25 numbers (SD1, SD2) or 19 (SDXL), one more with BASE first, a preset such as GRAD_V, or pairs such as GRAD_V, IN00=0.75, BASE=0.2, CLIP=0.1, VAE=0.",
+                    tooltip="Weight of B per block: one number for the whole model, one number per block (25 for SD1 and SD2, 19 for SDXL; one more with BASE first), a preset such as GRAD_V, or pairs such as GRAD_V, IN00=0.75, BASE=0.2, CLIP=0.1, VAE=0.",
                     extra_dict={"widgetType": "BLOCKWORK_WEIGHTS"},
                 ),
             ],
@@ -112,7 +116,7 @@ def _measure():
     return io.Combo.Input("measure", options=list(MEASURES), default="distance", optional=True, tooltip="What the bars show: distance |B - A| / |A|, or the cosine similarity.")  # fmt: skip
 
 
-PICTURE = io.Image.Output("picture", display_name="picture", tooltip="The blocks in the shape of the U; longer, redder bars differ more.")  # fmt: skip
+PICTURE = io.Image.Output("picture", display_name="picture", tooltip="The blocks in the shape of the U-Net. Longer, redder bars differ more.")  # fmt: skip
 TABLE = io.String.Output("table", display_name="table", tooltip="Per block: parameters, cosine similarity, relative distance, changed share, largest change.")  # fmt: skip
 
 
@@ -125,7 +129,7 @@ class CompareModels(io.ComfyNode):
             node_id="BlockworkCompareModels",
             display_name="Compare Models",
             category=CATEGORY,
-            description="Shows how much two models differ, block by block, as a table and as bars in the shape of the U. Patches (merges, LoRAs) count.",
+            description="Shows how much two models differ, block by block, as a table and as bars in the shape of the U-Net. Includes patches such as merges and LoRAs.",
             search_aliases=["model analysis", "cosine similarity of models", "model diff", "ASimilarity", "what does this LoRA change"],
             is_output_node=True,
             inputs=[

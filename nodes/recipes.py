@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..merge.files import host as host_recipe
 from .inputs import checkpoint_input, overwrite_input
-from .merge_files import CATEGORY, FILE, RECIPE, REPORT, written
+from .merge_files import CATEGORY, FILE, NAME_TOOLTIP, RECIPE, REPORT, written
 from .show import shown
 
 EXAMPLE = """# output = A + B, ratio or preset
@@ -23,7 +23,7 @@ def _recipe_input():
 
 
 def _line_input():
-    return io.Int.Input("lane", display_name="line", default=0, min=0, max=1000, optional=True, tooltip="Which line's result is wanted, counted from 1; 0 is the last.")  # fmt: skip
+    return io.Int.Input("lane", display_name="line", default=0, min=0, max=1000, optional=True, tooltip="The line whose result is used, counted from 1. 0 is the last line.")  # fmt: skip
 
 
 class RecipeLive(io.ComfyNode):
@@ -40,8 +40,8 @@ class RecipeLive(io.ComfyNode):
             inputs=[_recipe_input(), _line_input()],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="The merged U-Net."),
-                io.Clip.Output("clip", display_name="clip", tooltip="The merged text encoder; none when A has none."),
-                io.Vae.Output("vae", display_name="vae", tooltip="The VAE: A's, unless the recipe says otherwise."),
+                io.Clip.Output("clip", display_name="clip", tooltip="The merged text encoder. None when A has none."),
+                io.Vae.Output("vae", display_name="vae", tooltip="The VAE of A, unless the recipe has another."),
                 REPORT,
             ],
         )  # fmt: skip
@@ -64,11 +64,11 @@ class RecipeToFile(io.ComfyNode):
             node_id="BlockworkRecipeToFile",
             display_name="Recipe to File",
             category=CATEGORY,
-            description="Runs a merge recipe into a new file in output/checkpoints, streaming; several lines run in one pass without files between. The file carries the recipe with the hashes of its sources.",
+            description="Runs a merge recipe into a new file, piece by piece. Several lines run in one pass, without intermediate files. The new file carries the recipe with the sha256 of every source.",
             search_aliases=["merge recipe", "merge board", "mbw_each", "save merged model", "checkpoint merger"],
             is_output_node=True,
             inputs=[
-                io.String.Input("name", default="merges/my_recipe", tooltip="Name of the new file below output/checkpoints; .safetensors is added."),
+                io.String.Input("name", default="merges/my_recipe", tooltip=NAME_TOOLTIP),
                 _recipe_input(),
                 _line_input(),
                 overwrite_input(),
@@ -94,9 +94,9 @@ class ReadRecipe(io.ComfyNode):
             node_id="BlockworkReadRecipe",
             display_name="Read Recipe of File",
             category=CATEGORY,
-            description="Reads the recipe that a merged checkpoint carries, with the sha256 of every source.",
+            description="Reads the recipe that a merged file carries, with the sha256 of every source.",
             search_aliases=["merge metadata", "what was merged", "checkpoint metadata"],
-            inputs=[checkpoint_input("checkpoint", "A checkpoint written by this pack.")],
+            inputs=[checkpoint_input("checkpoint", "A merged file that this pack has written.")],
             outputs=[RECIPE],
         )
 
@@ -119,18 +119,18 @@ class ReplayRecipe(io.ComfyNode):
             node_id="BlockworkReplayRecipe",
             display_name="Replay Recipe of File",
             category=CATEGORY,
-            description="Runs the recipe inside a merged checkpoint again and says whether the result is the same byte for byte. Refuses when a source is not the file it was made from.",
+            description="Runs the recipe inside a merged file again and compares the two files byte for byte. Refuses when a source is not the file that was merged.",
             search_aliases=["verify merge", "reproduce merge", "merge provenance"],
             is_output_node=True,
             inputs=[
-                checkpoint_input("checkpoint", "A checkpoint written by this pack; its sources must be in the model folders."),
-                io.String.Input("name", default="merges/replayed", tooltip="Name of the new file below output/checkpoints."),
+                checkpoint_input("checkpoint", "A merged file that this pack has written. Its sources must be in the model folders."),
+                io.String.Input("name", default="merges/replayed", tooltip=NAME_TOOLTIP),
                 overwrite_input(),
             ],
             outputs=[
                 FILE,
-                io.Boolean.Output("same", display_name="same", tooltip="Whether both files are the same byte for byte."),
-                io.String.Output("finding", display_name="finding", tooltip="The result in words."),
+                io.Boolean.Output("same", display_name="same", tooltip="Whether both files are the same, byte for byte."),
+                io.String.Output("finding", display_name="finding", tooltip="Result of the comparison, with the versions where they differ."),
             ],
         )  # fmt: skip
 
