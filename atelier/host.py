@@ -139,7 +139,7 @@ def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def load_model(name: str = "base") -> Any:
+def load_model(name: str = "base", disable_dynamic: bool = False) -> Any:
     """One of the atelier's U-Nets as core's loader makes it: ``base``, ``ink`` or ``night``.
 
     A fine-tune's file holds how far it moved what it changed, in eight bits; the rest is the base's.
@@ -149,10 +149,12 @@ def load_model(name: str = "base") -> Any:
     if name != "base":
         for key, moved in read(MODELS[name])[0].items():
             weights[key] = (weights[key].float() + moved.float()).to(weights[key].dtype)
-    return comfy.sd.load_diffusion_model_state_dict(weights)
+    model: Any = comfy.sd.load_diffusion_model_state_dict(weights, disable_dynamic=disable_dynamic)
+    model.cached_patcher_init = (load_model, (name,))  # core loads a model again for hooks and for compiling
+    return model
 
 
-def load_clip() -> Any:
+def load_clip(disable_dynamic: bool = False) -> Any:
     """The atelier's text encoder as a CLIP; words it never met share one meaning."""
     state_dict, _ = read("clip")
     table = "clip_l.transformer.text_model.embeddings.token_embedding.weight"
@@ -160,11 +162,18 @@ def load_clip() -> Any:
     state_dict[table] = rows[-1:].repeat(shape.TEXT["vocab_size"], 1)
     state_dict[table][known] = rows[:-1]
     target = comfy.supported_models_base.ClipTarget(AtelierTokens, AtelierClip)
-    return comfy.sd.CLIP(
+    clip: Any = comfy.sd.CLIP(
         target,
         parameters=comfy.utils.calculate_parameters(state_dict),
         state_dict=state_dict,  # type: ignore[arg-type]  # core takes a list or one dict
+        disable_dynamic=disable_dynamic,
     )
+    clip.patcher.cached_patcher_init = (_clip_patcher, ())
+    return clip
+
+
+def _clip_patcher(disable_dynamic: bool = False) -> Any:
+    return load_clip(disable_dynamic).patcher
 
 
 def load_vae() -> AtelierVae:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import comfy.model_management
 import comfy.sd
@@ -143,7 +144,7 @@ def _state(path: Path) -> tuple[int, ...]:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def live(recipe: Recipe | str, *, line: int = 0):
+def live(recipe: Recipe | str, *, line: int = 0, disable_dynamic: bool = False):
     """Run a recipe without a file: (MODEL, CLIP, VAE, report), loaded as core loads a checkpoint file.
 
     What is computed is what ``to_file`` writes, so the image is that of the saved file. Only the result is
@@ -166,15 +167,27 @@ def live(recipe: Recipe | str, *, line: int = 0):
         open_recipe.check_unchanged()
         metadata = open_recipe.metadata(hashed=False)
         words = result.report.text()
-    loaded = comfy.sd.load_state_dict_guess_config(
-        tensors, embedding_directory=folder_paths.get_folder_paths("embeddings"), metadata=metadata
+    loaded: Any = comfy.sd.load_state_dict_guess_config(
+        tensors,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        metadata=metadata,
+        disable_dynamic=disable_dynamic,
     )
     if loaded is None or loaded[0] is None:
         raise MergeError(
             "ComfyUI cannot load the result: model A is not a checkpoint or diffusion model it recognises."
         )
     model, clip, vae = loaded[:3]
+    for number, thing in enumerate((model, clip, vae)):
+        if thing is not None:  # core loads a model again for hooks, for compiling and for more than one GPU
+            getattr(thing, "patcher", thing).cached_patcher_init = (_patchers, (recipe, line), number)
     return model, clip, vae, words
+
+
+def _patchers(recipe: Recipe | str, line: int, disable_dynamic: bool = False) -> list[Any]:
+    """The patchers of ``live``, from running the recipe again."""
+    things = live(recipe, line=line, disable_dynamic=disable_dynamic)[:3]
+    return [getattr(thing, "patcher", thing) for thing in things]
 
 
 def read_recipe(checkpoint: str) -> str:

@@ -10,11 +10,14 @@ path runs.
 import logging
 from typing import Any
 
+import comfy.float
+import comfy.lora
 import comfy.model_prefetch
 import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
+from comfy.model_patcher import LowVramPatch, ModelPatcher, ModelPatcherDynamic
 from comfy.patcher_extension import CallbacksMP
+from comfy.quant_ops import QuantizedTensor
 
 from .host_left_out import PatchesLeftOut, left_out
 from .host_trace import LOADED, Loaded, Switch, compared, trace
@@ -134,6 +137,7 @@ class IncrementalDynamicPatcher(PatchesLeftOut, ModelPatcherDynamic):
             if dirty:
                 self.last_switch = Switch(len(changed), len(restored), len(after) - len(changed))
                 logger.info("Merge updated: %s", self.last_switch)
+        self._round_merges()
         self.patch_left_out(device_to)
         if self._is_usual():
             LOADED[self.model] = Loaded(self.patches_uuid, after, self._conditions())
@@ -167,12 +171,37 @@ class IncrementalDynamicPatcher(PatchesLeftOut, ModelPatcherDynamic):
         """Merges are computed at the precision of the forward pass, so that a page also depends on these."""
         return self.load_device, self.force_cast_weights, self.object_patches.get("manual_cast_dtype")
 
+    def _round_merges(self) -> None:
+        """Let the pass that merges compute with the weights of all later ones; core's uses unrounded ones."""
+        for key in self.patches:
+            module, name = comfy.utils.resolve_attr(self.model, key)
+            patch = getattr(module, f"{name}_lowvram_function", None)
+            if patch is not None and not isinstance(getattr(module, name), QuantizedTensor):
+                setattr(module, f"{name}_lowvram_function", RoundedPatch(patch, module, name))
+
     def _drop_unfinished(self) -> None:
         """Empty the pages of modules whose merge an exception ended: core marks a page before it is merged."""
         for module in self.model.modules():
             if "_prefetch" in module.__dict__:
                 comfy.model_prefetch.cleanup_prefetched_modules([module])
                 module._v_signature = None
+
+
+class RoundedPatch(LowVramPatch):
+    """Core's patch of a paged weight, computed as the plain loader does: float32 between patches, rounded once."""
+
+    _pin_state: Any
+
+    def __init__(self, patch: LowVramPatch, module: Any, name: str):
+        super().__init__(patch.key, patch.patches)
+        self._pin_state = vars(patch)["_pin_state"]
+        self.dtype = getattr(module, f"{name}_comfy_model_dtype", None) or getattr(module, name).dtype
+        self.seed = comfy.utils.string_to_seed(module.seed_key)
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        patches = self.patches[self.key] if self.prepared_patches is None else self.prepared_patches
+        merged = comfy.lora.calculate_weight(patches, weight, self.key)
+        return comfy.float.stochastic_rounding(merged, self.dtype, seed=self.seed).to(weight.dtype)
 
 
 def _has_weights(thing: torch.nn.Parameter | torch.nn.Module) -> bool:

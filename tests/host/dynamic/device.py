@@ -181,9 +181,13 @@ class _Bindings(torch.overrides.TorchFunctionMode):
             return aten.copy_.default(*args, **kwargs)
         if func == _DATA.__get__ and isinstance(args[0], DeviceTensor):
             return DeviceTensor(args[0].host)
-        if func in (*_INDEXING, *_READING, torch.Tensor.contiguous, torch.Tensor.nonzero) and isinstance(
-            args[0], DeviceTensor
-        ):
+        if func in (
+            *_INDEXING,
+            *_READING,
+            torch.Tensor.contiguous,
+            torch.Tensor.nonzero,
+            torch.Tensor.__invert__,
+        ) and isinstance(args[0], DeviceTensor):
             return _run(func, args, {})
         return func(*args, **kwargs)
 
@@ -197,6 +201,13 @@ class _Stream:
     def synchronize(self): ...
     def record_event(self, event=None):
         return event
+
+
+class _Generator(torch.Generator):
+    """Draws on the CPU, for either device."""
+
+    def __new__(cls, device=None):
+        return super().__new__(cls, CPU)
 
 
 def install(used) -> None:
@@ -225,6 +236,7 @@ def install(used) -> None:
         "manual_seed_all": lambda _: None, "_exchange_device": lambda _: 0, "_maybe_exchange_device": lambda _: 0,
     }.items():  # fmt: skip
         setattr(torch.cuda, name, value)
+    torch.Generator = _Generator
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     _Bindings().__enter__()
     _Everything().__enter__()

@@ -1,5 +1,6 @@
 """Core's dynamic loading on the simulated GPU, set up as main.py does, and what its tests share."""
 
+import contextlib
 import gc
 import sys
 from pathlib import Path
@@ -180,3 +181,34 @@ def unequal(have: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> lis
     """The keys under which two sets of tensors differ."""
     assert have.keys() == want.keys()
     return [key for key in want if not torch.equal(have[key], want[key])]
+
+
+@contextlib.contextmanager
+def plain_loading():
+    """Core as with --disable-dynamic-vram, for models that are loaded within."""
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcher
+    comfy.memory_management.aimdo_enabled = False
+    try:
+        yield
+    finally:
+        comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+        comfy.memory_management.aimdo_enabled = True
+        unload()
+
+
+def both(run):
+    """What ``run()`` gives on the plain and on the dynamic path; torch.equal of both is the point of these tests."""
+    with plain_loading():
+        plain = run()
+    dynamic = run()
+    unload()
+    return plain, dynamic
+
+
+@contextlib.contextmanager
+def waits():
+    """The waits for the device within, by place; filled when the block ends."""
+    device.WAITS.clear()
+    found: dict[str, int] = {}
+    yield found
+    found.update(device.WAITS)

@@ -1,0 +1,195 @@
+"""Everything else of the pack under dynamic loading: the same results as on the plain path, and waits per step."""
+
+import comfy.sd
+import comfy.taesd.taesd
+import device
+import kit
+import pytest
+import safetensors.torch
+import torch
+from blockwork.atelier import host as demo
+from blockwork.blocks.spec import parse
+from blockwork.cascade import host_cascade, host_load, host_model, host_sampler
+from blockwork.deprojector import host as deprojectors
+from blockwork.injection import host as injection
+from blockwork.injection.conditioning import stretches
+from blockwork.injection.entries import injection as entry
+from blockwork.injection.host_change import Change
+from blockwork.merge.files import host as files
+from blockwork.merge.live import host
+from blockwork.tests.support import cascade_files
+
+
+def same(run):
+    """Run on both paths; the results are equal bit for bit. Returns the dynamic one."""
+    plain, dynamic = kit.both(run)
+    assert torch.equal(plain, dynamic)
+    return dynamic
+
+
+def carrying(model, positive, spec, seed=9, **options):
+    blocks = injection.blocks_of(model)
+    other = kit.prompts(model, seed)[0]
+    return Change((entry(parse(spec, blocks), stretches(other, blocks), **options),)).on(positive)
+
+
+def test_injection_beside_a_merge():
+    def run():
+        merged = host.merge_models(kit.unet("base"), kit.unet("ink"), "GRAD_V")[0]
+        model = injection.prepare(merged)
+        positive, negative = kit.prompts(model)
+        injected = carrying(model, positive, "IN04@0.2-0.7=0.5, M00, OUT05/k", mode="lerp")
+        return torch.stack([kit.sample(model, 2, p, negative) for p in (positive, injected)])
+
+    plain, injected = same(run)
+    assert not torch.equal(plain, injected)
+
+
+def test_injection_waits_no_more_often_than_core():
+    model = injection.prepare(kit.unet("base"))
+    positive, negative = kit.prompts(model)
+
+    def per_step(conditioning):
+        counts = []
+        for steps in (2, 4):
+            kit.sample(model, steps, conditioning, negative)
+            with kit.waits() as found:
+                kit.sample(model, steps, conditioning, negative)
+            counts.append(sum(found.values()))
+        return (counts[1] - counts[0]) / 2
+
+    assert per_step(carrying(model, positive, "all")) == per_step(positive)
+
+
+def test_merged_vae():
+    def run():
+        vaes = []
+        for seed in (1, 2):
+            generator = torch.Generator().manual_seed(seed)
+            state = comfy.taesd.taesd.TAESD().state_dict()
+            noise = {
+                key: (torch.randn(value.shape, generator=generator) * 0.1).bfloat16()
+                for key, value in state.items()
+            }
+            vaes.append(comfy.sd.VAE(sd=noise))
+        merged = host.merge_vaes(*vaes, 0.5)[0]
+        latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        result = device.on_host(merged.decode(latent)).clone()
+        kit.end_of_node()
+        return result
+
+    same(run)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_merges_of_every_dtype(dtype):
+    """Files of every dtype, computed in float16 or bfloat16 as core chooses."""
+
+    def run():
+        a, b = (kit.unet(name, stored=dtype) for name in ("base", "ink"))
+        merged = host.add_model_difference(host.merge_models(a, b, "0.3")[0], b, a, "GRAD_A")[0]
+        weights = kit.loaded_weights(kit.load(merged))
+        return torch.cat([value.flatten().float() for value in weights.values()])
+
+    plain, dynamic = kit.both(run)
+    if dtype == torch.float16:
+        assert torch.equal(plain, dynamic)
+    else:  # computed in float16: the plain loader rounds the file to it first, dynamic loading keeps the small modules
+        step = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-10
+        assert bool(((plain - dynamic).abs() <= 2 * step * dynamic.abs() + 1e-6).all())
+
+
+def test_a_float32_file_is_merged_exactly():
+    """Paged weights of float32 files are merged from what the file holds, rounded once."""
+    a, b = (kit.unet(name, stored=torch.float32) for name in ("base", "ink"))
+    for model in (a, b):
+        for parameter in model.model.parameters():
+            parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)) * 1e-4
+    stored_a, stored_b = (host.stored_tensors(model, "diffusion_model.") for model in (a, b))
+    merged = host.merge_models(a, b, "0.3")[0]
+    have = kit.loaded_weights(kit.load(merged))
+    for key in merged.patches:
+        exact = (stored_a[key].float() * 0.7 + stored_b[key].float() * 0.3).to(have[key].dtype)
+        assert torch.equal(have[key], exact), key
+
+
+def test_float8_differs_by_a_step_at_most():
+    """Core rounds float8 stochastically, with another seed on each path."""
+
+    def run():
+        a, b = (kit.unet(name, dtype=torch.float8_e4m3fn) for name in ("base", "ink"))
+        weights = kit.loaded_weights(kit.load(host.merge_models(a, b, "0.3")[0]))
+        return torch.cat([v.flatten().float() for v in weights.values() if v.dtype == torch.float8_e4m3fn])
+
+    plain, dynamic = kit.both(run)
+    assert plain.numel() and bool(((plain - dynamic).abs() <= 2.0**-3 * dynamic.abs() + 2.0**-9).all())
+
+
+def test_models_for_hooks_and_compiling():
+    """Core makes a second, not dynamic, model for hooks and for TorchCompileModel."""
+    merged = host.merge_models(demo.load_model("base"), demo.load_model("ink"), "GRAD_V")[0]
+    want = kit.loaded_weights(kit.load(merged))
+    kit.unload()
+    second = merged.get_non_dynamic_delegate()
+    assert not second.is_dynamic()
+    assert not kit.unequal(kit.loaded_weights(kit.load(second)), want)
+    clip = demo.load_clip()
+    assert not clip.clone(disable_dynamic=True).patcher.is_dynamic()
+
+
+def test_stages(tmp_path):
+    cascade_files.make_files(tmp_path)
+    host_model.register()
+    stage = sorted((tmp_path / "diffusion_models").glob("*.safetensors"))[0]
+
+    def run():
+        model = host_load.prepared_stage(str(stage))
+        width = model.model.config.text_dim
+        texts = [
+            [[torch.randn(1, 7, width, generator=torch.Generator().manual_seed(seed)) * 0.3, {}]]
+            for seed in (1, 2)
+        ]
+        sigmas = host_sampler.stage_sigmas(model, "3")
+        sampler = host_sampler.LearnedRangeSampler()
+        latent = torch.zeros(1, 3, 16, 16)
+        result = host_cascade.sampled(model, *texts, 7.0, sampler, sigmas, latent, 1)
+        kit.end_of_node()
+        return device.on_host(result).clone()
+
+    same(run)
+
+
+@pytest.mark.parametrize("name", ["lstm_2", "transformer"])
+def test_deprojectors(name):
+    demo.register()
+
+    def run():
+        loaded = deprojectors.load(f"atelier_{name}.safetensors")
+        embeds = torch.randn(2, loaded.module.config.dim, generator=torch.Generator().manual_seed(4))
+        states = deprojectors.run(loaded, embeds, deprojectors.Shaping(rows=12, exact_end=True))
+        kit.end_of_node()
+        return device.on_host(states).clone()
+
+    same(run)
+
+
+def test_a_saved_merge_reloads_as_the_file_merge(tmp_path):
+    """The tensors of a live merge that was sampled and saved are those that merging the files gives."""
+    a, b = kit.unet("base"), kit.unet("ink")
+    names = []
+    for name, model in (("a", a), ("b", b)):
+        state = {f"model.{key}": value for key, value in model.model_state_dict("diffusion_model.").items()}
+        safetensors.torch.save_file(
+            {k: v.clone().contiguous() for k, v in state.items()}, tmp_path / f"{name}.safetensors"
+        )
+        names.append(name)
+    merged = host.merge_models(a, b, "GRAD_V")[0]
+    kit.sample(merged)
+    saved = {key: value for key, value in kit.saved(merged).items()}
+    files.merge_files(
+        "out = a + b, method=each, m_b=[GRAD_V]",
+        tmp_path / "out.safetensors",
+        resolve=lambda name: tmp_path / f"{name}.safetensors",
+    )
+    written = safetensors.torch.load_file(tmp_path / "out.safetensors")
+    assert [key for key in saved if not torch.equal(saved[key], written[f"model.{key}"])] == []
