@@ -31,7 +31,7 @@ class Run:
     seconds: int
 
 
-# In order of worth: what the time limit leaves out stands last. A new capability adds its part here and in parts/.
+# In order of worth: the time limit leaves out the last ones. A new capability adds its part here and in parts.py.
 RUNS = (
     Run(("files_sd15", "slider_sd15", "exact"), "dynamic", 150),
     Run(("injection", "stages", "unet"), "dynamic", 100),

@@ -71,7 +71,7 @@ class IncrementalPatcher(PatchesLeftOut, ModelPatcher):
         standing = self.model.current_weight_patches_uuid
         if standing in (None, self.patches_uuid):
             return None  # not loaded, or nothing to do
-        if any(map(_is_dressed, self.model.modules())):
+        if any(map(_recomputes, self.model.modules())):
             return None
         if not self.backup:
             return {}
@@ -100,7 +100,7 @@ class IncrementalPatcher(PatchesLeftOut, ModelPatcher):
         return beside or getattr(module, "comfy_patched_weights", False) is True
 
     def _restore(self, key: str, device: torch.device) -> None:
-        """Put the model's own weight back; where a new patch follows, that brings it to the device."""
+        """Restore the model's own weight; if a new patch follows, that moves it to the device."""
         kept = self.backup.get(key)
         if kept is None:
             return
@@ -208,8 +208,8 @@ def _has_weights(thing: torch.nn.Parameter | torch.nn.Module) -> bool:
     return isinstance(thing, torch.nn.Parameter) or any(True for _ in thing.parameters())
 
 
-def _is_dressed(module: torch.nn.Module) -> bool:
-    """Whether something computes this module's weights anew at every forward: offloading, a weight wrapper."""
+def _recomputes(module: torch.nn.Module) -> bool:
+    """Whether something computes this module's weights again in every forward pass: offloading, a weight wrapper."""
     return bool(
         getattr(module, "weight_function", None)
         or getattr(module, "bias_function", None)

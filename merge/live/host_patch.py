@@ -38,7 +38,7 @@ ANCHOR = torch.zeros(1)
 
 CHUNK = (
     1 << 20
-)  # elements: a stretch of A, of B and the scratch stay in cache; shorter ones cost more in threads
+)  # elements: a chunk of A, of B and the buffer fit in cache; smaller chunks cost more in threads
 
 
 class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
@@ -115,32 +115,32 @@ def _effective(patches: KeyPatches, key: str, device: torch.device) -> torch.Ten
 def _merge_into(
     merged: torch.Tensor, operands: Sequence[torch.Tensor], method: Method, parameters: Sequence[float]
 ) -> None:
-    """Overwrite ``merged`` (float32) with the method's result; on a CPU in stretches, through one piece of scratch."""
+    """Overwrite ``merged`` (float32) with the method's result; on a CPU in chunks, through one buffer."""
     if merged.device.type != "cpu" or not merged.is_contiguous():
         merged.copy_(method(merged, *(operand.to(torch.float32) for operand in operands), *parameters))
         return
     in_place = {each: _each_in_place, add_difference: _add_difference_in_place}.get(method)
-    scratch = torch.empty(min(CHUNK, merged.numel()))
+    buffer = torch.empty(min(CHUNK, merged.numel()))
     flat = merged.view(-1)
     flats = [operand.reshape(-1) for operand in operands]
     for start in range(0, flat.numel(), CHUNK):
-        stretch = slice(start, start + CHUNK)
-        target, others = flat[stretch], [operand[stretch] for operand in flats]
+        chunk = slice(start, start + CHUNK)
+        target, others = flat[chunk], [operand[chunk] for operand in flats]
         if in_place:
-            in_place(target, *others, scratch[: target.numel()], *parameters)
+            in_place(target, *others, buffer[: target.numel()], *parameters)
         else:
             target.copy_(method(target, *(other.to(torch.float32) for other in others), *parameters))
 
 
-def _each_in_place(a: torch.Tensor, b: torch.Tensor, scratch: torch.Tensor, m_a: float, m_b: float) -> None:
-    """``each``, the same two products and their sum, in memory that is already there: half its cost is new pages."""
-    scratch.copy_(b)
-    a.mul_(m_a).add_(scratch.mul_(m_b))
+def _each_in_place(a: torch.Tensor, b: torch.Tensor, buffer: torch.Tensor, m_a: float, m_b: float) -> None:
+    """``each``, the same two products and their sum, in memory that is allocated already: half its cost is new memory."""
+    buffer.copy_(b)
+    a.mul_(m_a).add_(buffer.mul_(m_b))
 
 
 def _add_difference_in_place(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, scratch: torch.Tensor, alpha: float
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, buffer: torch.Tensor, alpha: float
 ) -> None:
     """``add_difference`` likewise."""
-    scratch.copy_(b)
-    a.add_(scratch.sub_(c.to(torch.float32)), alpha=alpha)
+    buffer.copy_(b)
+    a.add_(buffer.sub_(c.to(torch.float32)), alpha=alpha)

@@ -110,6 +110,7 @@ def use_all_weights(patcher) -> None:
     for module in patcher.model.modules():
         if hasattr(module, "_v"):
             dtype = getattr(module, "weight_comfy_model_dtype", None) or module.weight.dtype
+            dtype = torch.float16 if dtype.itemsize == 1 else dtype  # float8 is stored, never computed in
             weight, bias, stream = comfy.ops.cast_bias_weight(
                 module, device=device.GPU, dtype=dtype, bias_dtype=dtype, offloadable=True
             )
