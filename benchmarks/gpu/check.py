@@ -78,7 +78,8 @@ def run_all(options: argparse.Namespace, work: Path) -> dict:
         record: dict = {"parts": parts, "mode": mode, "ended": "left out: no time", "seconds": 0.0}
         runs.append(record)
         if left >= START:
-            record |= run_process(parts, mode, kind, work, min(left, run.seconds))
+            most = run.seconds if kind == "gpu" else left  # the caps are those of a card
+            record |= run_process(parts, mode, kind, work, min(left, most))
     return {
         "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),

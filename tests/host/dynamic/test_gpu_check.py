@@ -13,12 +13,12 @@ CHECK = layout.ROOT / "benchmarks" / "gpu" / "check.py"
 def check(out, *options):
     command = [sys.executable, str(CHECK), "--out", str(out), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     return done, json.loads((out / "gpu_check.json").read_text(encoding="utf-8"))
 
 
 def test_a_part_runs_on_the_simulated_gpu(tmp_path):
-    done, result = check(tmp_path, "--simulated", "--only", "exact", "--limit", "300")
+    done, result = check(tmp_path, "--simulated", "--only", "exact", "--limit", "800")
     assert done.returncode == 0, done.stdout + done.stderr
     dynamic, static = result["runs"]
     assert (dynamic["mode"], static["mode"]) == ("dynamic", "static")
