@@ -46,7 +46,7 @@ def growth(order: str, within: str, custom: str, blocks: ModelBlocks) -> list[tu
         chosen.sort(key=lambda block: ORDERS[order](block, blocks))
         steps = [layer_names([s for s in block.sub_blocks if s in inside], blocks) for block in chosen]
     if not steps:
-        raise InjectionError("there is no block to grow by: write one block spec per line into 'custom'.")
+        raise InjectionError("There is no block to grow by. Write one block spec per line into custom.")
     stages = [("none", "")]
     for count, step in enumerate(steps, 1):
         stages.append((f"+ {step}", ", ".join(steps[:count])))

@@ -35,7 +35,7 @@ from .injection import (
     InjectIntoModel,
     InjectionPlan,
 )
-from .injection_sweep import BlockGrowth
+from .injection_sweep import BlockGrowth, GrowthGrid
 from .injection_xti import EncodeXTI, LoadXTI, MixXTI, SaveXTI, XTIDensity
 from .lora import HookLoRA, LoadLoRA, LoRAReport, SaveLoRA
 from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeVAE, ScaleBlocks
@@ -76,6 +76,7 @@ NODES: list[type[io.ComfyNode]] = [
     BlockPresetNode,
     InjectionPlan,
     BlockGrowth,
+    GrowthGrid,
     LoadXTI,
     EncodeXTI,
     MixXTI,

@@ -1,30 +1,44 @@
-"""Block growth: watch one prompt take over from another, block by block."""
+"""Block growth: one prompt takes over from another, block by block."""
 
 import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..injection import host, host_sweep
-from ..injection.entries import Mode
+from ..injection import host
 from ..injection.picture import draw_grid
 from ..injection.sweep import CUSTOM, ORDERS, growth
+from ..study import host as host_sweep
+from ..study.growth import growth_graph
+
+CATEGORY = "blockwork/injection"
+SOCKETS = ("model", "positive", "prompt", "negative", "latent_image", "vae")
+
+
+def _outputs() -> list:
+    return [
+        io.Image.Output("grid", tooltip="All stages with labels."),
+        io.Image.Output("images", tooltip="The images of all stages as a batch."),
+        io.String.Output("stages", tooltip="The blocks of each stage, one line each."),
+    ]
 
 
 class BlockGrowth(io.ComfyNode):
-    """Samples one image per stage of a growing set of blocks."""
+    """Expands into one injection, sampler and decoder per stage, each with its own cache entry."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BlockworkBlockGrowth",
             display_name="Block Growth",
-            category="blockwork/injection",
-            description="Gives prompt B to no block, then to one block more each time, until it has them all, and lays the images out in a labelled grid: which block carries what, seen at a glance. Nothing is written to disk.",
+            category=CATEGORY,
+            description="Gives prompt B to no block, then to one block more each time, until it has them all, and shows the images in a labelled grid. Use it to see which block carries what. Each stage has its own cache entry: a stopped growth resumes. Nothing is written to disk.",
+            enable_expand=True,
+            hidden=[io.Hidden.dynprompt],
             search_aliases=["block sweep", "block study", "prompt growth", "XY plot blocks", "which block does what"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with."),
-                io.Conditioning.Input("positive", tooltip="Prompt A: what the image starts from."),
-                io.Conditioning.Input("prompt", tooltip="Prompt B: what takes over."),
+                io.Conditioning.Input("positive", tooltip="Prompt A: the prompt of the first stage."),
+                io.Conditioning.Input("prompt", tooltip="Prompt B: the prompt that takes over."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt, the same in every stage."),
                 io.Latent.Input("latent_image", tooltip="The latent to sample, as for a KSampler."),
                 io.Vae.Input("vae", tooltip="Decodes the images."),
@@ -37,29 +51,48 @@ class BlockGrowth(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The sampler."),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="The scheduler."),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the noise, as for a KSampler."),
-                io.Combo.Input("mode", options=["replace", "lerp", "concat"], default="replace", optional=True, tooltip="How a block takes prompt B: instead of A, mixed by weight, or beside it."),
-                io.Float.Input("weight", default=1.0, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="The share of prompt B for mode lerp."),
+                io.Combo.Input("mode", options=["replace", "lerp", "concat"], default="replace", optional=True, tooltip="How a block gets prompt B: mixed with A by weight (at 1 B alone), or beside it."),
+                io.Float.Input("weight", default=1.0, min=-10.0, max=10.0, step=0.01, optional=True, tooltip="The share of prompt B."),
                 io.Int.Input("columns", default=0, min=0, max=64, optional=True, tooltip="Images per row of the grid; 0 makes it about square."),
             ],
-            outputs=[
-                io.Image.Output("grid", tooltip="All stages with labels."),
-                io.Image.Output("images", tooltip="The images of all stages as a batch."),
-                io.String.Output("stages", tooltip="The blocks of each stage, one line each."),
-            ],
+            outputs=_outputs(),
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model, positive, prompt, negative, latent_image, vae, order, within, custom,
-        seed, steps, cfg, sampler_name, scheduler, denoise, mode: Mode = "replace", weight=1.0, columns=0,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls, model, order, within, custom, mode="replace", weight=1.0, columns=0, **settings
+    ) -> io.NodeOutput:
         stages = growth(order, within, custom, host.blocks_of(model))
-        sampling = host_sweep.Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
-        images = host_sweep.sample_stages(
-            model, positive, prompt, negative, latent_image, vae, stages, sampling, mode, weight
-        )
-        batch, pictures = len(images[0]), torch.cat(images)
-        labels = [label for label, _ in stages for _ in range(batch)]
-        grid = draw_grid(pictures.float().cpu().numpy(), labels, columns or (batch if batch > 1 else 0))
-        lines = "\n".join(f"{label}: {spec or 'no block'}" for label, spec in stages)
-        return io.NodeOutput(torch.from_numpy(grid)[None], pictures, lines)
+        links = host_sweep.own_links(cls.hidden.dynprompt)
+        widgets = {name: value for name, value in settings.items() if name not in SOCKETS}
+        inputs = {"mode": mode, "weight": weight, "columns": columns, **widgets, **links}
+        graph, outputs = growth_graph(stages, inputs, host_sweep.new_prefix())
+        return io.NodeOutput(*outputs, expand=graph)
+
+
+class GrowthGrid(io.ComfyNode):
+    """Assembles the images of a growth."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkGrowthGrid",
+            display_name="Block Growth Grid",
+            category=CATEGORY,
+            description="Shows images with a label each in a grid. Block Growth does this already; use this node for stages that were sampled elsewhere.",
+            search_aliases=["image grid", "labelled grid", "block growth image"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The images as a list, one batch per stage."),
+                io.String.Input("stages", multiline=True, default="", tooltip="One line per stage: label: blocks."),
+                io.Int.Input("columns", default=0, min=0, max=64, optional=True, tooltip="Images per row of the grid; 0 makes it about square, or one row per stage for batches."),
+            ],
+            outputs=_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, images, stages, columns=(0,)) -> io.NodeOutput:
+        batch, everything = len(images[0]), torch.cat(images)
+        labels = [line.partition(": ")[0] for line in stages[0].splitlines() for _ in range(batch)]
+        grid = draw_grid(everything.float().cpu().numpy(), labels, columns[0] or (batch if batch > 1 else 0))
+        return io.NodeOutput(torch.from_numpy(grid)[None], everything, stages[0])

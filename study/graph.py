@@ -41,7 +41,7 @@ def cell_nodes(
     pictures = []
     for seed in sweep.seeds:
         stem = f"{prefix}{cell.name}_{seed}"
-        graph[f"{stem}_sample"] = _sampler(model, seed, inputs)
+        graph[f"{stem}_sample"] = sampler_node(model, seed, inputs)
         decode = {"samples": [f"{stem}_sample", 0], "vae": inputs["vae"]}
         graph[f"{stem}_decode"] = {"class_type": "VAEDecode", "inputs": decode}
         pictures.append([f"{stem}_decode", 0])
@@ -57,7 +57,7 @@ def sweep_graph(sweep: Sweep, inputs: Mapping[str, Any], prefix: str) -> tuple[G
         graph |= nodes
         pictures += links
     grid = f"{prefix}grid"
-    graph[grid] = _grid(sweep, inputs, _gather(graph, pictures, prefix))
+    graph[grid] = _grid(sweep, inputs, gather(graph, pictures, prefix))
     return graph, [[grid, output] for output in range(3)]
 
 
@@ -109,7 +109,7 @@ def check(inputs: Mapping[str, Any]) -> None:
 def _assemble(prompt: Graph, node_id: str, sweep: Sweep, inputs: Mapping[str, Any], loads: Graph) -> Graph:
     """The prompt with loaded pictures in the place of the sweep, and what hangs on it; previews if nothing does."""
     graph = {**prompt, **loads}
-    images = _gather(graph, [[load, 0] for load in loads], f"{node_id}_")
+    images = gather(graph, [[load, 0] for load in loads], f"{node_id}_")
     graph[node_id] = _grid(sweep, inputs, images)
     ends = _downstream(prompt, node_id)
     if ends == {node_id}:
@@ -130,7 +130,7 @@ def _merge(cell: Cell, inputs: Mapping[str, Any]) -> Node:
     return {"class_type": "BlockworkMergeModels", "inputs": {**models, **common}}
 
 
-def _sampler(model: Link, seed: int, inputs: Mapping[str, Any]) -> Node:
+def sampler_node(model: Link, seed: int, inputs: Mapping[str, Any]) -> Node:
     """KSampler, or SamplerCustom where a SAMPLER and SIGMAS are connected."""
     common = {name: inputs[name] for name in ("positive", "negative", "latent_image", "cfg")}
     if inputs.get("sampler") is None:
@@ -154,7 +154,7 @@ def _grid(sweep: Sweep, inputs: Mapping[str, Any], images: Link) -> Node:
     return {"class_type": GRID, "inputs": settings}
 
 
-def _gather(graph: Graph, pictures: list[Link], prefix: str) -> Link:
+def gather(graph: Graph, pictures: list[Link], prefix: str) -> Link:
     """One link to the list of all pictures, through a tree of core's CreateList nodes, which copy nothing."""
     level = 0
     while len(pictures) > 1 or level == 0:

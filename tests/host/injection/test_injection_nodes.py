@@ -1,6 +1,5 @@
 """The nodes: what their widgets ask for is what happens, and wrong input gets an error that helps."""
 
-import comfy.model_management
 import pytest
 import torch
 from blockwork.blocks.spec import SpecError
@@ -10,7 +9,6 @@ from blockwork.injection.entries import InjectionError
 from blockwork.injection.presets import PRESETS
 from blockwork.injection.xti import SD1
 from blockwork.nodes import injection as nodes
-from blockwork.nodes.injection_sweep import BlockGrowth
 from blockwork.tests.support.injection_kit import carry, predictions, prompt, tiny_model
 
 COND, UNCOND = 0, 1
@@ -110,60 +108,6 @@ def test_presets_name_blocks_that_exist():
         for kind, blocks in models.items():
             if kind in preset.models or preset.models == "any":
                 assert host_change.parse(spec, blocks).settings
-
-
-class FlatVAE:
-    """Stands in for a VAE: the first three channels of the latent, enlarged."""
-
-    def decode(self, samples):
-        image = samples[:, :3].movedim(1, -1).sigmoid()
-        return image.repeat_interleave(8, 1).repeat_interleave(8, 2)
-
-
-GROWTH = {
-    "order": "from the middle outward",
-    "within": "coarse",
-    "custom": "",
-    "seed": 5,
-    "steps": 2,
-    "cfg": 4.0,
-    "sampler_name": "euler",
-    "scheduler": "normal",
-    "denoise": 1.0,
-}
-
-
-def grow(model, batch=1, **changed):
-    latent = {"samples": torch.zeros(batch, 4, 8, 8)}
-    return BlockGrowth.execute(
-        model, prompt(1), prompt(3), prompt(2), latent, FlatVAE(), **{**GROWTH, **changed}
-    ).result
-
-
-def test_block_growth(model):
-    grid, images, stages = grow(model)
-    assert images.shape == (7, 64, 64, 3)
-    assert stages.splitlines()[0] == "none: no block" and stages.splitlines()[2] == "+ IN08: M00, IN08"
-    differences = [not torch.equal(images[i], images[i + 1]) for i in range(6)]
-    assert all(differences)
-    assert grid.shape[0] == 1 and grid.shape[2] > 3 * 64
-    every = grow(model, order="custom", custom="all")[1]
-    alone = BlockGrowth.execute(
-        model, prompt(3), prompt(1), prompt(2), {"samples": torch.zeros(1, 4, 8, 8)}, FlatVAE(), **GROWTH
-    ).result[1]
-    assert torch.equal(every[0], images[0])  # stage "none" is prompt A
-    assert torch.equal(every[1], alone[0])  # stage "all" is prompt B
-
-
-def test_block_growth_of_a_batch_and_its_interruption(model):
-    _, images, _ = grow(model, batch=2, order="custom", custom="M00\nup")
-    assert images.shape[0] == 6
-    comfy.model_management.interrupt_current_processing(True)
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            grow(model)
-    finally:
-        comfy.model_management.interrupt_current_processing(False)
 
 
 def test_errors_say_what_to_do(model):
