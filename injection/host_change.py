@@ -127,6 +127,20 @@ def change(
     return Change((made,))
 
 
+def inject_all(
+    model: ModelPatcher, conditioning: Conditioning, prompts: Sequence[Conditioning], blocks: Sequence[str]
+) -> Conditioning:
+    """``conditioning`` with each of ``prompts`` injected into its entry of ``blocks``, in order."""
+    if len(prompts) != len(blocks):
+        raise InjectionError(
+            f"{len(prompts)} prompts and {len(blocks)} lists of blocks are given, and each prompt needs its blocks. "
+            "Connect sentences and blocks of the same Split Block Prompt."
+        )
+    for prompt, spec in zip(prompts, blocks, strict=True):
+        conditioning = change(model, prompt, spec).on(conditioning)
+    return conditioning
+
+
 def check_parts(made: Injection, blocks: ModelBlocks) -> None:
     """InjectionError where keys and values are asked for apart in a model whose blocks read one text for both."""
     parts = {setting.part for settings in made.layers.values() for setting in settings}

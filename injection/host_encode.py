@@ -1,5 +1,7 @@
 """Encodes block prompts with a CLIP: every different sentence once, whatever the number of blocks."""
 
+import logging
+import re
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -13,12 +15,23 @@ from .host_xti import embedded_xti
 from .prompt_syntax import BlockPrompt, Variant, read
 from .report import layer_names
 
+log = logging.getLogger("blockwork")
+
+FOREIGN = (
+    (re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE), "such tags"),
+    (re.compile(r"\[[^\[\]:]{0,100}:[^\[\]:]{0,100}:\s*[0-9.]{1,10}%?\s*\]"), "prompt schedules"),
+    (re.compile(r"\bBREAK\b"), "BREAK"),
+)
+
 
 def encode_block_prompt(model: ModelPatcher, clip: Any, text: str) -> tuple[Change, Conditioning, str]:
     """The change a block prompt makes, the conditioning of its base sentence, and what each block got as text."""
     blocks = blocks_of(model)
     prompt = read(text, blocks)
-    warned = [
+    warned = foreign_syntax(text)
+    for warning in warned:
+        log.warning("%s", warning)
+    warned += [
         f"embedding:{name} is an XTI file; only its first layer is used here" for name in embedded_xti(text)
     ]
     encoded = {words: _encode(clip, words) for words in {prompt.base, *(v.text for v in prompt.variants)}}
@@ -26,6 +39,28 @@ def encode_block_prompt(model: ModelPatcher, clip: Any, text: str) -> tuple[Chan
     for one in injections:
         check_parts(one, blocks)
     return Change(injections), encoded[prompt.base], "\n".join([resolved(prompt, blocks), *warned])
+
+
+def split_block_prompt(model: ModelPatcher, text: str) -> tuple[str, list[str], list[str]]:
+    """The base sentence of a block prompt, the other sentences, and the blocks of each as a block spec.
+
+    Where no block differs, the base sentence stands in the list with the weight 0, so that a graph still runs.
+    """
+    blocks = blocks_of(model)
+    prompt = read(text, blocks)
+    pairs = [(variant.text, variant.blocks_text(blocks)) for variant in prompt.variants] or [
+        (prompt.base, "all=0")
+    ]
+    return prompt.base, [words for words, _ in pairs], [spec for _, spec in pairs]
+
+
+def foreign_syntax(text: str) -> list[str]:
+    """Warnings for what other encoders understand and a CLIP reads as words: LoRA tags, schedules, BREAK."""
+    return [
+        f"{match.group()[:60]!r} is read as words here. Use Split Block Prompt and the encoder that knows {what}."
+        for pattern, what in FOREIGN
+        if (match := pattern.search(text))
+    ]
 
 
 def resolved(prompt: BlockPrompt, blocks: ModelBlocks) -> str:

@@ -35,6 +35,7 @@ from .injection import (
     InjectIntoModel,
     InjectionPlan,
 )
+from .injection_split import InjectBlockPrompts, SplitBlockPrompt
 from .injection_sweep import BlockGrowth, GrowthGrid
 from .injection_xti import EncodeXTI, LoadXTI, MixXTI, SaveXTI, XTIDensity
 from .lora import HookLoRA, LoadLoRA, LoRAReport, SaveLoRA
@@ -73,6 +74,8 @@ NODES: list[type[io.ComfyNode]] = [
     InjectIntoBlocks,
     InjectIntoModel,
     BlockPromptEncode,
+    SplitBlockPrompt,
+    InjectBlockPrompts,
     BlockPresetNode,
     InjectionPlan,
     BlockGrowth,

@@ -9,6 +9,7 @@ import torch
 from blockwork.injection import host, host_encode, host_xti, xti
 from blockwork.injection.entries import InjectionError
 from blockwork.injection.xti import LAYERS, SD1
+from blockwork.nodes.injection_split import InjectBlockPrompts, SplitBlockPrompt
 from blockwork.tests.support.injection_kit import predictions, prompt, tiny_model, worst
 from comfy import supported_models_base
 from safetensors.torch import save_file
@@ -183,3 +184,27 @@ def test_core_takes_one_layer_only(clip, embeddings, model, caplog):
 def test_vocabulary(clip):
     words = host_xti.vocabulary(clip)
     assert words.shape == (49408, 768)
+
+
+def test_block_prompts_for_any_encoder(clip, model, caplog):
+    """Split, encode, inject equals Block Prompt Encode; what only other encoders understand is warned about."""
+    text = "a (~: M00=0.5/k: red; IN07@0-0.4, coarse/v: green; _: grey :~) car"
+    base, sentences, specs = SplitBlockPrompt.execute(model, text).result
+
+    def encode(words):
+        return clip.encode_from_tokens_scheduled(clip.tokenize(words))
+
+    ready, injected = InjectBlockPrompts.execute(
+        [model], [encode(base)], [encode(one) for one in sentences], specs
+    ).result
+    change, conditioning, resolved = host_encode.encode_block_prompt(model, clip, text)
+    expected = predictions(ready, change.on(conditioning), prompt(2)).predictions[0][0]
+    assert worst(predictions(ready, injected, prompt(2)).predictions[0][0], expected) < OTHER_KERNEL
+    assert "is read as words" not in resolved
+    with pytest.raises(InjectionError, match="1 prompts and 2 lists"):
+        InjectBlockPrompts.execute([model], [encode(base)], [encode(base)], ["M00", "IN07"])
+    assert SplitBlockPrompt.execute(model, "plain").result == ("plain", ["plain"], ["all=0"])
+    for foreign in ("<lora:x:0.5>", "[cat:dog:0.5]", "BREAK"):
+        warned = host_encode.encode_block_prompt(model, clip, f"a (~: M00: b; _: c :~) {foreign} d")[2]
+        assert "is read as words" in warned and "is read as words" in caplog.text
+        caplog.clear()
