@@ -133,6 +133,10 @@ def check_target(path: Path) -> None:
     try:
         there = path.stat()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise MergeError(
+                f"{path.name} is a link to a file that does not exist. Choose another name."
+            ) from None
         return
     except OSError as error:  # a file where a folder should be, a path that is too long, no permission
         raise _failed(path, error) from error

@@ -52,7 +52,8 @@ def model_files(*kinds: str) -> list[str]:
 
 def find(name: str) -> Path:
     """The file a recipe means by ``name``, in any of ComfyUI's model folders; MergeError lists what there is."""
-    kind, file = _listed()[match_name(name, list(_listed()))]
+    listed = _listed()
+    kind, file = listed[match_name(name, list(listed))]
     found = folder_paths.get_full_path(kind, file)
     if found is None:
         raise MergeError(f"{name} was deleted. Refresh the page to see the files that exist.")
@@ -61,8 +62,9 @@ def find(name: str) -> Path:
 
 def kind_of(name: str) -> str:
     """The kind of model under which ComfyUI lists a file; checkpoints where it lists none of that name."""
+    listed = _listed()
     try:
-        return _listed()[match_name(name, list(_listed()))][0]
+        return listed[match_name(name, list(listed))][0]
     except MergeError:
         return KINDS[0]
 

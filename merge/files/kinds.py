@@ -73,7 +73,7 @@ def naming_of(keys: Collection[str]) -> Naming:
     if counts[best] > ENOUGH and (best == COSMOS or _is_diffusion(keys, best)):
         return Naming(best, CHECKPOINT)
     if any(key.startswith(MODEL) for key in keys):
-        return AS_IT_IS
+        return Naming(MODEL, CHECKPOINT)
     if any(key.startswith(PLAIN) for key in keys) and _is_diffusion(keys, PLAIN):
         return Naming(PLAIN, CHECKPOINT)
     if any(part_of(key) in (UNET, TEXT, VAE_PART) for key in keys):

@@ -153,6 +153,7 @@ def opened(
     paths = {name: Path(path) for name, path in (files or {}).items()}
     finder = resolve or Folders([Path(folder) for folder in folders])
     recipe = _up_to(recipe, line)
+    check_portable(recipe)
     if resolve is None:
         recipe = portable(recipe, paths)
     if missing := [name for name in recipe.free() if name not in paths]:

@@ -53,7 +53,7 @@ def test_quantised_sources_are_refused_everywhere(folder: Path, mark: str):
         compare(FileCheckpoint(folder / "a.safetensors"), FileCheckpoint(folder / "q.safetensors"))
 
 
-@pytest.mark.parametrize("prefix", ["", "net.", "model.model.", "model."])
+@pytest.mark.parametrize("prefix", ["", "net.", "model.model.", "model.", "diffusion_model."])
 def test_a_diffusion_model_merges_alike_under_any_prefix(tmp_path: Path, prefix: str):
     for seed, name in enumerate("ab", 1):
         whole = unet(tensors(seed))

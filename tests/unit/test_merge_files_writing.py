@@ -228,3 +228,19 @@ def test_architectures_in_the_metadata():
         ({sd1: Entry(torch.float16, (2, 2))}, SD1, ""),
     ]
     assert [architecture_of(found, layout) for found, layout, _ in cases] == [name for *_, name in cases]
+
+
+def test_deep_or_loose_json_of_other_tools_is_kept_as_text(folder: Path):
+    """Metadata of a source may be anything; what other programs cannot read as JSON is quoted."""
+    for text in ("[" * 5000 + "]" * 5000, "NaN", "[" * 900 + "]" * 900, "9" * 5000, "{"):
+        save_file(
+            tensors(1), folder / "a.safetensors", metadata={"sd_merge_recipe": text, "sd_merge_models": text}
+        )
+        merged = merge_files(RECIPE, folder / "o", folders=[folder], overwrite=True)
+        assert merged.path.exists()
+
+
+def test_a_link_to_nothing_is_not_a_name(folder: Path):
+    (folder / "o.safetensors").symlink_to(folder / "nowhere")
+    with pytest.raises(MergeError, match="is a link to a file that does not exist"):
+        merge_files(RECIPE, folder / "o", folders=[folder])

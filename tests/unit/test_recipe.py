@@ -294,6 +294,8 @@ def test_the_fields_of_a_node_are_not_recipe_text():
 def test_a_recipe_that_cannot_be_read_back_is_refused():
     good = Recipe((Line("o", ("a",), "scale"),))
     check_portable(good)
+    with pytest.raises(MergeError, match="not the result of an earlier line"):
+        check_portable(Recipe((Line("o", ("__O5__",), "scale"),)))
     for output in ("x\x85y", "a\u2028b"):
         with pytest.raises(MergeError, match="cannot be written"):
             check_portable(Recipe((Line(output, ("a",), "scale"),)))

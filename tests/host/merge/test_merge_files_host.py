@@ -229,13 +229,18 @@ def test_a_diffusion_model_is_written_where_its_loader_looks(comfy_folders, tmp_
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], listed[1]))
     folder_paths.filename_list_cache.clear()
     files = host_recipe.model_files()
-    assert {"bare_a.safetensors", "diffusion_models/sd15_a.safetensors", "sd15_a.safetensors"} <= set(files)
-    merged = host_recipe.to_file("o = bare_a + sd15_b, alpha=[GRAD_V, BASE=0.5]", "bare/mix")
+    assert {
+        "bare_a.safetensors",
+        "bare_b.SFT",
+        "diffusion_models/sd15_a.safetensors",
+        "sd15_a.safetensors",
+    } <= set(files)
+    merged = host_recipe.to_file("o = bare_a + bare_b, alpha=[GRAD_V, BASE=0.5]", "bare/mix")
     assert merged.path == comfy_folders / "diffusion_models" / "bare" / "mix.safetensors"
     assert host_recipe.listed_name(merged.path) == "bare/mix.safetensors"
     assert load_file(merged.path).keys() == bare.keys()
     model = comfy.sd.load_diffusion_model(str(merged.path))
-    live = host_recipe.live("o = bare_a + sd15_b, alpha=[GRAD_V, BASE=0.5]")[0]
+    live = host_recipe.live("o = bare_a + bare_b, alpha=[GRAD_V, BASE=0.5]")[0]
     for key, weight in state(model).items():
         assert torch.equal(weight, state(live)[key]), key
     assert host_recipe.target_of(parse("o = sd15_a, 1"), "x", 0).parent == comfy_folders / "checkpoints"
