@@ -109,7 +109,8 @@ def written(merged) -> io.NodeOutput:
 
 def _compared(cls, found, measure: str) -> io.NodeOutput:
     image, table = host_compare.picture(found, measure), found.table()
-    return io.NodeOutput(image, table, ui=shown(table, image, cls=cls))
+    change = {block: likeness.relative for block, likeness in found.blocks.items()}
+    return io.NodeOutput(image, table, ui=shown(table, image, change=change, cls=cls))
 
 
 def _measure():

@@ -8,6 +8,7 @@ import { app } from "../../scripts/app.js";
 import { LAYOUTS } from "./deck/blocks.mjs";
 import { bake, linkedShaping, linkedText, modelFile, shapingOf } from "./deck/graph.mjs";
 import { kindOf } from "./deck/meaning.mjs";
+import { listeners as measuredListeners, measured } from "./deck/measured.mjs";
 import { words } from "./deck/messages.mjs";
 import { ModelLayout } from "./deck/model_layout.mjs";
 import { OwnPresets } from "./deck/own_presets.mjs";
@@ -15,7 +16,6 @@ import { NO_SHAPING } from "./deck/shaping.mjs";
 import { SpecDeck } from "./deck/spec_deck.mjs";
 import { WeightsDeck } from "./deck/weights_deck.mjs";
 import { forwardWheel, loadStyle } from "./page.mjs";
-import { sweepHeat } from "./sweep/latest.mjs";
 
 const LAYOUT = "Blockwork layout";
 const MUTED = "Blockwork muted";
@@ -67,7 +67,7 @@ function widgetOf(type, make, tracks = 1) {
         gesture.begin();
         bake(node);
       },
-      measured: () => sweepHeat(words(app.extensionManager.setting.get("Comfy.Locale"))("sweepHeat")),
+      measured: () => measured(words(app.extensionManager.setting.get("Comfy.Locale"))),
       words: words(app.extensionManager.setting.get("Comfy.Locale")),
     });
     const linked = () => {
@@ -97,10 +97,12 @@ function widgetOf(type, make, tracks = 1) {
     });
     widget.output = () => deck.output?.() ?? null;
     presets.listeners.add(refresh);
+    measuredListeners.add(refresh);
     refreshes.add(refreshLinked);
     chain(widget, "onRemove", () => {
       gesture.end();
       presets.listeners.delete(refresh);
+      measuredListeners.delete(refresh);
       refreshes.delete(refreshLinked);
       deck.element.dataset.retired = `${node.id}/${name}`;
     });

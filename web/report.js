@@ -3,11 +3,13 @@
 
 // @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
+import { keep } from "./deck/measured.mjs";
 import { words } from "./deck/messages.mjs";
 import { forwardWheel, loadStyle } from "./page.mjs";
 import { ReportView } from "./report/view.mjs";
 
 const KEY = "blockwork_report";
+const CHANGE = "blockwork_change"; // by block
 
 loadStyle("./report/report.css");
 app.registerExtension({
@@ -19,6 +21,8 @@ app.registerExtension({
     const chained = node.onExecuted;
     node.onExecuted = function (/** @type {any[]} */ ...given) {
       const answer = chained?.apply(this, given);
+      const change = given[0]?.[CHANGE]?.[0];
+      if (change) keep("modelChange", change);
       const text = given[0]?.[KEY]?.[0];
       if (typeof text !== "string") return answer;
       view ??= addView(node);

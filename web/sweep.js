@@ -5,10 +5,10 @@
 import { api } from "../../scripts/api.js";
 // @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
+import { keep } from "./deck/measured.mjs";
 import { words } from "./deck/messages.mjs";
 import { forwardWheel, loadStyle } from "./page.mjs";
-import { keepSweep } from "./sweep/latest.mjs";
-import { KEY, sweepOf } from "./sweep/sweep.mjs";
+import { KEY, heatByBlock, sweepOf } from "./sweep/sweep.mjs";
 import { SweepView } from "./sweep/view.mjs";
 
 const WIDTH = 640; // two columns of strips of four images
@@ -44,7 +44,7 @@ app.registerExtension({
       const answer = chained?.apply(this, given);
       const sweep = sweepOf(given[0]);
       if (!sweep) return answer;
-      keepSweep(sweep);
+      keep("sweepHeat", heatByBlock(sweep));
       view ??= addView(node);
       view.show(sweep);
       node.graph?.setDirtyCanvas(true, true);

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from blockwork.tests.support.deck import Deck
 from refhost.canvas import Canvas
 
 COLOURS = (0x202020, 0x808080, 0x202020, 0x404040)  # the unmodified, IN04, M00, OUT03
@@ -67,6 +68,18 @@ def test_cells_can_be_looked_into(canvas: Canvas, pictures):
     assert all(found == ["contain", True, True] for found in _shown(canvas, grid, fit)), (
         "whole images beside their labels"
     )
+    deck = Deck(canvas, "DeckTestWeights", at=(20, 900))
+    tints = {
+        key: deck.bar(key).evaluate("(e) => e.style.getPropertyValue('--measured')")
+        for key in ("IN04", "OUT03", "M00")
+    }
+    assert tints == {"IN04": "1", "OUT03": "0.333", "M00": "0"}, "decks show the heat"
+    assert "Sweep heat: 0.333" in (deck.bar("OUT03").get_attribute("title") or "")
+    canvas.look_at(deck.node)
+    deck.find(".bw-picker").click()
+    deck.find(".bw-card").click()
+    assert deck.values_painted()[4] == 1 and deck.values_painted()[16] == 0.333, "and offer it as weights"
+    before = canvas.save()
     canvas.look_at(grid)
     canvas.shot(pictures / f"sweep-{canvas.face}.png")
     page.locator(".bw-sweep .bw-cell[data-label='IN04 = 0.75']").click()

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { address, figure, heat, measures, next, places, sweepOf } from "../../web/sweep/sweep.mjs";
+import { address, figure, heat, heatByBlock, measures, next, places, sweepOf } from "../../web/sweep/sweep.mjs";
 
 const cell = (label, place, rms, cosine = []) => ({
   label, block: label.split(" ")[0] === "unmodified" ? null : label.split(" ")[0], place, rms, cosine,
@@ -59,4 +59,9 @@ test("figures and addresses", () => {
   assert.equal(figure(12.345), "12.3");
   assert.equal(figure(0.012345), "0.0123");
   assert.equal(address({ filename: "a b&c.jpg", subfolder: "x", type: "temp" }), "/view?filename=a+b%26c.jpg&subfolder=x&type=temp");
+});
+
+test("heat by block: of several ratios the farthest", () => {
+  const cells = [cell("unmodified", [1, 0], []), cell("IN04 = 0.5", [0, 4], [1, 3]), cell("IN04 = 0.75", [0, 4], [5]), cell("M00 = 0.5", [1, 12], [0])];
+  assert.deepEqual(heatByBlock({ units: {}, cells }), { IN04: 5, M00: 0 });
 });

@@ -224,6 +224,7 @@ export class WeightsFace {
       else paintBar(element, value, scale, off ? `${words("muted")} ${brief(kept)}` : brief(value), numberText(value));
       if (value === undefined) without++;
     }
+    this.tint();
     if (this.without !== without) {
       this.without = without;
       for (const refresh of this.rovers ?? []) refresh();
@@ -250,6 +251,21 @@ export class WeightsFace {
     if (this.soloed !== soloed) {
       this.soloed = soloed;
       for (const row of this.u.querySelectorAll(".bw-row")) row.classList.toggle("bw-solo", row.querySelector(".bw-bar")?.dataset.key === LAYOUTS[deck.layout].blocks[soloed]);
+    }
+  }
+
+  /** A line below each bar, stronger where the block changed more in the last sweep or comparison. */
+  tint() {
+    const found = this.deck.host.measured?.()[0];
+    const stamp = found ? `${this.built} ${found.title} ${JSON.stringify(found.values)}` : "";
+    if (this.tinted === stamp) return;
+    this.tinted = stamp;
+    this.element.classList.toggle("bw-measured", Boolean(found));
+    for (const bar of this.bars) {
+      const share = found?.values[bar.dataset.key ?? ""];
+      bar.style.setProperty("--measured", String(share ?? 0));
+      const [told] = (bar.title ?? "").split("\n").filter((line) => line.startsWith(`${bar.dataset.key}:`));
+      bar.title = [told, share === undefined ? "" : `${found?.title}: ${share}`, this.deck.host.words("barHelp")].filter(Boolean).join("\n");
     }
   }
 

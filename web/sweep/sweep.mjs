@@ -48,6 +48,14 @@ export function heat(cells, measure) {
   }));
 }
 
+/** How far each block moved the images; of several ratios the farthest. @param {Sweep} sweep @returns {Record<string, number>} */
+export function heatByBlock({ cells }) {
+  /** @type {Record<string, number>} */
+  const found = {};
+  for (const { block, rms } of cells) if (block) found[block] = Math.max(found[block] ?? 0, mean(rms));
+  return found;
+}
+
 /** Three figures, as people read them: 12.3, 0.0123. @param {number} value */
 export function figure(value) {
   return String(Number(value.toPrecision(3)));
