@@ -38,7 +38,7 @@ from .injection import (
 from .injection_split import InjectBlockPrompts, SplitBlockPrompt
 from .injection_sweep import BlockGrowth, GrowthGrid
 from .injection_xti import EncodeXTI, LoadXTI, MixXTI, SaveXTI, XTIDensity
-from .lora import HookLoRA, LoadLoRA, LoRAReport, SaveLoRA
+from .lora import ExtractLoRA, HookLoRA, LoadLoRA, LoRAReport, MergeLoRA, SaveLoRA
 from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeVAE, ScaleBlocks
 from .merge_files import CompareFiles, CompareModels, MergeToFile
 from .recipes import ReadRecipe, RecipeLive, RecipeToFile, ReplayRecipe
@@ -67,6 +67,8 @@ NODES: list[type[io.ComfyNode]] = [
     HookLoRA,
     LoRAReport,
     SaveLoRA,
+    ExtractLoRA,
+    MergeLoRA,
     # Studies of blocks
     BlockSweep,
     SweepGrid,

@@ -4,7 +4,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..blocks.host import fingerprint
-from ..merge.lora import host, host_report
+from ..merge.lora import host, host_extract, host_report
 from ..merge.lora.host import Settings
 from .inputs import key_map_input, weights_input
 
@@ -167,5 +167,92 @@ class SaveLoRA(ByBlock):
     def execute(cls, model, lora_name, filename_prefix, clip=None, weights="1", **settings) -> io.NodeOutput:
         path, text = host_report.save_by_block(
             model, clip, lora_name, filename_prefix, weights, Settings(**settings)
+        )
+        return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))
+
+
+def _dtype():
+    return io.Combo.Input("dtype", options=list(host_extract.DTYPES), default="fp16", optional=True, tooltip="Number format of the file.")  # fmt: skip
+
+
+def _written():
+    return [
+        io.String.Output("file", display_name="file", tooltip="The name of the written file."),
+        io.String.Output("report", display_name="report", tooltip="Layers, ranks and errors of the file."),
+    ]
+
+
+class ExtractLoRA(io.ComfyNode):
+    """A LoRA from the difference of two models."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkExtractLoRA",
+            display_name="Extract LoRA",
+            category=CATEGORY,
+            description="Saves the difference between a model and its base as a LoRA, layer by layer, of a fixed rank or by energy. Convolutions are included. The report gives the error per block.",
+            search_aliases=["lora extraction", "extract lora from checkpoint", "svd lora", "Extract and Save Lora"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The tuned or merged model. Patches are included."),
+                io.Model.Input("base", tooltip="The model that is subtracted."),
+                io.String.Input("filename_prefix", default="loras/extracted", tooltip="Name of the file below the output folder; a number is added."),
+                io.Int.Input("rank", default=32, min=1, max=4096, tooltip="Largest rank of a layer."),
+                io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, optional=True, tooltip="Below 1: the smallest rank per layer whose squared singular values reach this share of the whole difference."),
+                _dtype(),
+                key_map_input(),
+            ],
+            outputs=_written(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, base, filename_prefix, rank, energy=1.0, dtype="fp16", key_map="mbw"
+    ) -> io.NodeOutput:
+        path, text = host_extract.extract(model, base, filename_prefix, rank, energy, dtype, key_map)
+        return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))
+
+
+class MergeLoRA(io.ComfyNode):
+    """Two LoRAs as one file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BlockworkMergeLoRA",
+            display_name="Merge LoRAs by Block",
+            category=CATEGORY,
+            description="Saves the sum of two LoRAs as one LoRA, each with its own weight per block. Exact (ranks add), or reduced to a rank. Files of different naming can be mixed.",
+            search_aliases=["lora merge", "combine loras", "add loras", "lora resize"],
+            is_output_node=True,
+            inputs=[
+                *_model("The model that both LoRAs are for. It gives the names of the layers and is not changed."),
+                io.Combo.Input("lora_a", options=folder_paths.get_filename_list(host.FOLDER), tooltip="The first LoRA file."),
+                io.Combo.Input("lora_b", options=folder_paths.get_filename_list(host.FOLDER), tooltip="The second LoRA file."),
+                io.String.Input("filename_prefix", default="loras/merged", tooltip="Name of the file below the output folder; a number is added."),
+                io.Int.Input("rank", default=0, min=0, max=4096, optional=True, tooltip="Largest rank of a layer; 0 keeps the sum exact, its rank is the sum of both."),
+                _dtype(),
+                key_map_input(),
+                io.String.Input("weights_b", default="1", optional=True, tooltip="Weights of the second LoRA per block, in the same forms as weights."),
+                weights_input("weights", "1", "Weights of the first LoRA per block: names and ranges, a preset, or a list of LoRA Block Weight.", neutral=1),
+            ],
+            outputs=_written(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, lora_a, lora_b, filename_prefix, clip=None, rank=0, dtype="fp16", key_map="mbw", weights_b="1",
+        weights="1",
+    ) -> io.NodeOutput:  # fmt: skip
+        path, text = host_extract.merge_loras(
+            model,
+            clip,
+            (lora_a, lora_b),
+            (weights, weights_b),
+            filename_prefix,
+            rank,
+            dtype,
+            Settings(key_map=key_map),
         )
         return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))

@@ -15,7 +15,7 @@ from .image import draw
 
 def compare_live(model_a, model_b, key_map: str) -> Comparison:
     """Compare the U-Nets of two loaded models, patches included."""
-    a, b = _patched("A", model_a), _patched("B", model_b)
+    a, b = patched("A", model_a), patched("B", model_b)
     return compare(a, b, key_map, _ticker(a))
 
 
@@ -34,7 +34,7 @@ def picture(comparison: Comparison, measure: str) -> torch.Tensor:
     return torch.from_numpy(as_array(draw(comparison, measure)))[None]
 
 
-def _patched(letter: str, model) -> TensorCheckpoint:
+def patched(letter: str, model) -> TensorCheckpoint:
     """A live U-Net with its patches, each tensor computed when it is asked for."""
     patches = key_patches(model, "diffusion_model.")
     entries = {

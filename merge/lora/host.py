@@ -16,6 +16,7 @@ import comfy.lora
 import comfy.lora_convert
 import comfy.utils
 import folder_paths
+import safetensors.torch
 import torch
 
 from ...blocks.host import own_presets
@@ -24,6 +25,7 @@ from ...blocks.keys import MODEL
 from ...blocks.names import NO_LAYOUT, BlockError, Layout, layout_of
 from ..elemental import Elemental, parse_selectors
 from ..errors import MergeError
+from ..files.atomic import appearing
 from ..live.host_incremental import incremental
 from .weights import LoraWeights, read
 
@@ -269,3 +271,15 @@ def _selectors(text: str) -> str:
         parts = line.split(":")
         lines.append(":".join(parts[1:]) if len(parts) == 4 else line)
     return ",".join(lines)
+
+
+def write(tensors: dict[str, torch.Tensor], prefix: str, metadata: dict[str, str]) -> Path:
+    """Write a LoRA below ComfyUI's output folder, with the next free number; its path."""
+    folder, stem, counter, _, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory()
+    )
+    path = Path(folder) / f"{stem}_{counter:05}_.safetensors"
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    with appearing(path, len(data), replace=False) as target:
+        target.put(data, 0)
+    return path

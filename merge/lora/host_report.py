@@ -8,8 +8,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
-import safetensors.torch
 import torch
 
 from ...blocks.drawing import as_array, font
@@ -17,9 +15,8 @@ from ...blocks.drawing import draw_weights as draw_bars
 from ...blocks.names import NO_LAYOUT
 from ...blocks.weights import BlockWeights
 from ..errors import MergeError
-from ..files.atomic import appearing
 from . import measure
-from .host import TEXT, Placed, Settings, block_weights, module_of, open_lora, place, weight_of
+from .host import TEXT, Placed, Settings, block_weights, module_of, open_lora, place, weight_of, write
 from .measure import Change
 from .scale import scaled
 
@@ -155,15 +152,9 @@ def save_by_block(
     )
     if not any(module_of(tensor, placed.names) in found for tensor in tensors):
         raise MergeError("All blocks of the LoRA have weight 0, so nothing is left to save. Raise a weight.")
-    folder, stem, counter, _, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory()
-    )
-    path = Path(folder) / f"{stem}_{counter:05}_.safetensors"
     metadata = {key: str(value) for key, value in (file.metadata or {}).items()}
     metadata["blockwork_lora_weights"] = text
-    data = safetensors.torch.save({key: value.contiguous() for key, value in tensors.items()}, metadata)
-    with appearing(path, len(data), replace=False) as target:
-        target.put(data, 0)
+    path = write(tensors, prefix, metadata)
     lines = [f"{path.name}: {len(tensors)} of {len(file.tensors)} tensors of {file.name}."]
     if strange:
         lines.append(

@@ -76,3 +76,13 @@ def test_a_wrong_list_is_refused_with_its_lengths(client, example, style):
     prompt["2"]["inputs"]["weights"] = "1, 0, 1"
     with pytest.raises(PromptFailed, match="17, 27"):
         client.run(prompt)
+
+
+def test_extraction_and_sums_are_written_and_listed(client, example, style, server):
+    prompt = example("lora_extract")
+    prompt["3"]["inputs"]["rank"] = 2
+    texts = client.texts(client.run(prompt))
+    assert "relative error" in texts["3"][0]
+    assert "layers" in client.texts(client.run(example("lora_merge")))["2"][0]
+    listed = client.get("/models/loras")
+    assert any("extracted_" in name for name in listed) and any("merged_" in name for name in listed)
