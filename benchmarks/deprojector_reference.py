@@ -1,9 +1,9 @@
-"""The original algorithm, straightforwardly: the whole sequence is computed again for every row.
+"""The published algorithm, written straightforwardly: the whole sequence is computed again for every row.
 
 Independent of the pack: plain functions over a state dict, one per family, in the shapes and the order of
 work of the published inference code: a full 77-row buffer for T, growing sequences for VT and Mvt, one cell
 call per row for the LSTMs, embedding terms computed in every step, one unit after the other. The tests use
-it as the oracle, the benchmark as the peer.
+it as the reference, the benchmark too.
 """
 
 from collections.abc import Callable

@@ -317,3 +317,43 @@ def test_two_processes_train_as_one(tmp_path, name):
     assert two["scores"][-1]["free_weighted"] == pytest.approx(one.scores[-1][1].free_weighted, rel=1e-3)
     trained = load(tmp_path / "two" / "deprojector.safetensors").deproject(torch.ones(1, DIM))
     torch.testing.assert_close(trained, module.deproject(torch.ones(1, DIM)), rtol=1e-2, atol=1e-2)
+
+
+def test_part_by_part(tmp_path):
+    """Every part is trained until it stops early, from the best model of the part before; interruptions do not matter."""
+    recipe = Recipe(
+        steps=60, batch=16, schedule="teacher", evaluate_every=2, patience=1, learning_rate=0.3, part=32
+    )
+
+    def trainer(name):
+        checkpoint = tmp_path / name / "run.safetensors"
+        return Trainer(
+            model(),
+            made_examples(100),
+            made_examples(30, 1),
+            recipe,
+            "cpu",
+            checkpoint,
+            tmp_path / name / "parts",
+        )
+
+    def stop(step, _):
+        if step == 13:
+            raise KeyboardInterrupt
+
+    whole = trainer("whole")
+    assert whole.parts == [(0, 32), (32, 64), (64, 100)]
+    seen = []
+    chosen = whole._chosen
+    whole._chosen = lambda: seen.append((whole.part, chosen())) or seen[-1][1]
+    history = whole.run()
+    assert {part for part, _ in seen} == {0, 1, 2}
+    for part, examples in seen:
+        start, end = whole.parts[part]
+        assert start <= examples.min() and examples.max() < end
+    assert [path.stem for path in sorted((tmp_path / "whole" / "parts").iterdir())] == ["part_01", "part_02"]
+    with pytest.raises(KeyboardInterrupt):
+        trainer("stopped").run(stop)
+    assert trainer("stopped").run().losses == history.losses
+    with pytest.raises(DeprojectorError, match="needs patience"):
+        replace(recipe, patience=0)

@@ -236,3 +236,35 @@ def test_it_can_be_interrupted(clip, loaded):
             node(nodes.DeprojectConditioning, encoded(clip, "a cat"), loaded)
     finally:
         comfy.model_management.interrupt_current_processing(False)
+
+
+def test_text_that_the_embedding_does_not_hold_is_reported(clip, loaded, caplog):
+    """Conditioning Concat and long prompts: only the first 77 rows are in the pooled embedding."""
+    cond, options = encoded(clip, "a cat")[0]
+    node(nodes.DeprojectConditioning, [[cond, options]], loaded, rows=2)
+    assert not caplog.messages
+    joined = torch.cat([cond, encoded(clip, "a dog")[0][0]], dim=1)
+    for entry in ([[joined, options]], encoded(clip, "long " * 100)):
+        caplog.clear()
+        node(nodes.DeprojectConditioning, entry, loaded, rows=2)
+        assert "Encode and Merge Texts" in caplog.text and "rest of the text is lost" in caplog.text
+
+
+def test_pooled_embeddings_that_are_not_finite_are_refused(clip, loaded):
+    cond, options = encoded(clip, "a cat")[0]
+    broken = {**options, "pooled_output": torch.full((1, 768), float("nan"))}
+    with pytest.raises(DeprojectorError, match="pooled embedding of the conditioning holds NaN"):
+        node(nodes.DeprojectConditioning, [[cond, broken]], loaded)
+    with pytest.raises(DeprojectorError, match="holds NaN or infinite values"):
+        node(nodes.TextToEmbedding, clip, "cat:1e39")
+
+
+def test_two_nodes_for_texts(clip, loaded, caplog):
+    """Text to Embedding and Deproject Embedding are Encode and Merge Texts; the log shows what was read."""
+    text = "cat:1.2, (maid, standing:-0.3), clock at 12:30"
+    with caplog.at_level("INFO"):
+        (embedding,) = node(nodes.TextToEmbedding, clip, text, norm="consistent")
+    assert "'cat' x 1.2; 'maid, standing' x -0.3; 'clock at 12:30' x 1" in caplog.text
+    one = node(nodes.EncodeAndMerge, clip, loaded, text, norm="consistent")
+    assert torch.equal(one[1].vector, embedding.vector)
+    assert torch.equal(one[0][0][0], node(nodes.DeprojectEmbedding, embedding, loaded)[0][0][0])

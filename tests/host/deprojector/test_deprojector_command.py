@@ -103,6 +103,11 @@ def test_a_stopped_run_goes_on(command, tool, tmp_path, monkeypatch):
         ),
         ({"heads": "3"}, "a divisor of 128; given: 3"),
         ({"checkpoint": None}, "--captions needs --checkpoint"),
+        ({"checkpoint": "nowhere.safetensors"}, "There is no file nowhere.safetensors"),
+        ({"captions": "nowhere.txt"}, "There is no file nowhere.txt"),
+        ({"captions": None, "prepared": "nowhere"}, "There is no prepared text encoder at nowhere"),
+        ({"projection-from": "nowhere"}, "There is no deprojector file or folder 'nowhere'"),
+        ({"checkpoint": __file__}, "cannot be read as weights"),
         ({"test": 20}, "20 test captions of 27 do not leave enough"),
     ],
 )

@@ -1,5 +1,6 @@
 """Deprojectors as models on a real ComfyUI: files, joining, report, precision, memory."""
 
+import copy
 import json
 
 import comfy.model_management
@@ -11,9 +12,11 @@ from blockwork.deprojector.errors import DeprojectorError
 from blockwork.deprojector.families import LstmConfig, TransformerConfig
 from blockwork.deprojector.host import models as host
 from blockwork.deprojector.host import report, texts
+from blockwork.deprojector.host.encoder import text_encoder
 from blockwork.nodes import deprojector as nodes
 from blockwork.nodes import deprojector_models as models
 from blockwork.tests.support.deprojector_kit import deprojector, encoded, node, sd1_clip
+from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +122,52 @@ def test_what_low_vram_leaves_behind_is_fetched(clip, monkeypatch):
     monkeypatch.setattr(loaded.patcher, "load_device", torch.device("meta"))
     host._onto_device(loaded)
     assert {tensor.device.type for tensor in loaded.module.state_dict().values()} == {"meta"}
+
+
+def test_textual_inversions(clip, transformer, tmp_path):
+    """A token may be a vector: the report finds the end row all the same, and the embedding reaches the result."""
+    save_file({"emb_params": torch.randn(2, 768)}, tmp_path / "thing.safetensors")
+    own = clip.clone()
+    own.tokenizer = copy.copy(clip.tokenizer)
+    own.tokenizer.clip_l = copy.copy(clip.tokenizer.clip_l)
+    own.tokenizer.clip_l.embedding_directory = [str(tmp_path)]
+    _, figures = node(models.DeprojectorReport, transformer, own, "a embedding:thing")
+    assert "rows 1-4)" in figures  # "a", two vectors, end
+    plain, inverted = (node(nodes.TextToEmbedding, one, "a embedding:thing")[0] for one in (clip, own))
+    assert not torch.equal(plain.vector, inverted.vector)
+    encode, _, _ = text_encoder(own)
+    literal = encode(["a embedding:thing", "(cat:1.5)", "a \\(b\\)"])
+    tokens = own.tokenizer.clip_l.tokenizer
+    for text, end in zip(["a embedding:thing", "(cat:1.5)", "a \\(b\\)"], literal.end.tolist(), strict=True):
+        assert end == len(tokens(text)["input_ids"]) - 1, "captions are literal"
+
+
+def test_a_loader_without_files_says_where_to_get_them(folder):
+    (option,) = models.LoadDeprojector.define_schema().inputs[0].options
+    assert "nanashi161382/clip-text-deprojector" in option
+    with pytest.raises(
+        DeprojectorError, match=r"no deprojector files below .*huggingface.co.*Train Deprojector"
+    ):
+        node(models.LoadDeprojector, option)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_embeddings_mix_whatever_they_come_from(folder, clip, transformer, dtype):
+    """Images go through the deprojector's matrix, texts through CLIP: both become float32 on one device."""
+    node(models.SaveDeprojector, transformer, "t")
+    (half,) = node(models.LoadDeprojector, "t_00001.safetensors", dtype)
+    text = node(nodes.TextToEmbedding, clip, "a cat")[0]
+    image = node(nodes.ImageToEmbedding, {"image_embeds": torch.randn(1, 768)}, half, clip)[0]
+    assert {text.vector.dtype, image.vector.dtype, image.null.dtype} == {torch.float32}
+    for method in ("lerp", "slerp", "add"):
+        for pair in ((text, image), (image, text)):
+            assert node(nodes.MixEmbeddings, *pair, method, 0.5)[0].vector.isfinite().all()
+    states = node(nodes.DeprojectEmbedding, image, half)[0]
+    assert states[0][0].dtype == torch.float32
+
+
+def test_without_a_projection_images_are_refused(clip):
+    bare = deprojector(LstmConfig(use_model2=True), "bare")
+    bare.module.deprojection.zero_()
+    with pytest.raises(DeprojectorError, match="no inverse projection"):
+        node(nodes.ImageToEmbedding, {"image_embeds": torch.randn(1, 768)}, bare, clip)

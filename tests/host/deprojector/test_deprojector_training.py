@@ -121,3 +121,28 @@ def test_it_can_be_interrupted(clip, folders):
 def test_bad_input_is_explained(clip, folders, changes, message):
     with pytest.raises(DeprojectorError, match=message):
         trained(clip, **changes)
+
+
+def test_a_run_can_be_extended_and_compared_along_the_way(clip, folders, monkeypatch):
+    """More steps extend a finished run; copies of the model are stored where Load Deprojector lists them."""
+    stored = folders / "models"
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "deprojector", ([str(stored)], models.SUFFIXES))
+    folder_paths.filename_list_cache.pop("deprojector", None)
+    trained(clip, snapshot_every=1)
+    _, _, figures = trained(clip, steps=4, snapshot_every=1)
+    assert "4 steps" in figures
+    assert models.names() == [f"try/step_{step:06}.safetensors" for step in (1, 2, 3, 4)]
+    assert models.load("try/step_000001.safetensors").module.config.dim == WIDTH
+
+
+def test_prepared_examples_are_never_overwritten(clip, folders):
+    trained(clip)
+    run = folders / "output" / "deprojector_training" / "try"
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    stamp = TrainDeprojector.fingerprint_inputs(captions="captions.txt")
+    captions = folders / "input" / "captions.txt"
+    captions.write_text(captions.read_text() + "\na new caption")
+    assert TrainDeprojector.fingerprint_inputs(captions="captions.txt") != stamp
+    with pytest.raises(DeprojectorError, match="prepared from other captions"):
+        trained(clip)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
