@@ -3,7 +3,7 @@
 Shapes: ``b`` batch, ``n`` new rows, ``d`` width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,21 +45,38 @@ FEW_ROWS = 3
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``: ``... i -> ... o``.
+    """``F.linear``: ``... i -> ... o``."""
+    if not _few(x, weight):
+        return F.linear(x, weight, bias)
+    return linear_sum([(x.reshape(-1, x.shape[-1]), weight)], bias).view(*x.shape[:-1], len(weight))
+
+
+def linear_sum(products: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+    """The sum of several products ``x (b i), weight (o i)`` and a bias: ``b o``.
 
     A CPU multiplies a few rows faster from the other side, as ``weight @ x`` with at least two columns
-    (``3072 x 1536``, float32, AMD EPYC: 1.0 ms instead of 1.5 for one row, 1.1 instead of 2.8 for two).
+    (``3072 x 768``, float32, AMD EPYC: 0.5 ms instead of 0.8 for one row, 0.5 instead of 1.4 for two).
     """
-    rows, (outputs, inputs) = x.shape[:-1].numel(), weight.shape
-    few = 1 < rows <= FEW_ROWS or (rows == 1 and outputs >= inputs)
-    if not few or x.device.type != "cpu" or x.dtype != torch.float32:
-        return F.linear(x, weight, bias)
-    columns = x.reshape(rows, inputs).contiguous()  # other memory layouts are slow
-    if rows == 1:
-        columns = columns.repeat(2, 1)
-    columns = columns.t()
-    result = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
-    return result[:, :rows].t().contiguous().view(*x.shape[:-1], outputs)
+    rows = len(products[0][0])
+    result = bias
+    if not _few(*products[0]):
+        for x, weight in products:
+            result = F.linear(x, weight, result) if result is bias else torch.addmm(result, x, weight.t())
+        assert result is not None
+        return result
+    if bias is not None:
+        result = bias[:, None]
+    for x, weight in products:
+        columns = (x.repeat(2, 1) if rows == 1 else x.contiguous()).t()  # other memory layouts are slow
+        result = torch.mm(weight, columns) if result is None else torch.addmm(result, weight, columns)
+    assert result is not None
+    return result[:, :rows].t().contiguous()
+
+
+def _few(x: Tensor, weight: Tensor) -> bool:
+    rows = x.shape[:-1].numel()
+    few = 1 < rows <= FEW_ROWS or (rows == 1 and weight.shape[0] >= weight.shape[1])
+    return few and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 class Linear(nn.Linear):
@@ -79,7 +96,7 @@ def lstm_cell(
     """One step of an LSTM: hidden and cell state ``b h``. ``base`` is added to the gates (``b 4h``)."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     weight_ih, weight_hh, bias_ih, bias_hh = (getattr(cell, name + suffix) for name in names)
-    gates = linear(x, weight_ih[:, : x.shape[-1]], bias_ih) + linear(hidden, weight_hh, bias_hh)
+    gates = linear_sum([(x, weight_ih[:, : x.shape[-1]]), (hidden, weight_hh)], bias_ih + bias_hh)
     if base is not None:
         gates = gates + base
     enter, keep, _, leave = gates.sigmoid().chunk(4, dim=-1)
