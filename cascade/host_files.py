@@ -1,7 +1,7 @@
 """Finds model files in ComfyUI's folders, reads them, and says where to get a missing one."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import comfy.ops
 import comfy.utils
@@ -66,7 +66,7 @@ def dequantised(state_dict: dict[str, Tensor], dtype: torch.dtype) -> dict[str, 
     ops = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
     for layer in [key.removesuffix(QUANTISED) for key in state_dict if key.endswith(QUANTISED)]:
         parts = {key: out.pop(f"{layer}.{key}") for key in QUANTISED_PARTS if f"{layer}.{key}" in out}
-        linear = ops.Linear(1, 1, bias=False, dtype=dtype, device="cpu")
+        linear: Any = ops.Linear(1, 1, bias=False, dtype=dtype, device="cpu")
         linear._orig_shape = tuple(parts["weight"].shape)
         linear.load_state_dict(parts, strict=False)
         out[f"{layer}.weight"] = linear.convert_weight(linear.weight).detach().to(dtype)

@@ -90,7 +90,7 @@ class LearnedRangeSampler(comfy.samplers.Sampler):
             options,
             is_model_options=True,
         )
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        model: Any = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = clean, noise
         renoise_mask = denoise_mask if self.known_region == "renoised" else None
         fresh_noise = self.noise_sampler or _noise_of(noise, extra_args.get("seed"))

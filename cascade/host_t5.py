@@ -88,7 +88,8 @@ def load_t5(
 
         def load_sd(self, sd: dict) -> Any:
             # Assigned, not copied: the weights stay the file's own pages, one copy and no more.
-            return self.t5xxl.transformer.load_state_dict(sd, strict=False, assign=True)
+            encoder: Any = self.t5xxl
+            return encoder.transformer.load_state_dict(sd, strict=False, assign=True)
 
     on_cpu = {"load_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
     clip = comfy.sd.CLIP(

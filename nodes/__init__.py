@@ -42,6 +42,7 @@ from .lora import ExtractLoRA, HookLoRA, LoadLoRA, LoRAReport, MergeLoRA, SaveLo
 from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeVAE, ScaleBlocks
 from .merge_files import CompareFiles, CompareModels, MergeToFile
 from .recipes import ReadRecipe, RecipeLive, RecipeToFile, ReplayRecipe
+from .sheet import ImageSheet, RatingSheet
 from .sweep import BlockSweep, SweepGrid
 
 NODES: list[type[io.ComfyNode]] = [
@@ -72,6 +73,8 @@ NODES: list[type[io.ComfyNode]] = [
     # Studies of blocks
     BlockSweep,
     SweepGrid,
+    ImageSheet,
+    RatingSheet,
     # Injection: a different prompt per block
     InjectIntoBlocks,
     InjectIntoModel,

@@ -1,0 +1,37 @@
+"""Runs the articles' demo twins and saves their sheets, docs/images/articles/NAME.jpg, for docs/articles.md.
+
+Names as arguments limit it to those templates; without any, all are run.
+"""
+
+import io
+import json
+import sys
+
+from PIL import Image
+from refhost import layout
+from refhost.client import Client
+from refhost.server import Server
+
+API = layout.ROOT / "example_workflows" / "api"
+IMAGES = layout.ROOT / "docs" / "images" / "articles"
+WIDEST, QUALITY = 1000, 82
+
+
+def main() -> int:
+    names = sys.argv[1:] or [path.stem for path in sorted(API.glob("article_*_demo*.json"))]
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with Server(layout.HOST / "draw") as server:
+        client = Client(server.url)
+        for name in names:
+            entry = client.run(json.loads((API / f"{name}.json").read_text(encoding="utf-8")))
+            for data in client.images(entry)[:1]:
+                image = Image.open(io.BytesIO(data)).convert("RGB")
+                if image.width > WIDEST:
+                    size = (WIDEST, round(image.height * WIDEST / image.width))
+                    image = image.resize(size, Image.Resampling.LANCZOS)
+                image.save(IMAGES / f"{name}.jpg", quality=QUALITY, optimize=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
