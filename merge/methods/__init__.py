@@ -9,7 +9,7 @@ from .cosine import cosine_a, cosine_b
 from .deltas import dare, della, model_stock, ties
 from .linear import add_difference, average, each, scale, sigmoid, sum_twice, triple_sum, weighted_sum
 from .nonlinear import extract, geometric, similarity_add_difference, slerp, train_difference
-from .registry import METHODS, Method, find, seed_for
+from .registry import METHODS, Method, seed_for
 from .spatial import smooth_add, tensor_sum
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "della",
     "each",
     "extract",
-    "find",
     "geometric",
     "model_stock",
     "scale",

@@ -34,6 +34,8 @@ def _span(measures: Sequence[Tensor]) -> Mapping[str, float]:
     """Lowest and highest similarity once the outer percent on either side is cut off."""
     values = torch.cat([measure.reshape(-1) for measure in measures]).numpy()
     values = values[~np.isnan(values)]
+    if not values.size:
+        return {"low": 0.0, "high": 1.0}
     values = values[values >= np.percentile(values, 1, method="midpoint")]
     values = values[values <= np.percentile(values, 99, method="midpoint")]
     return {"low": float(values.min()), "high": float(values.max())}
@@ -50,6 +52,8 @@ def _lean(a: Tensor, b: Tensor, likeness: Tensor, alpha: float, low: float, high
     "Cosine A",
     "alpha",
     models=2,
+    identity=None,
+    hides_nan=True,
     options={"low": 0.0, "high": 1.0},
     elementwise=False,
     survey=_columns_a,
@@ -63,7 +67,7 @@ def cosine_a(a: Tensor, b: Tensor, alpha: float, low: float = 0.0, high: float =
     ``low`` and ``high`` are the model's range of similarities (1 % cut on either side), which a merge
     finds in a first pass over all keys. The sign of alpha is ignored, as in supermerger.
     """
-    return _lean(a, b, _likeness_a(a, b), abs(alpha), low, high) if a.ndim else a
+    return _lean(a, b, _likeness_a(a, b), abs(alpha), low, high) if a.ndim and a.numel() else a
 
 
 @method(
@@ -71,6 +75,8 @@ def cosine_a(a: Tensor, b: Tensor, alpha: float, low: float = 0.0, high: float =
     "Cosine B",
     "alpha",
     models=2,
+    identity=None,
+    hides_nan=True,
     options={"low": 0.0, "high": 1.0},
     elementwise=False,
     survey=_likeness_b,
@@ -80,4 +86,4 @@ def cosine_a(a: Tensor, b: Tensor, alpha: float, low: float = 0.0, high: float =
 @rounds_once
 def cosine_b(a: Tensor, b: Tensor, alpha: float, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Keep B's structure with A's details: similarity is measured on the tensors as they are."""
-    return _lean(a, b, _likeness_b(a, b), alpha, low, high) if a.ndim else a
+    return _lean(a, b, _likeness_b(a, b), alpha, low, high) if a.ndim and a.numel() else a

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .registry import method, rounds_once
+from .registry import between, method, rounds_once
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -15,7 +15,9 @@ HALVES = (torch.float16, torch.bfloat16)
     "Weighted sum",
     "alpha",
     models=2,
-    passes=(({"alpha": 0.0}, 0), ({"alpha": 1.0}, 1)),
+    identity={"alpha": 0.0},
+    chooses=(({"alpha": 1.0}, 1),),
+    formula="A + {alpha} (B - A)",
     source="kohya_ss, merge_block_weighted; torch.lerp as in sd-mecha",
 )
 def weighted_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
@@ -37,7 +39,9 @@ def weighted_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     "M_A A + M_B B",
     "m_a m_b",
     models=2,
-    passes=(({"m_a": 1.0, "m_b": 0.0}, 0), ({"m_a": 0.0, "m_b": 1.0}, 1)),
+    identity={"m_a": 1.0, "m_b": 0.0},
+    chooses=(({"m_a": 0.0, "m_b": 1.0}, 1),),
+    formula="{m_a} A + {m_b} B",
     complement=("m_a", "m_b"),
     source="bbc-mc, mbw_each; arithmetic of ComfyUI's ModelMergeBlocks",
 )
@@ -59,7 +63,8 @@ def each(a: Tensor, b: Tensor, m_a: float, m_b: float) -> Tensor:
     "Add difference",
     "alpha",
     models=3,
-    passes=(({"alpha": 0.0}, 0),),
+    identity={"alpha": 0.0},
+    formula="A + {alpha} (B - C)",
     source="AUTOMATIC1111, extras.py; B - C in fp32, one fused multiply-add as in sd-mecha",
 )
 def add_difference(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
@@ -74,8 +79,8 @@ def add_difference(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
     "Sum twice",
     "alpha beta",
     models=3,
-    passes=(
-        ({"alpha": 0.0, "beta": 0.0}, 0),
+    identity={"alpha": 0.0, "beta": 0.0},
+    chooses=(
         ({"alpha": 1.0, "beta": 0.0}, 1),
         ({"beta": 1.0}, 2),
     ),
@@ -92,8 +97,8 @@ def sum_twice(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Ten
     "Triple sum",
     "alpha beta",
     models=3,
-    passes=(
-        ({"alpha": 0.0, "beta": 0.0}, 0),
+    identity={"alpha": 0.0, "beta": 0.0},
+    chooses=(
         ({"alpha": 1.0, "beta": 0.0}, 1),
         ({"alpha": 0.0, "beta": 1.0}, 2),
     ),
@@ -108,7 +113,7 @@ def triple_sum(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Te
 def inverse_smoothstep(ratio: float) -> float:
     """0.5 - sin(asin(1 - 2 M) / 3): the M' whose smoothstep 3M'^2 - 2M'^3 is M; M must be in [0, 1]."""
     if not 0 <= ratio <= 1:
-        raise ValueError(f"the sigmoid method takes ratios from 0 to 1, not {ratio}")
+        raise ValueError(f"The ratio is {ratio}. The sigmoid method takes ratios from 0 to 1.")
     return 0.5 - math.sin(math.asin(1 - 2 * ratio) / 3)
 
 
@@ -117,7 +122,9 @@ def inverse_smoothstep(ratio: float) -> float:
     "Sigmoid (merge board)",
     "alpha",
     models=2,
-    passes=(({"alpha": 0.0}, 0), ({"alpha": 1.0}, 1)),
+    identity={"alpha": 0.0},
+    chooses=(({"alpha": 1.0}, 1),),
+    check=between(0, 1, "alpha"),
     source="bbc-mc, merge-board: weighted sum at the inverse smoothstep of M",
 )
 def sigmoid(a: Tensor, b: Tensor, alpha: float) -> Tensor:
@@ -130,7 +137,7 @@ def sigmoid(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     "Average of all",
     "alpha",
     models=(2, None),
-    passes=(({"alpha": 0.0}, 0),),
+    identity={"alpha": 0.0},
     source="model soups, arXiv 2203.05482",
 )
 @rounds_once
@@ -147,7 +154,8 @@ def average(a: Tensor, *models: Tensor, alpha: float = 1.0) -> Tensor:
     "Scale one model",
     "alpha",
     models=1,
-    passes=(({"alpha": 1.0}, 0),),
+    identity={"alpha": 1.0},
+    formula="{alpha} A",
     source="bbc-mc, mbw_each with M_B = 0 (the one-block study)",
 )
 @rounds_once

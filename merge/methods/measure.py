@@ -1,6 +1,8 @@
-"""Sums that come out the same whatever number of threads torch uses."""
+"""Numbers taken from whole tensors, piece by piece: the same with any number of threads, and with little memory."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -15,7 +17,41 @@ def dot(a: Tensor, b: Tensor) -> float:
     return math.fsum(torch.stack(partial).tolist()) if partial else 0.0
 
 
-def cosine(a: Tensor, b: Tensor) -> float:
-    """The cosine of the angle between two tensors, taken as vectors; 0 where one of them is zero."""
-    norms = math.sqrt(dot(a, a)) * math.sqrt(dot(b, b))
-    return dot(a, b) / norms if norms else 0.0
+def mean_cosine(a: Tensor, models: Sequence[Tensor]) -> float:
+    """The mean cosine of the angles between the differences of every two models from ``a``, computed in float32."""
+    count = len(models)
+    pairs = [(i, i) for i in range(count)] + list(combinations(range(count), 2))
+    sums: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
+    for base, *pieces in zip(*(tensor.reshape(-1).split(PIECE) for tensor in (a, *models)), strict=True):
+        deltas = [(piece.float() - base.float()).double() for piece in pieces]
+        for i, j in pairs:
+            sums[i, j].append(float(torch.sum(deltas[i] * deltas[j])))
+    dots = {pair: math.fsum(values) for pair, values in sums.items()}
+    found = []
+    for i, j in pairs[count:]:
+        norms = math.sqrt(dots[i, i]) * math.sqrt(dots[j, j])
+        found.append(dots[i, j] / norms if norms else 0.0)
+    return sum(found) / len(found)
+
+
+def smallest_of_largest(pieces: Callable[[], Iterable[Tensor]], keep: int) -> float:
+    """The ``keep``-th largest of non-negative float32 numbers that ``pieces()`` gives, each time the same.
+
+    The bits of such numbers have their order: two counts, of the upper and of the lower 16 bits, find it exactly.
+    """
+    upper = sum(torch.bincount(p.reshape(-1).view(torch.int32) >> 16, minlength=1 << 15) for p in pieces())
+    high, rest = _place(upper, keep)
+    lower = torch.zeros(1 << 16, dtype=torch.int64)
+    for piece in pieces():
+        bits = piece.reshape(-1).view(torch.int32)
+        lower += torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=1 << 16).cpu()
+    low, _ = _place(lower, rest)
+    return float(torch.tensor(high << 16 | low, dtype=torch.int32).view(torch.float32))
+
+
+def _place(counts: Tensor, keep: int) -> tuple[int, int]:
+    """The bin that the ``keep``-th largest is in, and which of the largest of that bin it is."""
+    below = counts.cpu().flip(0).cumsum(0)
+    place = int(torch.searchsorted(below, keep))
+    before = int(below[place - 1]) if place else 0
+    return len(counts) - 1 - place, keep - before

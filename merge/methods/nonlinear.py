@@ -1,12 +1,13 @@
 """Methods that bend: ratios that depend on the weights themselves."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .measure import dot
-from .registry import method, rounds_once
+from .registry import between, method, rounds_once
 
 TRAIN_GAIN = 1.8  # supermerger's constant: full strength of a difference trained on another base
 
@@ -16,7 +17,8 @@ TRAIN_GAIN = 1.8  # supermerger's constant: full strength of a difference traine
     "Train difference",
     "alpha",
     models=3,
-    passes=(({"alpha": 0.0}, 0),),
+    identity={"alpha": 0.0},
+    hides_nan=True,
     source="supermerger, trainDifference",
 )
 @rounds_once
@@ -32,7 +34,8 @@ def train_difference(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
     "Geometric",
     "alpha",
     models=2,
-    passes=(({"alpha": 0.0}, 0), ({"alpha": 1.0}, 1)),
+    identity={"alpha": 0.0},
+    chooses=(({"alpha": 1.0}, 1),),
     source="sd-mecha geometric_sum (real part of the complex power), Chattiori",
 )
 @rounds_once
@@ -43,31 +46,42 @@ def geometric(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     return size * torch.cos(angle)
 
 
+def _slerp_shares(tensors: Sequence[Tensor], numbers: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    """The shares of A and B, or none where the two have no plane to turn in."""
+    a, b, alpha = tensors[0], tensors[1], numbers["alpha"]
+    norm_a, norm_b = math.sqrt(dot(a, a)), math.sqrt(dot(b, b))
+    if norm_a == 0 or norm_b == 0:
+        return {"shares": ()}
+    omega = math.acos(max(-1.0, min(1.0, dot(a, b) / (norm_a * norm_b))))
+    if math.sin(omega) < 1e-6:
+        return {"shares": ()}
+    norm = (norm_a + alpha * (norm_b - norm_a)) / math.sin(omega)
+    return {
+        "shares": (math.sin((1 - alpha) * omega) * norm / norm_a, math.sin(alpha * omega) * norm / norm_b)
+    }
+
+
 @method(
     "slerp",
     "SLERP",
     "alpha",
     models=2,
-    passes=(({"alpha": 0.0}, 0), ({"alpha": 1.0}, 1)),
+    identity={"alpha": 0.0},
+    chooses=(({"alpha": 1.0}, 1),),
     elementwise=False,
+    measure=_slerp_shares,
     source="Shoemake 1985 on directions, norms interpolated linearly (sd-mecha slerp)",
 )
 @rounds_once
-def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+def slerp(a: Tensor, b: Tensor, alpha: float, shares: tuple[float, ...] | None = None) -> Tensor:
     """Turn A's direction towards B's by the share alpha of their angle; norms go linearly.
 
-    Parallel, opposite or zero tensors have no plane to turn in: they get the weighted sum.
+    Parallel, opposite or zero tensors have no plane to turn in: they get the weighted sum. ``shares`` are those of A
+    and B, where a and b are pieces of larger tensors.
     """
-    norm_a, norm_b = math.sqrt(dot(a, a)), math.sqrt(dot(b, b))
-    if norm_a == 0 or norm_b == 0:
-        return torch.lerp(a, b, alpha)
-    omega = math.acos(max(-1.0, min(1.0, dot(a, b) / (norm_a * norm_b))))
-    if math.sin(omega) < 1e-6:
-        return torch.lerp(a, b, alpha)
-    norm = (norm_a + alpha * (norm_b - norm_a)) / math.sin(omega)
-    share_a = math.sin((1 - alpha) * omega) * norm / norm_a
-    share_b = math.sin(alpha * omega) * norm / norm_b
-    return a * share_a + b * share_b
+    if shares is None:
+        shares = _slerp_shares((a, b), {"alpha": alpha})["shares"]
+    return a * shares[0] + b * shares[1] if shares else torch.lerp(a, b, alpha)
 
 
 @method(
@@ -75,7 +89,9 @@ def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     "Extract features",
     "alpha beta",
     models=3,
+    identity=None,
     options={"gamma": 1.0},
+    check=between(0, math.inf, "gamma"),
     elementwise=False,
     source="supermerger, extract_super",
 )
@@ -98,7 +114,8 @@ def extract(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float, gamma: f
     "Similarity add difference",
     "alpha beta",
     models=3,
-    passes=(({"alpha": 0.0}, 0),),
+    identity={"alpha": 0.0},
+    hides_nan=True,
     source="meh, similarity_add_difference",
 )
 @rounds_once

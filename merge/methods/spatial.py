@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .registry import method, rounds_once
+from .registry import between, method, rounds_once
 
 
 @method(
@@ -11,7 +11,7 @@ from .registry import method, rounds_once
     "Smooth add difference",
     "alpha",
     models=3,
-    passes=(({"alpha": 0.0}, 0),),
+    identity={"alpha": 0.0},
     elementwise=False,
     source="supermerger, smoothAdd",
 )
@@ -35,17 +35,17 @@ def smooth_add(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
     "Tensor sum (rows)",
     "alpha beta",
     models=2,
-    passes=(({"alpha": 0.0}, 0),),
+    identity={"alpha": 0.0},
     elementwise=False,
+    check=between(0, 1, "alpha", "beta"),
+    hides_nan=True,
     source="supermerger, tensor",
 )
 def tensor_sum(a: Tensor, b: Tensor, alpha: float, beta: float) -> Tensor:
     """Rows [beta n, (alpha + beta) n) of A replaced by B's, wrapping round at n; nothing is rounded.
 
-    Ratios outside [0, 1] raise ValueError.
+    alpha and beta must be from 0 to 1.
     """
-    if not (0 <= alpha <= 1 and 0 <= beta <= 1):
-        raise ValueError(f"tensor_sum takes alpha and beta from 0 to 1, not {alpha} and {beta}")
     out = a.clone()
     if a.ndim == 0:
         return out

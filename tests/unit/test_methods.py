@@ -6,7 +6,7 @@ import math
 import pytest
 import sd_mecha  # noqa: F401  (registers the built-in methods)
 import torch
-from blockwork.merge.methods import METHODS, each, find, seed_for, weighted_sum
+from blockwork.merge.methods import METHODS, each, seed_for, weighted_sum
 from blockwork.tests.support.methods_kit import draw, inputs, numbers
 from sd_mecha.extensions.builtin.merge_methods import linear as mecha
 
@@ -172,5 +172,3 @@ def test_scalars_and_empty_tensors_pass(name):
 def test_every_method_says_where_it_is_from_and_unknown_names_list_the_known():
     assert all(method.source and method.title and method.function.__doc__ for method in METHODS.values())
     assert len(METHODS) >= 18
-    with pytest.raises(ValueError, match="weighted_sum"):
-        find("weighted sum")

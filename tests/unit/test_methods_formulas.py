@@ -7,8 +7,9 @@ import pytest
 import sd_mecha  # noqa: F401  (registers the built-in methods)
 import torch
 from blockwork.merge.methods import METHODS
-from blockwork.merge.methods.deltas import elect_and_mean, trim
+from blockwork.merge.methods.deltas import elect_and_mean, threshold, trim
 from blockwork.merge.methods.linear import inverse_smoothstep
+from blockwork.merge.methods.measure import smallest_of_largest
 from blockwork.tests.support.methods_kit import inputs, numbers
 from scipy import ndimage
 
@@ -114,8 +115,12 @@ def test_sigmoid_inverts_the_smoothstep():
 
 def test_trim_keeps_the_largest_share():
     delta = torch.tensor([0.1, -5.0, 3.0, 0.2, -0.3, 4.0, 0.0, 1.0, -2.0, 0.5])
-    assert trim(delta, 0.4).nonzero().flatten().tolist() == [1, 2, 5, 8]
-    assert torch.equal(trim(delta, 1.0), delta) and not trim(delta, 0.0).any()
+
+    def kept(density: float) -> torch.Tensor:
+        return trim(delta, threshold(torch.zeros(10), delta, density))
+
+    assert kept(0.4).nonzero().flatten().tolist() == [1, 2, 5, 8]
+    assert torch.equal(kept(1.0), delta) and not kept(0.0).any()
 
 
 def test_ties_elects_by_mass_not_by_heads():
@@ -159,3 +164,15 @@ def test_model_stock_is_the_papers_ratio():
     expected = 2 * cos / (1 + cos) * (x + y) / 2
     assert torch.allclose(METHODS["model_stock"].blend([base, x, y], {"alpha": 1.0}), expected)
     assert not METHODS["model_stock"].blend([base, x, -x], {"alpha": 1.0}).any()  # opposite tasks cancel
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_threshold_of_ties_is_the_kth_value(seed):
+    """Counting bits finds the number that sorting finds, with ties, zeros and all magnitudes."""
+    g = torch.Generator().manual_seed(seed)
+    values = torch.randn(5000, generator=g) * 10.0 ** torch.randint(-30, 30, (5000,), generator=g)
+    values[torch.randint(0, 5000, (900,), generator=g)] = values[0].clone()
+    values[torch.randint(0, 5000, (900,), generator=g)] = 0.0
+    for keep in (1, 2, 777, 2500, 4999, 5000):
+        found = smallest_of_largest(lambda: values.abs().split(1003), keep)
+        assert found == values.abs().kthvalue(5000 - keep + 1).values.item()
