@@ -41,8 +41,8 @@ class Elemental:
 
     entries: tuple[Selector, ...] = ()
 
-    def ratio(self, key: str, block: str, otherwise: float) -> float:
-        """The ratio of a key that stands in ``block``: the last matching entry's, or ``otherwise``."""
+    def ratio(self, key: str, block: str, otherwise: float | None = None) -> float | None:
+        """The ratio of a key that is in ``block``: the last matching entry's, or ``otherwise``."""
         chosen, tagged = otherwise, key + block
         for entry in self.entries:
             if entry.blocks.matches(tagged) and entry.elements.matches(tagged):
@@ -60,8 +60,8 @@ def parse_selectors(text: str, layout: Layout) -> Elemental:
         parts = entry.split(":")
         if len(parts) != 3:
             raise MergeError(
-                f"elemental entry {entry!r} has {len(parts)} fields; expected Blocks:Elements:Ratio, "
-                "for example OUT03 OUT04:attn2:0.5"
+                f"The elemental entry {quote(entry)} has {len(parts)} fields. Expected Blocks:Elements:Ratio. "
+                "Write it as in OUT03 OUT04:attn2:0.5."
             )
         blocks, elements, ratio = (part.strip() for part in parts)
         entries.append(
@@ -87,7 +87,7 @@ def _ranges(text: str, layout: Layout) -> list[str]:
             continue
         if first not in order or last not in order:
             raise MergeError(
-                f"{word!r} is no range of blocks of {layout.name}; its blocks are {', '.join(order)}"
+                f"{quote(word)} is not a range of blocks of {layout.name}. Available: {', '.join(order)}."
             )
         low, high = sorted((order.index(first), order.index(last)))
         words += order[low : high + 1]
@@ -100,5 +100,12 @@ def _ratio(text: str, entry: str) -> float:
     except ValueError:
         ratio = float("nan")
     if not abs(ratio) < float("inf"):
-        raise MergeError(f"elemental entry {entry!r}: {text!r} is no finite number")
+        raise MergeError(
+            f"{quote(text)} is not a finite number. Given in the elemental entry {quote(entry)}."
+        )
     return ratio
+
+
+def quote(text: str) -> str:
+    """A text for a message, cut where it is long."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")

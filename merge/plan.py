@@ -1,205 +1,284 @@
 """What a merge does to each tensor, decided from names and shapes before any arithmetic.
 
-Nothing is dropped or left alone in silence: every tensor of A is merged, provably unchanged, or kept with a
-reason that ``Plan.report`` prints.
+There is one planner and there are two executors: ``merge.live`` attaches patches to a MODEL, ``merge.files`` writes a
+file. Every tensor of A gets a step: it is kept with a reason, taken from another model, or blended.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from ..blocks.keymap import block_of
-from ..blocks.names import Layout, layout_of
+from ..blocks.keys import EMA, MARKERS, OTHER, POSITION_IDS, PREFIXES, VAE_PART, is_quantised, part_of
+from ..blocks.names import NO_LAYOUT, Layout
+from ..blocks.stacks import diffusion_key
 from .errors import MergeError
-
-Parameters = tuple[float, ...]
-Tensors = Mapping[str, torch.Tensor]
+from .methods import Method
+from .methods.registry import seed_for
+from .ratios import Ratios, Source, full_name
+from .report import Report, letter, some
 
 INPUT_CONV = "input_blocks.0.0.weight"
 LATENT = 4  # input channels that all variants share: inpainting adds a mask and an image, ip2p an image
-MISMATCH_LIMIT = 8  # odd shapes beyond this many mean another architecture, not a variant
-LISTED = 12  # names printed per reason
+MISMATCH_LIMIT = 8  # more tensors that another model lacks, or has on top, mean another architecture
+
+KEPT = "kept from A"
+NOT_NAMED = "not named by the weights"
+UNCHANGED = "unchanged by their ratio"
+NOT_FLOAT = "not floating point"
+NOT_A_WEIGHT = "not a weight to average"
+OUTSIDE = "not part of U-Net, text encoder or VAE"
+QUIET = (NOT_NAMED, UNCHANGED, OUTSIDE)  # reasons that are counted; the others list the tensors
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How a method is steered: per block its parameters, which of them change nothing, and how to print them."""
+class Keep:
+    """A's tensor, bit for bit."""
 
-    of_block: Callable[[str], Parameters]
-    identity: Parameters
-    formula: str  # with {0}, {1} for the parameters: "{0} A + {1} B"
-    apart: frozenset[str] = frozenset()  # names outside the layout that were weighted: BASE, TIME_EMBED, ...
+    reason: str
 
-    def text(self, parameters: Parameters) -> str:
-        return self.formula.format(*(f"{value:.6g}" for value in parameters))
+
+@dataclass(frozen=True)
+class Take:
+    """The tensor of the model at this place, in the dtype of the result."""
+
+    source: int
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The method's result; ``channels`` limits it to the first channels of dimension 1, the others stay A's."""
+
+    ratios: Mapping[str, float]
+    channels: int | None = None
+
+
+Step = Keep | Take | Blend
 
 
 @dataclass
 class Plan:
-    """The parameters of every tensor that changes, and why the others do not."""
+    """The step of every tensor of A, and the report."""
 
-    title: str
-    rule: Rule
-    merged: dict[str, Parameters] = field(default_factory=dict)
-    block_sizes: dict[str, Counter[Parameters]] = field(default_factory=dict)
-    unchanged: int = 0
-    kept: dict[str, list[str]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    method: Method
+    options: Mapping[str, float]
+    seed: int
+    notes: Report
+    steps: dict[str, Step] = field(default_factory=dict)
 
-    def keep(self, reason: str, key: str) -> None:
-        self.kept.setdefault(reason, []).append(key)
+    @property
+    def merged(self) -> dict[str, Take | Blend]:
+        """The tensors that are not kept."""
+        return {key: step for key, step in self.steps.items() if not isinstance(step, Keep)}
 
     def report(self) -> str:
-        """The plan in words, for a person."""
-        total = len(self.merged) + self.unchanged + sum(map(len, self.kept.values()))
-        lines = [
-            self.title,
-            f"{len(self.merged)} of {total} tensors merged, {self.unchanged} unchanged by their ratio; "
-            "float32 arithmetic, rounded once.",
-            *(f"WARNING: {warning}" for warning in self.warnings),
-        ]
-        for block, sizes in self.block_sizes.items():
-            for parameters, size in sizes.items():
-                lines.append(f"  {block:<10} {self.rule.text(parameters)}  ({size} tensors)")
-        for reason, keys in self.kept.items():
-            shown = ", ".join(keys[:LISTED]) + (
-                f", and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
-            )
-            lines.append(f"{len(keys)} {reason}: {shown}")
-        return "\n".join(lines)
+        """The plan in words."""
+        return self.notes.text()
+
+    def seed_of(self, key: str) -> int | None:
+        """The seed of a tensor for methods that draw at random: the same live and in a file."""
+        return seed_for(self.seed, full_name(key)) if self.method.seeded else None
+
+    def measured(self) -> Iterator[str]:
+        """The tensors that the method's survey looks at, all but the VAE's."""
+        for key, step in self.steps.items():
+            if isinstance(step, Blend) and not step.channels and part_of(key) != VAE_PART:
+                yield key
+
+    def keep(self, key: str, reason: str) -> None:
+        """Leave a tensor to A after all."""
+        self.notes.merged -= 1
+        self.steps[key] = Keep(reason)
+        self.notes.list(f"{KEPT}, {reason}", key)
 
 
-def plan_unet(title: str, models: Sequence[Tensors], rule: Rule, key_map: str = "mbw") -> Plan:
-    """Plan a block-weighted merge of U-Nets: ``models[0]`` is A, the others are read.
-
-    ``models`` hold tensors by ComfyUI key; only shapes and dtypes are looked at. MergeError when the models
-    have different blocks, a weighted block is missing, or A has fewer input channels than another.
-    """
-    layout = _common_layout(models)
-    _refuse_foreign(models)
-    plan = Plan(title, rule, block_sizes={name: Counter() for name in layout.blocks})
-    for key in models[0]:
-        block = block_of(key, layout, key_map)
-        if block is None:
-            plan.keep(f"kept from A, in no block under key_map {key_map}", key)
-        else:
-            _decide(plan, key, block, models)
-    _refuse_nothing(plan)
-    _note_extra_keys(plan, models)
-    plan.block_sizes = {name: sizes for name, sizes in plan.block_sizes.items() if sizes}
-    for name in sorted(rule.apart - set(plan.block_sizes)):
-        plan.warnings.append(
-            f"{name} was given a weight, but under key_map {key_map} no tensor of this U-Net is in it"
-        )
-    return plan
-
-
-def plan_whole(
-    title: str, models: Sequence[Tensors], rule: Rule, part: str, skip: Callable[[str], str | None]
+def make_plan(
+    title: str,
+    sources: Sequence[Source],
+    ratios: Ratios,
+    *,
+    options: Mapping[str, float] | None = None,
+    seed: int = 0,
+    keys: Sequence[str] | None = None,
+    keep: Callable[[str], str | None] = lambda key: None,
+    copy: Callable[[str], bool] = lambda key: False,
 ) -> Plan:
-    """Plan a merge with one ratio for a whole text encoder or VAE; ``skip`` gives the reason to leave a key alone."""
-    plan = Plan(title, rule, block_sizes={part: Counter()})
-    for number, tensors in enumerate(models[1:], start=1):
-        if not set(models[0]) & set(tensors):
-            raise MergeError(
-                f"{_letter(number)} shares no tensor with A: these are different kinds of {part}"
-            )
-    for key in models[0]:
-        reason = skip(key)
-        if reason:
-            plan.keep(f"kept from A, {reason}", key)
-        else:
-            _decide(plan, key, part, models)
-    _refuse_nothing(plan)
-    _note_extra_keys(plan, models)
+    """Plan a merge of ``sources``, A first; only names, shapes and dtypes are looked at.
+
+    ``keys`` are those of A that the result has (default: all), ``keep`` gives a reason to keep one, ``copy`` says
+    whether a tensor that A lacks is taken from another model. Raises MergeError
+    for models of different architectures, numbers that the method cannot use, and where nothing can be merged.
+    """
+    method = ratios.method
+    if not method.least <= len(sources) <= (method.most or len(sources)):
+        wanted = f"{method.least}" if method.most == method.least else f"at least {method.least}"
+        raise MergeError(f"{title}: {method.name} takes {wanted} models, {len(sources)} are given.")
+    _refuse_foreign(sources, ratios.layout)
+    plan = Plan(method, dict(options or {}), seed, Report(title))
+    _check_numbers(plan, {})
+    checked: set[tuple[float, ...]] = set()
+    lacking: dict[str, list[str]] = {}
+    for key in sources[0].entries if keys is None else keys:
+        block, found = ratios.of(key)
+        step = _step(sources, key, block, found, ratios, keep(key))
+        plan.steps[key] = step
+        if not isinstance(step, Keep):
+            assert block is not None and found is not None
+            numbers = tuple(found.values())
+            if numbers not in checked:
+                _check_numbers(plan, found, block)
+                checked.add(numbers)
+            plan.notes.in_block(block, plan.method.text(found))
+            if isinstance(step, Blend) and step.channels:
+                plan.notes.list(f"merged in the first {step.channels} channels, the others kept from A", key)
+        elif step.reason not in QUIET:
+            plan.notes.list(f"{KEPT}, {step.reason}", key)
+            if step.reason.startswith(("missing in", "other shape in")):
+                lacking.setdefault(step.reason, []).append(key)
+    _refuse_nothing(plan, lacking)
+    _note(plan, sources, ratios, copy)
     return plan
 
 
-def _decide(plan: Plan, key: str, block: str, models: Sequence[Tensors]) -> None:
-    """File one tensor of A under merged, unchanged or kept."""
-    a = models[0][key]
-    parameters = plan.rule.of_block(block)
-    if not a.is_floating_point():
-        plan.keep("kept from A, not floating point", key)
-        return
-    if parameters == plan.rule.identity:
-        plan.unchanged += 1
-        plan.block_sizes.setdefault(block, Counter())[parameters] += 1
-        return
-    for number, tensors in enumerate(models[1:], start=1):
-        if key not in tensors:
-            plan.keep(f"kept from A, missing in {_letter(number)}", key)
-            return
-        if not _fits(key, a, tensors[key], number):
-            shapes = f"{tuple(a.shape)} in A, {tuple(tensors[key].shape)} in {_letter(number)}"
-            plan.keep(f"kept from A, shaped differently in {_letter(number)}", f"{key} ({shapes})")
-            return
-    if any(tensors[key].shape != a.shape for tensors in models[1:]):
-        plan.warnings.append(
-            f"A has {a.shape[1]} input channels; the first {LATENT} are merged, the others are A's ({key})"
-        )
-    plan.merged[key] = parameters
-    plan.block_sizes.setdefault(block, Counter())[parameters] += 1
+def _step(
+    sources: Sequence[Source],
+    key: str,
+    block: str | None,
+    ratios: Mapping[str, float] | None,
+    table: Ratios,
+    reason: str | None,
+) -> Step:
+    entry, part = sources[0].entries[key], part_of(key)
+    whole = table.whole is not None or table.layout is NO_LAYOUT
+    if part == EMA or (part == OTHER and not whole):
+        return Keep(OUTSIDE)
+    if reason is not None:
+        return Keep(reason)
+    if key.endswith(POSITION_IDS):
+        return Keep(NOT_A_WEIGHT)
+    if not entry.dtype.is_floating_point:
+        return Keep(NOT_FLOAT)
+    if block is None:
+        return Keep(f"in no block under key_map {table.key_map}")
+    if ratios is None:
+        return Keep(NOT_NAMED)
+    index = table.method.passthrough(ratios)
+    if index == 0:
+        return Keep(UNCHANGED)
+    needed = range(1, len(sources)) if index is None else (index,)
+    for number in needed:
+        if key not in sources[number].entries:
+            return Keep(f"missing in {letter(number)}")
+    shapes = {number: tuple(sources[number].entries[key].shape) for number in needed}
+    other = next((number for number, shape in shapes.items() if shape != tuple(entry.shape)), None)
+    if other is None:
+        return Blend(ratios) if index is None else Take(index)
+    if _is_wider_input(key, tuple(entry.shape), shapes[other]):
+        return Blend(ratios, LATENT)
+    return Keep(f"other shape in {letter(other)}")
 
 
-def _fits(key: str, a: torch.Tensor, other: torch.Tensor, number: int) -> bool:
-    """Equal shapes, or the input convolution of a model with fewer input channels than A."""
-    if a.shape == other.shape:
-        return True
-    if not key.endswith(INPUT_CONV) or a.shape[0] != other.shape[0] or a.shape[2:] != other.shape[2:]:
-        return False
-    if other.shape[1] > a.shape[1]:
+def _is_wider_input(key: str, first: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether this is the input convolution of a U-Net, and the other model's has another number of channels."""
+    return (
+        key.endswith(INPUT_CONV)
+        and len(first) == len(other)
+        and first[:1] + first[2:] == other[:1] + other[2:]
+        and min(first[1], other[1]) >= LATENT
+    )
+
+
+def _check_numbers(plan: Plan, ratios: Mapping[str, float], block: str = "") -> None:
+    """MergeError for numbers that the method cannot use, before anything is computed."""
+    method = plan.method
+    try:
+        method.checked(ratios or (method.identity or dict.fromkeys(method.ratios, 0.0)), plan.options)
+    except ValueError as error:
+        where = f"{plan.notes.title}, {block}" if block else plan.notes.title
+        raise MergeError(f"{where}: {method.name} cannot use these numbers. {error}") from None
+
+
+def _refuse_foreign(sources: Sequence[Source], layout: Layout) -> None:
+    """MergeError where the diffusion models are not of one architecture, or the sources have nothing in common."""
+    first = sources[0]
+    inside = _diffusion_keys(first)
+    for source in sources:
+        if any(key.startswith(PREFIXES[EMA]) for key in source.entries) and not _diffusion_keys(source):
+            raise MergeError(
+                f"{source.name} holds its U-Net only as a moving average (model_ema.). Use the full checkpoint."
+            )
+    for other in sources[1:]:
+        if not any(key in other.entries for key in first.entries):
+            raise MergeError(
+                f"{first.name} and {other.name} have no tensors in common. Use models of one kind."
+            )
+        found = _diffusion_keys(other)
+        if not (inside and found):
+            continue
+        _refuse_shapes(first, other, inside & found, layout)
+        for keys, having, lacking in ((inside - found, first, other), (found - inside, other, first)):
+            if len(keys) > MISMATCH_LIMIT:
+                raise MergeError(
+                    f"{having.name} has {len(keys)} tensors that {lacking.name} lacks, the first is {min(keys)}. "
+                    "These are different architectures. Use models of one kind."
+                )
+
+
+def _diffusion_keys(source: Source) -> set[str]:
+    return {key for key in source.entries if diffusion_key(key) is not None and not is_quantised(key)}
+
+
+def _refuse_shapes(first: Source, other: Source, shared: set[str], layout: Layout) -> None:
+    """MergeError for other shapes in a block, or in more than a few layers outside: those are a variant's own."""
+    odd, in_blocks = [], False
+    for key in shared:
+        here, there = tuple(first.entries[key].shape), tuple(other.entries[key].shape)
+        if here == there:
+            continue
+        if not _is_wider_input(key, here, there):
+            odd.append(key)
+            in_blocks |= block_of(key, layout, "comfy") in layout.index
+        elif there[1] > here[1]:
+            raise MergeError(
+                f"{other.name} has {there[1]} input channels, {first.name} has {here[1]}. "
+                "Make the inpainting or edit model the first model (A)."
+            )
+    if in_blocks or len(odd) > MISMATCH_LIMIT:
+        key = min(odd)
+        shapes = f"{list(first.entries[key].shape)} and {list(other.entries[key].shape)}"
         raise MergeError(
-            f"{_letter(number)} has {other.shape[1]} input channels (an inpainting or edit model) and A only "
-            f"{a.shape[1]}: make the model with more channels A, or the merge would lose them"
+            f"{first.name} and {other.name} have {len(odd)} tensors of other shapes, the first is {key} ({shapes}). "
+            "These are different architectures. Use models of one kind."
         )
-    return True
 
 
-def _common_layout(models: Sequence[Tensors]) -> Layout:
-    layouts = [layout_of(tensors) for tensors in models]
-    for number, layout in enumerate(layouts[1:], start=1):
-        if layout.blocks != layouts[0].blocks:
+def _refuse_nothing(plan: Plan, lacking: Mapping[str, list[str]]) -> None:
+    """MergeError where tensors were to be merged and none could be."""
+    for reason, keys in lacking.items():
+        if not plan.merged:
             raise MergeError(
-                f"A is {layouts[0].describe()}, {_letter(number)} is {layout.describe()}: "
-                "only models with the same blocks can be merged"
-            )
-    return layouts[0]
-
-
-def _refuse_foreign(models: Sequence[Tensors]) -> None:
-    """Raise where shapes differ in more than a variant's few tensors, whatever the ratios."""
-    for number, tensors in enumerate(models[1:], start=1):
-        odd = [
-            key for key, a in models[0].items() if key in tensors and not _fits(key, a, tensors[key], number)
-        ]
-        if len(odd) > MISMATCH_LIMIT:
-            raise MergeError(
-                f"{len(odd)} tensors are shaped differently in {_letter(number)}, first {odd[0]}: "
-                "these are different architectures"
+                f"Nothing can be merged: {len(keys)} tensors have this reason: {reason}. The first is {keys[0]}."
             )
 
 
-def _refuse_nothing(plan: Plan) -> None:
-    """Raise where tensors were to be merged and none could be."""
-    for reason, keys in plan.kept.items():
-        if not plan.merged and ("missing in" in reason or "shaped differently" in reason):
-            why = reason.removeprefix("kept from A, ")
-            raise MergeError(f"all {len(keys)} tensors to merge are {why}, first {keys[0]}")
-
-
-def _note_extra_keys(plan: Plan, models: Sequence[Tensors]) -> None:
-    for number, tensors in enumerate(models[1:], start=1):
-        extra = [key for key in tensors if key not in models[0]]
-        if extra:
-            letter = _letter(number)
-            shown = ", ".join(extra[:LISTED]) + (
-                f", and {len(extra) - LISTED} more" if len(extra) > LISTED else ""
-            )
-            plan.warnings.append(f"{len(extra)} tensors only {letter} has are left out: {shown}")
-
-
-def _letter(number: int) -> str:
-    return "ABCDEFG"[number]
+def _note(plan: Plan, sources: Sequence[Source], ratios: Ratios, copy: Callable[[str], bool]) -> None:
+    """The counts of the report, tensors that only other models have, and names that address nothing."""
+    notes = plan.notes
+    kept = [step.reason for step in plan.steps.values() if isinstance(step, Keep)]
+    notes.total, notes.merged = len(plan.steps), len(plan.steps) - len(kept)
+    for reason in QUIET:
+        notes.count(f"{KEPT}, {reason}", kept.count(reason))
+    notes.order(ratios.layout.blocks)
+    for number, other in enumerate(sources[1:], start=1):
+        for key in other.entries:
+            if key in sources[0].entries or part_of(key) == EMA or key in MARKERS or key in plan.steps:
+                continue
+            if copy(key):
+                plan.steps[key] = Take(number)
+                notes.list(f"copied from {letter(number)}, A lacks them", key)
+            else:
+                notes.list(f"left out, only {letter(number)} has them", key)
+    if unused := ratios.unused():
+        notes.warnings.append(
+            f"{some(unused)} {'has' if len(unused) == 1 else 'have'} a weight, but under key_map {ratios.key_map} "
+            "no tensor of these models is in it."
+        )

@@ -1,116 +1,162 @@
-"""Which ratio a key gets: block weights, text encoder and VAE apart, elemental ratios on top."""
+"""Which ratios a tensor gets: block weights, text encoder and VAE, and selectors of single tensors.
 
-from collections.abc import Container, Mapping, Sequence
+A ratio has a value for a tensor where its text names the tensor: by a list, a block, a name outside the blocks, one
+number for everything, or a selector. "Not named" is not the number 0: a tensor that no text names stays A's.
+"""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, Protocol
 
 from ..blocks import weights
-from ..blocks.keymap import CLIP, block_of
-from ..blocks.keys import PREFIXES, TEXT, UNET, VAE_PART
-from ..blocks.names import BASE, NO_LAYOUT, VAE, BlockError, Layout, layout_of
+from ..blocks.keymap import block_of
+from ..blocks.keys import PREFIXES, TEXT, UNET, VAE_PART, part_of
+from ..blocks.names import BASE, CLIP, NO_LAYOUT, T5, VAE, BlockError, Layout, layout_of
 from ..blocks.numbers import is_number
+from ..blocks.weights import BlockWeights
 from . import elemental
 from .errors import MergeError
-from .files.checkpoint import Checkpoint
 from .methods import Method
-from .recipe.grammar import Line
+
+Read = Callable[[str, Layout], BlockWeights]
 
 
-def neutral(method: Method, name: str) -> float:
-    """The value of a ratio that leaves A as it is: 1 where the method passes A at 1, else 0."""
-    for condition, index in method.passes:
-        if index == 0 and name in condition:
-            return condition[name]
-    return 0.0
+class Source(Protocol):
+    """A table of tensors: what a planner looks at of a model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def entries(self) -> Mapping[str, Any]:
+        """Tensors, or anything else with ``dtype`` and ``shape``, by key."""
+        ...
 
 
-class RatioTable:
-    """The ratios of a line, per key.
+class Ratios:
+    """The ratios of a merge, per tensor.
 
-    One number counts for U-Net, BASE and text encoder alike; a list or preset for the blocks it names, the rest
-    stays A's unless BASE says otherwise. The text encoder follows BASE unless CLIP is given; the VAE stays
-    A's unless VAE is given: averaged VAEs make dark, blurred pictures.
+    One number counts for U-Net, BASE and text encoder; a list or preset for the blocks it names. The text encoder
+    follows BASE unless CLIP (or T5) is given; the VAE stays A's unless VAE is given: averaged VAEs make dark, blurred
+    images. ``whole`` is the name of a model that has one ratio for all its tensors (a text encoder, a VAE).
     """
 
     def __init__(
         self,
-        line: Line,
         method: Method,
+        texts: Sequence[tuple[str, str]],
         layout: Layout,
-        own_presets: Mapping[str, Sequence[float]] | None = None,
+        *,
+        key_map: str = "mbw",
+        selectors: str = "",
+        read: Read = weights.parse,
+        whole: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ):
-        self.layout, self.key_map = layout, line.key_map
-        self.ratios: dict[str, tuple[weights.BlockWeights, float, float]] = {}
-        for name, text in line.ratios:
-            rest = neutral(method, name)
+        self.method, self.layout, self.key_map, self.whole = method, layout, key_map, whole
+        self.texts: dict[str, BlockWeights] = {}
+        for name, text in texts:
             try:
-                read = weights.parse(text, layout, default=rest, own_presets=own_presets)
+                self.texts[name] = read(text, layout)
             except BlockError as error:
-                raise BlockError(f"{line.output}, {name}: {error}") from None
-            base = dict(read.extra).get(BASE, _flat(text, rest))
-            self.ratios[name] = (read, base, rest)
-        self.elemental = elemental.parse_selectors(line.elemental, layout)
-        self.written_out = tuple(
-            (name, self.ratios[name][0].text() if _names_any(text, own_presets or {}) else text)
-            for name, text in line.ratios
-        )  # a user's own preset means nothing elsewhere: a recipe that is kept holds its numbers
-        self.first, self.complement = next(iter(self.ratios)), method.complement
+                raise BlockError(f"{(labels or {}).get(name, name)}: {error}") from None
+        self.elemental = elemental.parse_selectors(selectors, layout)
+        self._first = next(iter(self.texts))
+        self._found: dict[str, Mapping[str, float] | None] = {}
+        self._used: set[str] = set()
 
-    def of(self, key: str, part: str) -> dict[str, float] | None:
-        """Ratios of a key by name, or None when the key map never merges it."""
-        if self.layout is NO_LAYOUT:
-            block = BASE
+    def of(self, key: str) -> tuple[str | None, Mapping[str, float] | None]:
+        """The block that a tensor is weighted with and its ratios by name.
+
+        The block is None when the key map never merges the tensor, the ratios are None when no text names it.
+        """
+        part = part_of(key)
+        if self.whole or part == VAE_PART:
+            block = place = self.whole or VAE
         else:
-            block = block_of(key, self.layout, self.key_map)
-        if block is None and part != VAE_PART:
+            block = BASE if self.layout is NO_LAYOUT else block_of(key, self.layout, self.key_map)
+            if block is None:
+                return None, None
+            place = self._text_encoder(key) if part == TEXT else block
+        if place not in self._found:
+            self._found[place] = self._completed(self._named(place))
+        if self.elemental.entries and part != VAE_PART:
+            chosen = self.elemental.ratio(full_name(key), block)
+            if chosen is not None:
+                return place, self._completed({**self._named(place), self._first: chosen})
+        return place, self._found[place]
+
+    def _text_encoder(self, key: str) -> str:
+        is_t5 = "t5" in key.partition(".transformer.")[0]
+        return T5 if is_t5 and any(T5 in dict(read.extra) for read in self.texts.values()) else CLIP
+
+    def _named(self, block: str) -> dict[str, float]:
+        """The ratios whose texts name a block, or a name outside the blocks."""
+        self._used |= {used for read in self.texts.values() for used in _names_behind(read, block)}
+        return {name: read.of(block, 0.0) for name, read in self.texts.items() if read.is_named(block)}
+
+    def _completed(self, named: Mapping[str, float]) -> Mapping[str, float] | None:
+        """All ratios of the method: those not named get the value that leaves A as it is, where there is one."""
+        if not named:
             return None
-        found = {name: self._one(name, part, block or VAE) for name in self.ratios}
-        if part != VAE_PART:  # `::0.5` means every element of what is merged
-            found[self.first] = self.elemental.ratio(key, block or BASE, found[self.first])
-        if self.complement and self.complement[0] not in found:
-            found[self.complement[0]] = 1 - found[self.complement[1]]
+        found = dict(named)
+        complement = self.method.complement
+        if complement and complement[0] not in self.texts and complement[1] in found:
+            found[complement[0]] = 1 - found[complement[1]]
+        for name in self.method.ratios:
+            if name not in found:
+                if name not in (self.method.identity or {}):
+                    return None
+                found[name] = (self.method.identity or {})[name]
         return found
 
-    def _one(self, name: str, part: str, block: str) -> float:
-        read, base, rest = self.ratios[name]
-        extra = dict(read.extra)
-        if part == VAE_PART:
-            return extra.get(VAE, rest)
-        if part == TEXT:
-            return extra.get(CLIP, base)
-        return read.of(block, base)
+    def unused(self) -> list[str]:
+        """The names outside the blocks that a text gives a weight and that no tensor looked up is in."""
+        given = {name for read in self.texts.values() for name, _ in read.extra}
+        return sorted(given - self._used)
 
 
-def _flat(text: str, otherwise: float) -> float:
-    """The number a text starts with when it is one for the whole model (``0.5``, ``0.5, VAE=1``), not a list."""
-    first, *rest = text.split(",")
-    alone = is_number(first) and not any(is_number(item) for item in rest)
-    return float(first) if alone else otherwise
+def _names_behind(read: BlockWeights, block: str) -> set[str]:
+    """The name in ``read.extra`` that decides a block's weight, if any."""
+    extra = dict(read.extra)
+    if block in read.layout.index:
+        return set()
+    if block in extra:
+        return {block}
+    return {BASE} & extra.keys() if block != VAE else set()
 
 
-def _names_any(text: str, names: Container[str]) -> bool:
-    return any(item.strip() in names for item in text.split(","))
+def full_name(key: str) -> str:
+    """The key as a checkpoint names it, so that selectors and seeds mean the same live and in a file."""
+    return f"model.{key}" if key.startswith("diffusion_model.") else key
 
 
-def common_layout(line: Line, sources: Sequence[Checkpoint]) -> Layout:
-    """The U-Net layout all sources share; MergeError when they are of different kinds.
+def written_out(
+    name_text: tuple[str, str], table: Ratios, own_presets: Container[str] = ()
+) -> tuple[str, str]:
+    """A ratio's text for a recipe that is kept: presets of the user, which mean nothing elsewhere, as numbers."""
+    name, text = name_text
+    own = any(item.strip() in own_presets for item in text.split(","))
+    return name, table.texts[name].text() if own else text
 
-    Models without such a U-Net (text encoders, transformers, ...) can be merged with one number for everything.
+
+def common_layout(sources: Sequence[Source], texts: Sequence[str]) -> Layout:
+    """The layout that all sources share; MergeError when they are of different kinds.
+
+    Models without numbered blocks (text encoders, VAEs, ...) can be merged with one number for everything.
     """
+    first = sources[0]
     try:
-        layout = layout_of(sources[0].entries)
+        layout = layout_of(first.entries)
     except BlockError as error:
-        if all(is_number(text) for _, text in line.ratios):
+        if all(is_number(text) for text in texts):
             return NO_LAYOUT
-        raise MergeError(f"{sources[0].name}: {error}; one number for the whole model works on any") from None
+        raise MergeError(f"{first.name}: {error}") from None
     for other in sources[1:]:
-        has_unet = any(key.startswith(PREFIXES[UNET]) for key in other.entries)
-        if has_unet and layout_of(other.entries) != layout:
+        if not any(key.startswith(PREFIXES[UNET]) for key in other.entries):
+            continue
+        found = layout_of(other.entries)
+        if found != layout:
             raise MergeError(
-                f"{sources[0].name} is {layout.name} and {other.name} is {layout_of(other.entries).name}; "
-                "models of different architectures cannot be merged"
+                f"{first.name} is {layout.describe()}, {other.name} is {found.describe()}. "
+                "Models of different architectures cannot be merged."
             )
     return layout
-
-
-def merges(part: str, layout: Layout) -> bool:
-    """Whether keys of this part are merged at all; EMA copies, schedules and markers stay A's."""
-    return part in (UNET, TEXT, VAE_PART) or layout is NO_LAYOUT

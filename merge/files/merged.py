@@ -1,51 +1,32 @@
 """One line of a recipe as a checkpoint that does not exist yet: tensors are computed when they are read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ...blocks.keys import (
-    EMA,
-    MARKERS,
-    OTHER,
-    POSITION_IDS,
-    UNET,
-    VAE_PART,
-    part_of,
-)
+from ...blocks import weights
+from ...blocks.keys import EMA, MARKERS, OTHER, POSITION_IDS, VAE_PART, part_of
 from ..errors import MergeError
-from ..methods import METHODS, seed_for
+from ..methods import METHODS
 from ..methods.finite import all_finite
-from ..ratios import RatioTable, common_layout, merges
+from ..plan import Blend, Keep, Take, make_plan
+from ..ratios import Ratios, common_layout, written_out
 from ..recipe.grammar import Line
-from ..report import Report
+from ..report import letter
 from .checkpoint import Checkpoint, Stored
 from .dtypes import output_dtype
 from .ema import EmaSwapped
+from .evaluate import Computed, Read, evaluate, lines_below
 from .header import Entry
 from .vae import baked
 
-INPUT_CONV = "input_blocks.0.0.weight"  # 4 latent channels; 9 for inpainting, 8 for instruct-pix2pix
 EMBEDDING = ".position_embedding.weight"
 Tick = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class Job:
-    """How one output tensor comes about: copied from a key of one source, or blended.
-
-    ``channels`` limits the blend to the first channels of dimension 1 (inpainting models have more).
-    """
-
-    source: Checkpoint
-    key: str
-    ratios: Mapping[str, float] | None = None
-    channels: int | None = None
-
-
-class MergedCheckpoint:
+class MergedCheckpoint(Computed):
     """The result of a line, read in pieces from any number of threads.
 
     Every key of A is in it unless it was asked to go; what a source lacks stays A's and is reported. Raises
@@ -59,36 +40,69 @@ class MergedCheckpoint:
         vae: Checkpoint | None = None,
         own_presets: Mapping[str, Sequence[float]] | None = None,
     ):
-        self.line, self.name, self.report = line, line.output, Report(line.output)
-        self.method = METHODS[line.method]
-        self.options: dict[str, float] = dict(line.options)
+        self.line, self.name = line, line.output
         self.sources = [EmaSwapped(source) for source in sources] if line.ema == "swap" else list(sources)
-        self.layout = common_layout(line, self.sources)
-        self.table = RatioTable(line, self.method, self.layout, own_presets)
-        self.jobs: dict[str, Job] = {}
-        self.entries: dict[str, Entry] = {}
-        for key, entry in self.sources[0].entries.items():
-            self._plan(key, entry)
+        self.layout = common_layout(self.sources, [text for _, text in line.ratios])
+        self.method = METHODS[line.method]
+        table = Ratios(
+            self.method,
+            line.ratios,
+            self.layout,
+            key_map=line.key_map,
+            selectors=line.elemental,
+            read=partial(weights.parse, own_presets=own_presets),
+            labels={name: f"{line.output}, {name}" for name, _ in line.ratios},
+        )
+        self.written_out = tuple(written_out(pair, table, own_presets or {}) for pair in line.ratios)
+        left_out = {key: why for key in self.sources[0].entries if (why := self._left_out(key))}
+        self.plan = make_plan(
+            line.output,
+            self.sources,
+            table,
+            options=dict(line.options),
+            seed=line.seed,
+            keys=[key for key in self.sources[0].entries if key not in left_out],
+            copy=self._copies,
+        )
+        self.report = self.plan.notes
+        self.report.sources = tuple(source.name for source in self.sources)
+        for why in left_out.values():
+            self.report.count(why)
+        self.baked: dict[str, tuple[Checkpoint, str]] = {}
+        self.entries = {key: self._entry(key, self._origin(key)) for key in self.plan.steps}
         if line.position_ids == "reset":
             self._add_position_ids()
         if vae is not None:
             self._bake(vae)
-        self._look_at_others()
+        self._remark()
+        self._divisible = {key: self._is_divisible(key) for key in self.entries}
+        self._stored = {key: self._stored_bytes(key) for key in self.entries}
 
-    def _plan(self, key: str, entry: Entry) -> None:
+    def _left_out(self, key: str) -> str | None:
+        """Why a key of A is not in the result."""
         part, line = part_of(key), self.line
         if part == EMA and (line.ema != "keep" or line.prune == "yes"):
-            return self.report.count("EMA dropped")
+            return "left out, moving average"
         if part == OTHER and line.prune == "yes" and key not in MARKERS:
-            return self.report.count("pruned")
-        dtype = output_dtype(line.dtype, part, entry)
-        if self._repairs(key):
-            dtype = torch.int64
-        self.entries[key] = Entry(dtype, entry.shape)
-        self.jobs[key] = self._job(key, entry, part)
-        job = self.jobs[key]
-        kept = "kept from A" if job.source is self.sources[0] else f"taken from {job.source.name}"
-        self.report.count("merged" if job.ratios else kept)
+            return "left out, pruned"
+        return None
+
+    def _copies(self, key: str) -> bool:
+        """Whether a tensor that A lacks is copied from another model."""
+        return self.line.extra_keys == "copy" and part_of(key) != EMA and key not in MARKERS
+
+    def _origin(self, key: str) -> Checkpoint:
+        step = self.plan.steps[key]
+        return (
+            self.sources[0]
+            if key in self.sources[0].entries or not isinstance(step, Take)
+            else self.sources[step.source]
+        )
+
+    def _entry(self, key: str, source: Checkpoint) -> Entry:
+        entry = source.entries[key]
+        dtype = torch.int64 if self._repairs(key) else output_dtype(self.line.dtype, part_of(key), entry)
+        return Entry(dtype, entry.shape)
 
     def _repairs(self, key: str) -> bool:
         return key.endswith(POSITION_IDS) and self.line.position_ids != "skip"
@@ -99,178 +113,160 @@ class MergedCheckpoint:
             name = f"{key.removesuffix(EMBEDDING)}{POSITION_IDS}"
             if key.endswith(EMBEDDING) and name not in self.entries:
                 self.entries[name] = Entry(torch.int64, (1, entry.shape[0]))
-                self.jobs[name] = Job(self.sources[0], name)
-                self.report.remarks.append(f"{name} was missing: written as 0, 1, 2, ...")
-
-    def _job(self, key: str, entry: Entry, part: str) -> Job:
-        keep = Job(self.sources[0], key)
-        if not merges(part, self.layout) or not entry.dtype.is_floating_point or key.endswith(POSITION_IDS):
-            return keep
-        ratios = self.table.of(key, part)
-        if ratios is None:
-            return keep
-        index = self.method.passthrough(ratios)
-        if index == 0:
-            return keep
-        whole = index is not None and self.line.nan == "error"  # keep_a needs A's values at hand
-        others = [self.sources[index or 0]] if whole else self.sources[1:]
-        for other in others:
-            if key not in other.entries:
-                self.report.list(f"kept from A, {other.name} lacks them", key)
-                return keep
-        shapes = [entry.shape, *(other.entries[key].shape for other in others)]
-        if all(shape == entry.shape for shape in shapes):
-            return Job(others[0], key) if whole else Job(self.sources[0], key, ratios)
-        channels = self._common_channels(key, shapes)
-        if channels is None:
-            if part == UNET:
-                found = " and ".join(str(list(shape)) for shape in shapes)
-                raise MergeError(f"{key} has the shapes {found}: these models are of different kinds")
-            self.report.list("kept from A, the shapes differ", key)
-            return keep
-        self.report.list(f"merged in the first {channels} channels, the others kept from A", key)
-        return Job(self.sources[0], key, ratios, channels)
-
-    def _common_channels(self, key: str, shapes: Sequence[tuple[int, ...]]) -> int | None:
-        first = shapes[0]
-        if not key.endswith(INPUT_CONV) or any(s[:1] + s[2:] != first[:1] + first[2:] for s in shapes):
-            return None
-        if any(shape[1] > first[1] for shape in shapes):
-            raise MergeError(
-                f"{key} takes {first[1]} channels in {self.sources[0].name} and {max(s[1] for s in shapes)} in another "
-                "model: put the inpainting or instruct-pix2pix model first (A)"
-            )
-        return min(shape[1] for shape in shapes)
+                self.plan.steps[name] = Keep("not a weight to average")
+                self.report.remark(f"{name} was missing: written as 0, 1, 2, ...")
 
     def _bake(self, vae: Checkpoint) -> None:
-        found = baked(vae, self.sources[0])
-        for name, tensor in found.items():
+        for name, tensor in baked(vae, self.sources[0]).items():
             self.entries[name] = Entry(
                 output_dtype(self.line.dtype, VAE_PART, tensor.entry), tensor.entry.shape
             )
-            self.jobs[name] = Job(vae, tensor.key)
-        self.report.remarks.append(f"VAE baked in from {vae.name}: {len(found)} tensors")
+            self.baked[name] = (vae, tensor.key)
+        self.report.remark(f"VAE baked in from {vae.name}: {len(self.baked)} tensors")
 
-    def _look_at_others(self) -> None:
-        """Keys only other sources have, and markers they disagree on."""
-        for other in self.sources[1:]:
-            for key in other.entries:
-                if key in self.sources[0].entries or key in self.entries:
-                    continue
-                if self.line.extra_keys == "copy" and part_of(key) != EMA and key not in MARKERS:
-                    self.entries[key] = Entry(
-                        output_dtype(self.line.dtype, part_of(key), other.entries[key]),
-                        other.entries[key].shape,
-                    )
-                    self.jobs[key] = Job(other, key)
-                    self.report.list(f"copied from {other.name}, A lacks them", key)
-                elif key in MARKERS:
-                    self.report.remarks.append(
-                        f"{other.name} carries the marker {key}, A does not: A's kind is kept"
-                    )
-                elif part_of(key) != EMA:
-                    self.report.list(f"left out, only {other.name} has them", key)
+    def _remark(self) -> None:
+        """Markers that the sources disagree on, and tensors without a moving average."""
+        first = self.sources[0]
+        for number, other in enumerate(self.sources[1:], start=1):
             for key in MARKERS:
-                if key in self.sources[0].entries and key not in other.entries:
-                    self.report.remarks.append(
-                        f"A carries the marker {key}, {other.name} does not: A's kind is kept"
+                if (key in first.entries) != (key in other.entries):
+                    having, lacking = ("A", letter(number)) if key in first.entries else (letter(number), "A")
+                    self.report.remark(
+                        f"{having} has the marker {key}, {lacking} does not: the result is of A's kind"
                     )
-        if len(self.sources) > 1 and not any(job.ratios for job in self.jobs.values()):
-            shared = any(key in other.entries for other in self.sources[1:] for key in self.entries)
-            if not shared:
-                raise MergeError(f"{' and '.join(s.name for s in self.sources)} have no tensors in common")
+        for number, source in enumerate(self.sources):
+            if isinstance(source, EmaSwapped) and source.lacking:
+                self.report.remark(
+                    f"{letter(number)} has no moving average of {len(source.lacking)} tensors: their weights are read"
+                )
 
     def prepare(self, tick: Tick = lambda done: None) -> None:
         """Methods that measure the whole model first do so here; ``tick`` is told the bytes looked at."""
-        for source in self.sources:
-            inner = source.inner if isinstance(source, EmaSwapped) else source
-            if isinstance(inner, MergedCheckpoint):
-                inner.prepare(tick)
-        method = self.method
-        if method.survey is None or method.conclude is None:
-            return
-        measures = []
-        for key, job in self.jobs.items():
-            if job.ratios and part_of(key) != VAE_PART and job.channels is None and self.entries[key].shape:
-                a, b = (source.read(key).view(self.entries[key].shape) for source in self.sources[:2])
+        for line in lines_below(self):
+            if isinstance(line, MergedCheckpoint):
+                line._survey(tick)
+
+    def _survey(self, tick: Tick) -> None:
+        method, measures = self.method, []
+        for key in self.plan.measured() if method.survey else ():
+            shape = self.entries[key].shape
+            if method.survey and shape and self.entries[key].numel:
+                a, b = (evaluate(Read(source, key)).view(shape) for source in self.sources[:2])
                 measures.append(method.survey(a, b))
                 tick(self.entries[key].nbytes)
-        if measures:
-            self.options = {**self.options, **method.conclude(measures)}
+        if measures and method.conclude:
+            self.plan.options = {**self.plan.options, **method.conclude(measures)}
 
     def divisible(self, key: str) -> bool:
-        job = self.jobs[key]
-        if job.ratios is None:
-            return job.source.divisible(job.key) and not self._repairs(key)
-        whole = job.channels is not None or not self.method.elementwise
-        return not whole and all(source.divisible(key) for source in self.sources)
+        return self._divisible[key]
+
+    def _is_divisible(self, key: str) -> bool:
+        if self._repairs(key):
+            return False
+        if key in self.baked:
+            vae, inner = self.baked[key]
+            return vae.divisible(inner)
+        step = self.plan.steps[key]
+        if isinstance(step, Blend) and (step.channels or not self.method.elementwise):
+            return False
+        return all(need.source.divisible(need.key) for need in self.needs(key, 0, None))
 
     def stored(self, key: str) -> Stored | None:
         """A's own bytes where nothing is done to them; what comes from another model is read and looked at."""
-        job = self.jobs[key]
-        if job.ratios is not None or job.source is not self.sources[0] or self._repairs(key):
+        return self._stored[key]
+
+    def _stored_bytes(self, key: str) -> Stored | None:
+        first = self.sources[0]
+        if key in self.baked or self._repairs(key) or not isinstance(self.plan.steps[key], Keep):
             return None
-        same = job.source.entries[job.key].dtype == self.entries[key].dtype
-        return job.source.stored(job.key) if same else None
+        return first.stored(key) if first.entries[key].dtype == self.entries[key].dtype else None
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
-        job, entry = self.jobs[key], self.entries[key]
-        stop = entry.numel if stop is None else stop
-        if self._repairs(key):
-            return self._position_ids(job, key)
-        if job.ratios is None:
-            kept = job.source.read(job.key, start, stop)
-            if job.source is self.sources[0] and kept.dtype == entry.dtype:
-                return kept  # A's own bits, whatever they are
-            return self._checked(kept.to(entry.dtype), [kept], [job.source], key)
-        tensors = [source.read(key, *(() if job.channels else (start, stop))) for source in self.sources]
-        if not self.divisible(key):
-            tensors = [t.view(s.entries[key].shape) for t, s in zip(tensors, self.sources, strict=True)]
-        merged = self._blend(tensors, job, key, entry.dtype)
-        return self._checked(merged, tensors, self.sources, key).reshape(-1)
+        return evaluate(Read(self, key, start, stop))
 
-    def _blend(self, tensors: Sequence[Tensor], job: Job, key: str, dtype: torch.dtype) -> Tensor:
-        assert job.ratios is not None
-        seed = seed_for(self.line.seed, key) if self.method.seeded else None
-        if job.channels is None:
-            return self.method.blend(tensors, job.ratios, self.options, seed=seed, dtype=dtype)
+    def needs(self, key: str, start: int, stop: int | None) -> list[Read]:
+        if key in self.baked:
+            vae, inner = self.baked[key]
+            return [Read(vae, inner, start, stop)]
+        first, step = Read(self.sources[0], key, start, stop), self.plan.steps[key]
+        if self._repairs(key):
+            return [Read(self.sources[0], key)] if key in self.sources[0].entries else []
+        if isinstance(step, Keep):
+            return [first]
+        if isinstance(step, Take):
+            taken = first._replace(source=self.sources[step.source])
+            return [taken, first] if self.line.nan == "keep_a" and key in self.sources[0].entries else [taken]
+        if step.channels or not self.method.elementwise:
+            return [Read(source, key) for source in self.sources]
+        return [first._replace(source=source) for source in self.sources]
+
+    def compute(self, key: str, start: int, stop: int | None, given: Sequence[Tensor]) -> Tensor:
+        entry = self.entries[key]
+        if key in self.baked:
+            vae, _ = self.baked[key]
+            return self._checked(given[0].to(entry.dtype), given, [vae.name], key)
+        if self._repairs(key):
+            return self._position_ids(key, given)
+        step = self.plan.steps[key]
+        if isinstance(step, Keep):
+            return given[0].to(entry.dtype)  # A's own bits, whatever they are
+        if isinstance(step, Take):
+            names = [self.sources[step.source].name]
+            return self._checked(given[0].to(entry.dtype), given[:1], names, key, *given[1:])
+        names = [source.name for source in self.sources]
+        if not self._divisible[key]:
+            shapes = [source.entries[key].shape for source in self.sources]
+            given = [tensor.view(shape) for tensor, shape in zip(given, shapes, strict=True)]
+        if self.method.hides_nan:
+            self._refuse_nan(given, names, key)
+        out = self._blend(step, given, key, entry.dtype)
+        return self._checked(out, given, names, key, given[0]).reshape(-1)
+
+    def _blend(self, step: Blend, tensors: Sequence[Tensor], key: str, dtype: torch.dtype) -> Tensor:
+        seed, options = self.plan.seed_of(key), self.plan.options
+        if not step.channels:
+            return self.method.blend(tensors, step.ratios, options, seed=seed, dtype=dtype)
         out = tensors[0].to(dtype, copy=True)
-        shared = [tensor[:, : job.channels] for tensor in tensors]
-        out[:, : job.channels] = self.method.blend(shared, job.ratios, self.options, seed=seed, dtype=dtype)
+        shared = [tensor[:, : step.channels] for tensor in tensors]
+        out[:, : step.channels] = self.method.blend(shared, step.ratios, options, seed=seed, dtype=dtype)
         return out
 
-    def _position_ids(self, job: Job, key: str) -> Tensor:
+    def _position_ids(self, key: str, given: Sequence[Tensor]) -> Tensor:
         """0, 1, 2, ... as integers: merges by other tools left fractions or half floats here."""
         right = torch.arange(self.entries[key].numel)
-        if job.key not in job.source.entries:
-            return right
-        given = job.source.read(job.key)
-        broken = given.dtype != torch.int64 or not torch.equal(given, right)
-        if broken:
-            self.report.remarks.append(
-                f"{key} was {given.dtype} with wrong or rounded values: reset to 0, 1, 2, ..."
+        if given and (given[0].dtype != torch.int64 or not torch.equal(given[0], right)):
+            self.report.remark(
+                f"{key} was {given[0].dtype} with wrong or rounded values: reset to 0, 1, 2, ..."
             )
         return right
 
+    def _refuse_nan(self, given: Sequence[Tensor], names: Sequence[str], key: str) -> None:
+        """An error where a source holds NaN or infinity, unless A's values are to stay there."""
+        for tensor, name in zip(given, names, strict=True):
+            if self.line.nan != "keep_a" and not all_finite(tensor):
+                raise MergeError(
+                    f"{name}: {key} holds NaN or infinity. Repair the file, or use nan=keep_a to keep A's values there."
+                )
+
     def _checked(
-        self, out: Tensor, given: Sequence[Tensor], sources: Sequence[Checkpoint], key: str
+        self, out: Tensor, given: Sequence[Tensor], names: Sequence[str], key: str, a: Tensor | None = None
     ) -> Tensor:
         """NaN and infinity in a source are an error (or A's value stays); those made by rounding are counted."""
         if not out.is_floating_point() or all_finite(out):
             return out
-        for tensor, source in zip(given, sources, strict=True):
-            if all_finite(tensor):
-                continue
-            if self.line.nan != "keep_a":
-                raise MergeError(
-                    f"{source.name}: {key} holds NaN or infinity; repair the file, or use nan=keep_a"
-                )
-            bad = ~out.float().isfinite()
-            self.report.add_elements(f"NaN or infinity in {source.name}, A's value kept", key, int(bad.sum()))
-            return self._with_a(out, bad, given[0])
-        over = int((~out.float().isfinite()).sum())
-        self.report.add_elements(f"beyond the range of {str(out.dtype).removeprefix('torch.')}", key, over)
+        self._refuse_nan(given, names, key)
+        bad = ~out.float().isfinite()
+        for number, tensor in enumerate(given):
+            wrong = 0 if a is None else int((~tensor.float().isfinite()).sum())
+            if wrong:
+                place = letter(number if len(given) > 1 else self._taken(key))
+                self.report.add_elements(f"NaN or infinity in {place}, A's values kept", key, wrong)
+        if a is not None and not all(map(all_finite, given)):
+            return torch.where(bad, a.to(torch.float32), out.to(torch.float32)).to(out.dtype)
+        over = f"overflowed {str(out.dtype).removeprefix('torch.')}"
+        self.report.add_elements(over, key, int(bad.sum()))
         return out
 
-    def _with_a(self, out: Tensor, bad: Tensor, a: Tensor) -> Tensor:
-        return torch.where(bad, a.to(torch.float32), out.to(torch.float32)).to(out.dtype)
+    def _taken(self, key: str) -> int:
+        step = self.plan.steps.get(key)
+        return step.source if isinstance(step, Take) else 0

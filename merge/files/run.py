@@ -173,7 +173,7 @@ def opened(
                 )
         lines = _plan_lines(recipe, sources, own_presets)
         written_out = tuple(
-            replace(line, ratios=lines[index].table.written_out) if index in lines else line
+            replace(line, ratios=lines[index].written_out) if index in lines else line
             for index, line in enumerate(recipe.lines)
         )
         recipe = replace(recipe, lines=written_out)
@@ -209,22 +209,29 @@ def _plan_lines(
     bound, done = dict(recipe.variables), dict[int, MergedCheckpoint]()
 
     def ingredient(name: str) -> Checkpoint:
-        if match := LINE_REFERENCE.match(name):
-            return line(int(match.group(1)) - 1)
-        return files[bound.get(name, name)]
+        reference = LINE_REFERENCE.match(name)
+        return done[int(reference.group(1)) - 1] if reference else files[bound.get(name, name)]
 
-    def line(index: int) -> MergedCheckpoint:
-        if index not in done:
-            plan = recipe.lines[index]
-            vae = ingredient(plan.vae) if plan.vae else None
-            done[index] = MergedCheckpoint(plan, [ingredient(name) for name in plan.models], vae, own_presets)
-        return done[index]
-
-    result = line(len(recipe.lines) - 1)
+    for index in _needed(recipe):
+        line = recipe.lines[index]
+        vae = ingredient(line.vae) if line.vae else None
+        done[index] = MergedCheckpoint(line, [ingredient(name) for name in line.models], vae, own_presets)
+    result = done[len(recipe.lines) - 1]
     for index, inner in done.items():
-        if inner is not result and len(inner.report.text().splitlines()) > 1:
-            result.report.remarks.append(f"line {index + 1}, {inner.report.text()}")
+        if inner is not result:
+            result.report.remark(f"line {index + 1}, {inner.report.text()}")
     return done
+
+
+def _needed(recipe: Recipe) -> list[int]:
+    """The last line and those it uses, in the order of the recipe; lines use earlier lines only."""
+    needed = {len(recipe.lines) - 1}
+    for index in reversed(range(len(recipe.lines))):
+        if index in needed:
+            line = recipe.lines[index]
+            found = (LINE_REFERENCE.match(name) for name in (*line.models, line.vae))
+            needed |= {int(match.group(1)) - 1 for match in found if match}
+    return sorted(needed)
 
 
 def _first_file(checkpoint: Checkpoint) -> FileCheckpoint:

@@ -1,61 +1,71 @@
-"""Live merging: fits the plans and methods of this room to ComfyUI's MODEL, CLIP and VAE.
+"""Live merging: fits the planner and the methods to ComfyUI's MODEL, CLIP and VAE.
 
 The result of every function is a clone of A with patches; weights are merged when core loads the model, nothing
 is computed or copied before, and no input is changed. Only VAEs, which ComfyUI saves and shares without looking at
-patches, are merged at once into a VAE of their own.
+patches, are merged at once into a new VAE.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.sd
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...blocks.host import read_weights
 from ...blocks.keys import MODEL
-from ...blocks.names import BASE, BlockError, Layout, layout_of
-from ...blocks.weights import BlockWeights, split_pair
+from ...blocks.names import BASE, NO_LAYOUT, VAE
+from ...blocks.weights import split_pair
 from ..errors import MergeError
-from ..methods import add_difference, each, scale
+from ..methods import METHODS, Method
 from ..methods.finite import all_finite
-from ..plan import Plan, Rule, plan_unet, plan_whole
+from ..plan import Blend, Plan, Take, make_plan
+from ..ratios import Ratios, common_layout
+from ..report import letter
 from .host_incremental import incremental, unpatched
 from .host_left_out import key_patches, stored_tensors
-from .host_patch import KeyPatches, MergePatch, merge_patch, own_patches
-
-Source = dict[str, KeyPatches]
+from .host_patch import TAKE, How, KeyPatches, MergePatch, effective, merge_patch, numbers, own_patches
 
 NON_FINITE = ("error", "keep A")
+LABELS = {"m_a": "Shares of A (M_A)", "m_b": "Shares of B (M_B)"}
+CPU = torch.device("cpu")
 
 # Storage of a stored weight -> place in it -> finite or not: a slider's next move scans nothing again.
 _FINITE = WeakIdKeyDictionary()
 
-SUM = "{0} A + {1} B"
-DIFFERENCE = "A + {0} (B - C)"
-SCALE = "{0} A"
+
+@dataclass(frozen=True)
+class Live:
+    """A loaded model as a planner sees it: its stored tensors, with the patches on them, by key."""
+
+    name: str
+    patches: Mapping[str, KeyPatches]
+
+    @cached_property
+    def entries(self) -> dict[str, torch.Tensor]:
+        """The stored tensors."""
+        return {key: patches[0][0] for key, patches in self.patches.items()}
 
 
 def merge_models(
-    model_a, model_b, weights: str, weights_a: str = "", key_map: str = "mbw", non_finite: str = "error"
+    model_a,
+    model_b,
+    weights: str,
+    weights_a: str = "",
+    key_map: str = "mbw",
+    non_finite: str = "error",
+    elemental: str = "",
 ):
     """``M_A A + M_B B`` per block; ``weights`` is M_B, ``weights_a`` M_A or empty for 1 - M_B.
 
     Returns (MODEL, Plan). With M_A = 1 - M_B the weights are bit-identical to core's ModelMerge nodes in float32.
     """
-
-    def rule(layout: Layout) -> Rule:
-        m_b = read_weights(weights, layout)
-        m_a = _read_weights_a(weights_a, layout) if weights_a.strip() else None
-
-        def of_block(block: str) -> tuple[float, ...]:
-            share = m_b.of(block, 0.0)
-            return (1 - share if m_a is None else m_a.of(block, 1.0), share)
-
-        return Rule(of_block, (1.0, 0.0), SUM, _apart(m_b) | (_apart(m_a) if m_a else frozenset()))
-
-    return _merge_unets("Merge of A and B", [model_a, model_b], each, rule, key_map, non_finite)
+    texts = {"m_b": weights, **({"m_a": weights_a} if weights_a.strip() else {})}
+    return merge_unets("Merge of A and B", [model_a, model_b], "each", texts, key_map, non_finite, elemental)
 
 
 def merge_two_ratios(model_a, model_b, pair: str, key_map: str = "mbw", non_finite: str = "error"):
@@ -65,89 +75,112 @@ def merge_two_ratios(model_a, model_b, pair: str, key_map: str = "mbw", non_fini
 
 
 def add_model_difference(
-    model_a, model_b, model_c, weights: str, key_map: str = "mbw", non_finite: str = "error"
+    model_a,
+    model_b,
+    model_c,
+    weights: str,
+    key_map: str = "mbw",
+    non_finite: str = "error",
+    elemental: str = "",
 ):
-    """``A + M (B - C)`` per block, which carries over what B learnt since C. Returns (MODEL, Plan)."""
-
-    def rule(layout: Layout) -> Rule:
-        m = read_weights(weights, layout)
-        return Rule(lambda block: (m.of(block, 0.0),), (0.0,), DIFFERENCE, _apart(m))
-
-    models = [model_a, model_b, model_c]
-    return _merge_unets("A plus the difference of B and C", models, add_difference, rule, key_map, non_finite)
+    """``A + M (B - C)`` per block, which carries over the training of B since C. Returns (MODEL, Plan)."""
+    models, texts = [model_a, model_b, model_c], {"alpha": weights}
+    title = "A plus the difference of B and C"
+    return merge_unets(title, models, "add_difference", texts, key_map, non_finite, elemental)
 
 
-def scale_blocks(model, weights: str, key_map: str = "mbw", non_finite: str = "error"):
+def scale_blocks(model, weights: str, key_map: str = "mbw", non_finite: str = "error", elemental: str = ""):
     """``M A`` per block, blocks not named at 1: the one-block attenuation study needs no second model."""
+    texts = {"alpha": weights}
+    return merge_unets("Blocks of A scaled", [model], "scale", texts, key_map, non_finite, elemental)
 
-    def rule(layout: Layout) -> Rule:
-        m = read_weights(weights, layout, default=1.0)
-        return Rule(lambda block: (m.of(block, 1.0),), (1.0,), SCALE, _apart(m))
 
-    return _merge_unets("Blocks of A scaled", [model], scale, rule, key_map, non_finite)
+def merge_unets(
+    title: str,
+    models: Sequence,
+    method: str,
+    texts: Mapping[str, str],
+    key_map: str = "mbw",
+    non_finite: str = "error",
+    elemental: str = "",
+    options: Mapping[str, float] | None = None,
+    seed: int = 0,
+):
+    """Merge diffusion models by any method, as a clone of the first with patches. Returns (MODEL, Plan).
+
+    ``texts`` are weight texts by the names of the method's ratios, ``elemental`` selectors of single tensors,
+    ``non_finite`` one of ``NON_FINITE``.
+    """
+    sources = _sources(models, MODEL)
+    layout = common_layout(sources, list(texts.values()))
+    ratios = Ratios(
+        METHODS[method],
+        list(texts.items()),
+        layout,
+        key_map=key_map,
+        selectors=elemental,
+        read=read_weights,
+        labels=LABELS,
+    )
+    plan = make_plan(title, sources, ratios, options=options, seed=seed)
+    _compare_prediction(plan, models)
+    merged = incremental(models[0])
+    _keep_unpatched(plan, merged)
+    unfinished = _not_finite(plan, sources, None if non_finite == "keep A" else "non_finite")
+    _survey(plan, models[0], sources)
+    _patch(merged, sources, plan, unfinished)
+    return merged, plan
 
 
 def merge_clips(clip_a, clip_b, ratio: float, clip_c=None):
     """``(1 - ratio) A + ratio B``, or ``A + ratio (B - C)`` with a third text encoder. Returns (CLIP, Plan)."""
-    sources = _sources([clip_a.patcher, clip_b.patcher] + ([clip_c.patcher] if clip_c is not None else []))
-    method, rule = _whole_rule(ratio, three=clip_c is not None)
-    plan = plan_whole("Merge of text encoders", _tensors(sources), rule, BASE, _skip_in_clip(sources))
-    _check_finite(plan, sources)
+    sources = _sources([clip.patcher for clip in (clip_a, clip_b, clip_c) if clip is not None])
+    ratios = _one_ratio(ratio, BASE, three=clip_c is not None)
+    plan = make_plan("Merge of text encoders", sources, ratios, keep=_kept_of_clip(sources))
     merged = clip_a.clone()
     merged.patcher = incremental(clip_a.patcher)
     _keep_unpatched(plan, merged.patcher)
-    _patch(merged.patcher, sources, plan, method)
+    _not_finite(plan, sources)
+    _patch(merged.patcher, sources, plan)
     return merged, plan
 
 
 def merge_vaes(vae_a, vae_b, ratio: float, vae_c=None):
-    """The same for autoencoders, as a VAE of its own with the merged weights. Returns (VAE, Plan)."""
-    vaes = [vae_a, vae_b] + ([vae_c] if vae_c is not None else [])
-    sources = _sources([vae.patcher for vae in vaes])
-    method, rule = _whole_rule(ratio, three=vae_c is not None)
-    plan = plan_whole("Merge of VAEs", _tensors(sources), rule, "VAE", lambda key: None)
-    _check_finite(plan, sources)
-    state = vae_a.get_sd() | {key: patches[0][0] for key, patches in sources[0].items()}
-    for key, parameters in plan.merged.items():
-        tensors = [_on_cpu(source[key][0][0]) for source in sources]
-        state[key] = method(*tensors, *parameters)
+    """The same for autoencoders, as a new VAE with the merged weights. Returns (VAE, Plan)."""
+    sources = _sources([vae.patcher for vae in (vae_a, vae_b, vae_c) if vae is not None])
+    plan = make_plan("Merge of VAEs", sources, _one_ratio(ratio, VAE, three=vae_c is not None))
+    _not_finite(plan, sources)
+    state = vae_a.get_sd() | sources[0].entries
+    for key, step in plan.merged.items():
+        if isinstance(step, Take):
+            state[key] = _on_cpu(sources[step.source].entries[key]).to(state[key].dtype)
+        else:
+            state[key] = plan.method.blend([_on_cpu(source.entries[key]) for source in sources], step.ratios)
     return comfy.sd.VAE(sd=state, device=vae_a.device, dtype=vae_a.vae_dtype), plan
 
 
 def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return comfy.model_management.cast_to_device(tensor.detach(), torch.device("cpu"), tensor.dtype)
+    return comfy.model_management.cast_to_device(tensor.detach(), CPU, tensor.dtype)
 
 
-def _read_weights_a(text: str, layout: Layout) -> BlockWeights:
-    try:
-        return read_weights(text, layout, default=1.0)
-    except BlockError as error:
-        raise BlockError(f"shares of A (M_A): {error}") from error
-
-
-def _apart(weights: BlockWeights) -> frozenset[str]:
-    return frozenset(name for name, _ in weights.extra)
-
-
-def _whole_rule(ratio: float, three: bool) -> tuple[Callable[..., torch.Tensor], Rule]:
+def _one_ratio(ratio: float, whole: str, three: bool) -> Ratios:
     if not math.isfinite(ratio):
-        raise MergeError(f"the ratio is {ratio}; it must be a finite number")
-    if three:
-        return add_difference, Rule(lambda _: (ratio,), (0.0,), DIFFERENCE)
-    return each, Rule(lambda _: (1 - ratio, ratio), (1.0, 0.0), SUM)
+        raise MergeError(f"The ratio is {ratio}. It must be a finite number.")
+    method, name = (METHODS["add_difference"], "alpha") if three else (METHODS["each"], "m_b")
+    return Ratios(method, [(name, repr(float(ratio)))], NO_LAYOUT, whole=whole)
 
 
-def _skip_in_clip(sources: Sequence[Source]) -> Callable[[str], str | None]:
-    """Why a text-encoder tensor is left alone.
+def _kept_of_clip(sources: Sequence[Live]) -> Callable[[str], str | None]:
+    """Why a text-encoder tensor is kept.
 
-    SD1 files carry no text_projection, and core leaves its memory uninitialised: what is not finite there was
+    SD1 files have no text_projection, and core leaves its memory uninitialised: what is not finite there was
     never loaded.
     """
 
     def reason(key: str) -> str | None:
-        if key.endswith((".position_ids", ".logit_scale")):
+        if key.endswith(".logit_scale"):
             return "not a weight to average"
-        loaded = (_finite(source[key][0][0]) for source in sources if key in source)
+        loaded = (_finite(source.entries[key]) for source in sources if key in source.entries)
         if key.endswith("text_projection.weight") and not all(loaded):
             return "not loaded from the file"
         return None
@@ -155,78 +188,90 @@ def _skip_in_clip(sources: Sequence[Source]) -> Callable[[str], str | None]:
     return reason
 
 
-def _merge_unets(
-    title: str, models: Sequence, method, rule: Callable[[Layout], Rule], key_map: str, non_finite: str
-):
-    """Plan with the rule for A's layout, then attach the plan to a clone of A. Returns (MODEL, Plan)."""
-    sources = _sources(models, MODEL)
-    plan = plan_unet(title, _tensors(sources), rule(layout_of(sources[0])), key_map)
-    _compare_prediction(plan, models)
-    _check_finite(plan, sources, keep="non_finite" if non_finite == "error" else None)
-    merged = incremental(models[0])
-    _keep_unpatched(plan, merged)
-    _patch(merged, sources, plan, method)
-    return merged, plan
-
-
-def _sources(patchers: Sequence, prefix: str | None = None) -> list[Source]:
-    """The stored tensors of each model by key, with the patches on them for all but A, which brings its own along."""
-    sources = [_stored(patchers[0], prefix)]
-    for letter, patcher in zip("BC", patchers[1:], strict=False):
+def _sources(patchers: Sequence, prefix: str | None = None) -> list[Live]:
+    """Each model's stored tensors by key, with the patches on them for all but A, whose patches come first anyway."""
+    stored = stored_tensors(patchers[0], prefix)
+    sources = [Live("A", {key: [(tensor, None)] for key, tensor in stored.items()})]
+    for number, patcher in enumerate(patchers[1:], start=1):
         try:
-            sources.append(key_patches(patcher, prefix))
+            sources.append(Live(letter(number), key_patches(patcher, prefix)))
         except AttributeError as error:  # core cannot list the scales of quantised layers either
             raise MergeError(
-                f"model {letter} is quantised and its weights cannot be read one by one ({error}); "
-                "load its fp16 or bf16 file"
+                f"Model {letter(number)} is quantised and its weights cannot be read one by one ({error}). "
+                "Load its fp16 or bf16 file."
             ) from error
     return sources
 
 
-def _stored(patcher, prefix: str | None) -> Source:
-    return {key: [(tensor, None)] for key, tensor in stored_tensors(patcher, prefix).items()}
+def _read_by(plan: Plan, step: Take | Blend, sources: Sequence[Live]) -> Sequence[int]:
+    """The places of the models whose tensor a step reads."""
+    return (step.source,) if isinstance(step, Take) else range(len(sources))
 
 
-def _tensors(sources: Sequence[Source]) -> list[dict[str, torch.Tensor]]:
-    return [{key: patches[0][0] for key, patches in source.items()} for source in sources]
+def _not_finite(plan: Plan, sources: Sequence[Live], keep: str | None = "") -> set[str]:
+    """The merged tensors with NaN or infinity in a source: an error, unless ``keep`` is None.
 
-
-def _check_finite(plan: Plan, sources: Sequence[Source], keep: str | None = "") -> None:
-    """Raise at NaN or infinity in what is to be merged; with ``keep`` None leave such tensors to A and report them.
-
-    ``keep`` names the node's input that would do so, empty where there is none.
+    ``keep`` names the node's input that keeps A's values there, empty where there is none.
     """
-    for key in list(plan.merged):
-        bad = next((n for n, source in enumerate(sources) if not _finite(source[key][0][0])), None)
-        if bad is None:
+    found = set()
+    for key, step in plan.merged.items():
+        bad = [n for n in _read_by(plan, step, sources) if not _finite(sources[n].entries[key])]
+        if not bad:
             continue
         if keep is not None:
-            otherwise = f", or set {keep} to 'keep A' to leave such tensors as they are in A" if keep else ""
+            otherwise = f", or set {keep} to 'keep A' to keep A's values there" if keep else ""
             raise MergeError(
-                f"{key} of model {'ABC'[bad]} holds NaN or infinity; repair that model{otherwise}"
+                f"{key} of model {letter(bad[0])} holds NaN or infinity. Repair that model{otherwise}."
             )
-        del plan.merged[key]
-        plan.keep(f"kept from A, NaN or infinity in {'ABC'[bad]}", key)
+        found.add(key)
+        for number in bad:
+            wrong = int((~sources[number].entries[key].float().isfinite()).sum())
+            plan.notes.add_elements(f"NaN or infinity in {letter(number)}, A's values kept", key, wrong)
+    return found
 
 
 def _keep_unpatched(plan: Plan, merged) -> None:
-    """Leave to A, and report, what the loader of a patcher that is not core's would not patch."""
+    """Keep, and report, what the loader of a patcher that is not core's would not patch."""
     for key in sorted(unpatched(merged) & plan.merged.keys()):
-        del plan.merged[key]
-        plan.keep("kept from A, not patched by this model's loader", key)
+        plan.keep(key, "not patched by this model's loader")
 
 
-def _patch(merged, sources: Sequence[Source], plan: Plan, method) -> None:
+def _survey(plan: Plan, model_a, sources: Sequence[Live]) -> None:
+    """Measure the tensors that the method looks at beforehand, patches included."""
+    method: Method = plan.method
+    keys = [key for key in plan.measured() if sources[0].entries[key].ndim]
+    if method.survey is None or method.conclude is None or not keys:
+        return
+    own = key_patches(model_a, MODEL)
+    measures = [
+        method.survey(*(effective(patches[key], key, CPU) for patches in (own, sources[1].patches)))
+        for key in keys
+    ]
+    plan.options = {**plan.options, **method.conclude(measures)}
+
+
+def _patch(merged, sources: Sequence[Live], plan: Plan, unfinished: Collection[str] = ()) -> None:
     """Attach the plan to ``merged``: every tensor's patch in one call, because each call walks the whole model."""
+    options = numbers(plan.options)
 
-    def patch(key: str, parameters: tuple[float, ...]) -> MergePatch:
-        others = tuple(source[key] for source in sources[1:])
-        return merge_patch(method, parameters, others, own_patches(merged, key, sources[0][key][0][0]))
+    def patch(key: str, step: Take | Blend) -> MergePatch:
+        keep_a = key in unfinished
+        if isinstance(step, Take):
+            how, others = How(TAKE, keep_a=keep_a), sources[step.source : step.source + 1]
+        else:
+            ratios, channels = numbers(step.ratios), step.channels or 0
+            how = How(plan.method.name, ratios, options, plan.seed_of(key), channels, keep_a)
+            others = sources[1:]
+        own = own_patches(merged, key, sources[0].entries[key])
+        return merge_patch(how, [source.patches[key] for source in others], own)
 
-    patches = {key: patch(key, parameters) for key, parameters in plan.merged.items()}
+    patches = {key: patch(key, step) for key, step in plan.merged.items()}
     missed = set(patches) - set(merged.add_patches(patches))
     if missed:
-        raise MergeError(f"ComfyUI took no patch for {len(missed)} tensors, first {min(missed)}")
+        raise MergeError(
+            f"ComfyUI rejected the patches of {len(missed)} tensors, the first is {min(missed)}. "
+            "This model cannot be merged live; merge the files."
+        )
 
 
 def _finite(tensor: torch.Tensor) -> bool:
@@ -238,15 +283,33 @@ def _finite(tensor: torch.Tensor) -> bool:
     return places[place]
 
 
+_PREDICTIONS = {
+    comfy.model_sampling.EDM: "edm",
+    comfy.model_sampling.V_PREDICTION: "v_prediction",
+    comfy.model_sampling.V_PREDICTION_DDPM: "v_prediction_ddpm",
+    comfy.model_sampling.CONST: "flow",
+    comfy.model_sampling.X0: "x0",
+    comfy.model_sampling.EPS: "eps",
+}
+
+
 def _compare_prediction(plan: Plan, models: Sequence) -> None:
     """Warn where A and another model predict different things (eps, v): their weights do not mix."""
-    kinds = [getattr(model.model, "model_type", None) for model in models]
+    patched = any("model_sampling" in model.object_patches for model in models)
+    kinds = [_prediction(model) if patched else _model_type(model) for model in models]
     for number, kind in enumerate(kinds[1:], start=1):
         if kind != kinds[0]:
-            plan.warnings.append(
-                f"A predicts {_name(kinds[0])} and {'ABC'[number]} {_name(kind)}; the merge samples as A"
+            plan.notes.warnings.append(
+                f"A predicts {kinds[0]} and {letter(number)} {kind}. The merge samples as A."
             )
 
 
-def _name(kind) -> str:
+def _model_type(model) -> str:
+    kind = getattr(model.model, "model_type", None)
     return getattr(kind, "name", str(kind)).lower()
+
+
+def _prediction(model) -> str:
+    """What a model predicts, also where ModelSamplingDiscrete or a similar node has changed it."""
+    classes = type(model.get_model_object("model_sampling")).__mro__
+    return next((_PREDICTIONS[kind] for kind in classes if kind in _PREDICTIONS), _model_type(model))

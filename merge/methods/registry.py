@@ -145,7 +145,7 @@ def between(low: float, high: float, *names: str) -> Callable[[Mapping[str, floa
     """A ``check``: the named numbers must be from ``low`` to ``high``."""
 
     def check(numbers: Mapping[str, float]) -> str | None:
-        bad = next((name for name in names if not low <= numbers[name] <= high), None)
+        bad = next((name for name in names if not low <= numbers.get(name, low) <= high), None)
         if bad is None:
             return None
         wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"

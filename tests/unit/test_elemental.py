@@ -85,7 +85,7 @@ def test_sdxl_blocks_are_sdxls():
     """supermerger's issue 468: OUT08 exists in SDXL and holds out., OUT09 does not exist."""
     key = UNET + "out.2.weight"
     assert parse("OUT08:out:0.5", SDXL).ratio(key, block_of(key, SDXL, "supermerger") or "", 0.0) == 0.5
-    with pytest.raises(MergeError, match="no range of blocks of sdxl"):
+    with pytest.raises(MergeError, match="not a range of blocks of sdxl"):
         parse("OUT07-OUT11:attn:0.5", SDXL)
 
 
@@ -94,9 +94,9 @@ def test_sdxl_blocks_are_sdxls():
     [
         ("OUT03:attn2", "2 fields"),
         ("OUT03:attn2:0.5:1", "4 fields"),
-        ("OUT03:attn2:half", "'half' is no finite number"),
-        ("OUT03:attn2:nan", "no finite number"),
-        ("IN00-IN99:attn2:0.5", "no range of blocks"),
+        ("OUT03:attn2:half", "'half' is not a finite number"),
+        ("OUT03:attn2:nan", "not a finite number"),
+        ("IN00-IN99:attn2:0.5", "not a range of blocks"),
     ],
 )
 def test_malformed_entries_are_errors(text, told):
