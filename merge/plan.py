@@ -70,6 +70,15 @@ class Plan:
         """The tensors that are not kept."""
         return {key: step for key, step in self.steps.items() if not isinstance(step, Keep)}
 
+    @property
+    def kept(self) -> dict[str, list[str]]:
+        """The tensors that are kept by reason."""
+        found: dict[str, list[str]] = {}
+        for key, step in self.steps.items():
+            if isinstance(step, Keep):
+                found.setdefault(step.reason, []).append(key)
+        return found
+
     def report(self) -> str:
         """The plan in words."""
         return self.notes.text()

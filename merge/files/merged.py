@@ -13,7 +13,7 @@ from ..methods import METHODS
 from ..methods.finite import all_finite
 from ..plan import Blend, Keep, Take, make_plan
 from ..ratios import Ratios, common_layout, written_out
-from ..recipe.grammar import Line
+from ..recipe.model import Line
 from ..report import letter
 from .checkpoint import Checkpoint, Stored
 from .dtypes import output_dtype

@@ -7,8 +7,6 @@ patches, are merged at once into a new VAE.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import comfy.model_management
 import comfy.model_sampling
@@ -38,17 +36,12 @@ CPU = torch.device("cpu")
 _FINITE = WeakIdKeyDictionary()
 
 
-@dataclass(frozen=True)
 class Live:
     """A loaded model as a planner sees it: its stored tensors, with the patches on them, by key."""
 
-    name: str
-    patches: Mapping[str, KeyPatches]
-
-    @cached_property
-    def entries(self) -> dict[str, torch.Tensor]:
-        """The stored tensors."""
-        return {key: patches[0][0] for key, patches in self.patches.items()}
+    def __init__(self, name: str, patches: Mapping[str, KeyPatches]):
+        self.name, self.patches = name, patches
+        self.entries: dict[str, torch.Tensor] = {key: found[0][0] for key, found in patches.items()}
 
 
 def merge_models(

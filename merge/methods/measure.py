@@ -39,7 +39,9 @@ def smallest_of_largest(pieces: Callable[[], Iterable[Tensor]], keep: int) -> fl
 
     The bits of such numbers have their order: two counts, of the upper and of the lower 16 bits, find it exactly.
     """
-    upper = sum(torch.bincount(p.reshape(-1).view(torch.int32) >> 16, minlength=1 << 15) for p in pieces())
+    upper = torch.zeros(1 << 15, dtype=torch.int64)
+    for piece in pieces():
+        upper += torch.bincount(piece.reshape(-1).view(torch.int32) >> 16, minlength=1 << 15).cpu()
     high, rest = _place(upper, keep)
     lower = torch.zeros(1 << 16, dtype=torch.int64)
     for piece in pieces():
@@ -51,7 +53,7 @@ def smallest_of_largest(pieces: Callable[[], Iterable[Tensor]], keep: int) -> fl
 
 def _place(counts: Tensor, keep: int) -> tuple[int, int]:
     """The bin that the ``keep``-th largest is in, and which of the largest of that bin it is."""
-    below = counts.cpu().flip(0).cumsum(0)
+    below = counts.flip(0).cumsum(0)
     place = int(torch.searchsorted(below, keep))
     before = int(below[place - 1]) if place else 0
     return len(counts) - 1 - place, keep - before

@@ -13,6 +13,7 @@ from .registry import between, method, rounds_once
     models=3,
     identity={"alpha": 0.0},
     elementwise=False,
+    hides_nan=True,
     source="supermerger, smoothAdd",
 )
 @rounds_once

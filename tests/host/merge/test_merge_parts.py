@@ -10,7 +10,7 @@ import pytest
 import torch
 from blockwork.merge.errors import MergeError
 from blockwork.merge.live import host, host_patch
-from blockwork.merge.methods import add_difference, each, scale, weighted_sum
+from blockwork.merge.methods import METHODS, each, weighted_sum
 
 CPU = torch.device("cpu")
 TINY_CLIP = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
@@ -59,8 +59,8 @@ def test_clip_weights_merge_and_the_rest_stays_as_in_a():
         elif not key.endswith("text_projection.weight"):
             assert torch.equal(now, (x.float() * 0.75 + y.float() * 0.25).to(x.dtype)), key
     report = plan.report()
-    assert "not a weight to average: clip_l.logit_scale" in report
-    assert "not loaded from the file: clip_l.transformer.text_projection.weight" in report
+    assert "kept from A, not a weight to average: 1 (clip_l.logit_scale)" in report
+    assert "kept from A, not loaded from the file: 1 (clip_l.transformer.text_projection.weight)" in report
     assert not a.patcher.patches
 
 
@@ -102,7 +102,7 @@ def test_text_encoders_of_different_kinds_are_refused():
     class Other:
         patcher = Patcher()
 
-    with pytest.raises(MergeError, match="B shares no tensor with A"):
+    with pytest.raises(MergeError, match="A and B have no tensors in common"):
         host.merge_clips(build_clip(1), Other(), 0.5)
 
 
@@ -168,14 +168,14 @@ def test_in_place_arithmetic_has_the_bits_of_the_methods(dtype):
     size = (host_patch.CHUNK + 7, 2)
     a, b, c = torch.randn(3, *size, generator=generator)
     b, c = b.to(dtype), c.to(dtype)
-    for method, others, parameters in (
-        (each, (b,), (0.7, 0.3)),
-        (add_difference, (b, c), (0.3,)),
-        (scale, (), (0.3,)),
+    for name, others, ratios in (
+        ("each", (b,), {"m_a": 0.7, "m_b": 0.3}),
+        ("add_difference", (b, c), {"alpha": 0.3}),
+        ("scale", (), {"alpha": 0.3}),
     ):
-        merged = a.clone()
-        host_patch._merge_into(merged, others, method, parameters)
-        assert torch.equal(merged, method(a, *(other.float() for other in others), *parameters))
+        how = host_patch.How(name, host_patch.numbers(ratios))
+        found = host_patch._merged(a.clone(), others, how)
+        assert torch.equal(found, METHODS[name].function(a, *(other.float() for other in others), **ratios))
 
 
 def test_stored_float8_is_merged_once_and_rounded_by_core(build):
