@@ -252,6 +252,8 @@ def test_a_deck_of_columns(canvas: Canvas, pictures: Any):
         boxes = [box for bar in bars if (box := bar.bounding_box())]
         assert len(boxes) == count and min(box["width"] for box in boxes) > 55
         assert min(box["height"] for box in boxes) > 14
+        apart = deck.find(".bw-apart").bounding_box()
+        assert apart and all(box["y"] + box["height"] <= apart["y"] + 1 for box in boxes), "no bar is covered"
         canvas.look_at(deck.node)
         canvas.shot(pictures / f"columns-{count}-{canvas.face}.png")
     canvas.zoom(1)

@@ -15,6 +15,7 @@ import { numberText } from "./weights.mjs";
 const THUMB = { width: 60, height: 16 };
 const TOOLS = /** @type {import("./gestures.mjs").Tool[]} */ (["bar", "paint", "level", "brush"]);
 const CHROME = 158; // px of the deck around its bars
+const APART_GAP = 8;
 const ROW = { 1: 24, 2: 28 }; // by the number of tracks
 const SAID = 2500; // ms that a short message stays
 
@@ -45,8 +46,9 @@ export class WeightsFace {
   }
 
   get minHeight() {
-    const { rows } = extent(LAYOUTS[this.deck.layout]);
-    return CHROME + rows * ROW[/** @type {1 | 2} */ (this.deck.count)];
+    const layout = LAYOUTS[this.deck.layout];
+    const more = Math.max(0, Math.ceil(layout.apart.length / 2) - 1); // rows of names outside the blocks, after the first
+    return CHROME + (extent(layout).rows + more) * ROW[/** @type {1 | 2} */ (this.deck.count)] + more * APART_GAP;
   }
 
   toolbar() {
