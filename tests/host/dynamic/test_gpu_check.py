@@ -24,7 +24,9 @@ def test_a_part_runs_on_the_simulated_gpu(tmp_path):
     assert (dynamic["mode"], static["mode"]) == ("dynamic", "static")
     assert dynamic["found"]["about"]["patcher"] == "ModelPatcherDynamic"
     for run in result["runs"]:
-        assert run["found"]["parts"]["exact"]["float16: elements not correctly rounded"].startswith("0 of ")
+        wrong, total = run["found"]["parts"]["exact"]["float16: elements not correctly rounded"].split(" of ")
+        assert int(total) > 10**5
+        assert int(wrong) < 1e-3 * int(total)  # ties of float32; half arithmetic would miss a third
     assert "No GPU was used" in (tmp_path / "gpu_check.md").read_text(encoding="utf-8")
 
 
