@@ -66,7 +66,7 @@ def test_a_file_replays_byte_for_byte(client: Client):
 @pytest.mark.parametrize("name", ["merge_file_compare", "merge_compare_models"])
 def test_comparisons_show_a_table_and_a_picture(client: Client, name: str):
     entry = client.run(example(name))
-    assert len(client.images(entry)) == 1
+    assert len(client.images(entry)) == 2  # on the node itself and in Preview Image
     table = str(client.texts(entry))
     assert "cosine" in table and "OUT11" in table
 
@@ -84,7 +84,7 @@ def test_a_queue_repeated_is_not_merged_again(client: Client):
         ({"name": "../outside"}, "Invalid output name"),
         ({"name": ""}, "Invalid output name"),
         ({"weights": "1, 2, 3"}, "3 weights are given"),
-        ({"weights": "NO_SUCH"}, "unknown preset"),
+        ({"weights": "NO_SUCH"}, "Unknown preset"),
         ({"method": "add_difference"}, "takes 3 models, 2 are given"),
         ({"options": "gamma=2"}, "Cannot read 'gamma=2' in options"),
         ({"elemental": "OUT03:0.5"}, "Blocks:Elements:Ratio"),
