@@ -24,7 +24,10 @@ use_comfyui()
 import comfy.supported_models
 import torch
 from blockwork.injection import host
-from blockwork.injection.passes import Chunk
+from blockwork.injection.host_batch import calc_cond_batch
+from blockwork.injection.host_carry import KEY, Run
+from blockwork.injection.host_layers import attn2_patch
+from blockwork.injection.host_pass import apply_model
 from blockwork.tests.support.injection_kit import (
     SD1,
     Recorder,
@@ -34,6 +37,7 @@ from blockwork.tests.support.injection_kit import (
     random_model,
     sample,
 )
+from comfy.conds import CONDCrossAttn
 
 STEPS = 2
 SIDE = 12
@@ -80,32 +84,34 @@ def rotated(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 def bookkeeping(model, conditioning) -> float:
     """Seconds that the two wrappers and 16 patches add to one pass, the U-Net itself left out."""
-    carried = conditioning[0][1]["model_conds"][host.KEY]
-    chunks = host.Chunks([Chunk((), 1, 77), Chunk(carried.cond, 1, 77)])
-    x, context = torch.zeros(2, 4, SIDE, SIDE), torch.zeros(2, 77, 768)
+    own, negative = (CONDCrossAttn(prompt(seed)[0][0]) for seed in (1, 2))
+    carried = conditioning[0][1]["model_conds"][KEY]
+    conds = [
+        [{"model_conds": {"c_crossattn": own, KEY: carried}}],
+        [{"model_conds": {"c_crossattn": negative}}],
+    ]
+    x, sigma = torch.zeros(2, 4, SIDE, SIDE), torch.ones(2)
     layers = host.blocks_of(model).sub_blocks
+    options = {"cond_or_uncond": [1, 0], KEY: Run()}
 
-    class Executor:
+    class Network:
         class_obj = model.model
 
         def __call__(self, x, t, c_concat, c_crossattn, control, options, **kwargs):
             for side, number, inner in layers:
                 extra = {**options, "block": (side, number), "block_index": inner}
-                host.attn2_patch(x, c_crossattn, c_crossattn, extra)
+                attn2_patch(x, c_crossattn, c_crossattn, extra)
+
+    def batch(base, conds, x, timestep, model_options):
+        entries = [cond[0]["model_conds"] for cond in reversed(conds)]
+        chunks = entries[0][KEY].concat([entries[1][KEY]])
+        context = entries[0]["c_crossattn"].concat([entries[1]["c_crossattn"]])
+        apply_model(Network(), x, sigma, None, context, None, options, **{KEY: chunks})
 
     times = []
     for _ in range(200):
         start = time.process_time()
-        host.apply_model(
-            Executor(),
-            x,
-            torch.ones(2),
-            None,
-            context,
-            None,
-            {"cond_or_uncond": [1, 0]},
-            **{host.KEY: chunks},
-        )
+        calc_cond_batch(batch, model.model, conds, x, sigma, {"transformer_options": options})
         times.append(time.process_time() - start)
     return median(times)
 

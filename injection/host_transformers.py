@@ -217,6 +217,7 @@ UNSUPPORTED = {  # class in comfy.ldm -> why its blocks cannot be given prompts 
     "HunYuanDiT": "its text is joined of two encoders' outputs inside the model",
     "PixArtMS": "ComfyUI joins the prompts of a batch into one row there, and offers no place to change them",
     "GeneralDIT": "ComfyUI offers no place to change the text of one Cosmos 1 block",
+    "PixelUNet": "an IF stage joins the text with its image tokens in one attention, and block prompts are not built for it",
     "StageC": "its blocks attend to the text and to their own tokens at once",
     "StageB": "its blocks attend to the text and to their own tokens at once",
 }

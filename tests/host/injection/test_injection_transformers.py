@@ -15,6 +15,7 @@ import comfy.ldm.wan.model
 import pytest
 import torch
 from blockwork.blocks.walk import NotAUNet
+from blockwork.cascade.unet import PixelUNet
 from blockwork.injection import host
 from blockwork.injection.entries import InjectionError
 from blockwork.injection.host_transformers import layers_of
@@ -209,6 +210,7 @@ def test_the_plan_and_the_names(kind, model):
         (comfy.ldm.hydit.models.HunYuanDiT, "two encoders"),
         (comfy.ldm.pixart.pixartms.PixArtMS, "one row"),
         (comfy.ldm.cosmos.model.GeneralDIT, "Cosmos 1"),
+        (PixelUNet, "IF stage"),
     ],
 )
 def test_refusals_name_the_model_and_the_reason(network, reason):
