@@ -48,6 +48,10 @@ def _double(tensor):
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
+# The rows whose results are stored; each depends on all rows before it.
+ROWS = [0, 1, 2, 3, 4, 9, 19, 38, 57, 76]
+
+
 def golden(name):
     tensors = load_file(DATA / f"{name}.safetensors")
     weights = {key[2:]: value for key, value in tensors.items() if key.startswith("w.")}
@@ -60,14 +64,14 @@ def test_golden_in_float64(name):
     module = from_state_dict({key: _double(value) for key, value in weights.items()}, case["config"])
     result = module.deproject(tensors["embeds"].double(), **case["kwargs"])
     assert result.dtype == torch.float64
-    torch.testing.assert_close(result, tensors["out64"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(result[:, ROWS], tensors["out64"], rtol=0, atol=1e-9)
     assert torch.equal(result[:, 0], module.sos_embed.expand(len(result), -1))
 
 
 @pytest.mark.parametrize("name", GOLDENS)
 @torch.no_grad()
 def test_golden_in_float32(name):
-    """Float32 results, ours and the stored ones, are the float64 result but for rounding and its growth."""
+    """Float32 results, and the author's teacher-forced ones, are the float64 result but for amplified rounding."""
     tensors, weights, case = golden(name)
     module = from_state_dict(weights, case["config"])
     exact = from_state_dict({key: _double(value) for key, value in weights.items()}, case["config"])
@@ -76,11 +80,14 @@ def test_golden_in_float32(name):
         return exact.deproject(tensors["embeds"].double(), **case["kwargs"])
 
     def forced():
-        return exact.teacher_forced(tensors["embeds"].double(), tensors["teacher_in"].double())
+        return exact.teacher_forced(tensors["embeds"][:1].double(), tensors["teacher_in"].double())
 
-    found = {free: [tensors["out32"], module.deproject(tensors["embeds"], **case["kwargs"])]}
+    found = {free: [module.deproject(tensors["embeds"], **case["kwargs"])]}
     if "teacher" in tensors and case["config"].get("ensemble_size", 1) == 1:
-        found[forced] = [tensors["teacher"], module.teacher_forced(tensors["embeds"], tensors["teacher_in"])]
+        found[forced] = [
+            tensors["teacher"],
+            module.teacher_forced(tensors["embeds"][:1], tensors["teacher_in"]),
+        ]
     for run, results in found.items():
         expected, bound = run(), float32_bound(run)
         assert bound < 1e-3
