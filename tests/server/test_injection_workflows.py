@@ -71,7 +71,7 @@ def test_the_plan_names_blocks(client, example):
     (text,) = client.texts(entry).values()
     assert "1. snow: concat 1 in IN01, IN02, IN04, IN05, OUT06" in text[0]
     assert "2. night: lerp 0.4 in IN07, IN08, M00, OUT03, OUT04, OUT05" in text[0]
-    assert "no injections" in text[0]  # the right half
+    assert "No injections" in text[0]  # the right half
     plans = pictures(client, prompt, entry, "PreviewImage")
     assert len(plans) == 2 and plans[0].shape[0] > 300
 
