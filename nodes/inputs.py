@@ -39,7 +39,7 @@ def non_finite_input():
         default="error",
         optional=True,
         advanced=True,
-        tooltip="What to do when a tensor of a model holds NaN or infinity: stop, or keep A's tensor and say so in the report.",
+        tooltip="What to do when a tensor of a model holds NaN or infinity: stop, or keep A's values there and report it.",
     )
 
 

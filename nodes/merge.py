@@ -21,7 +21,9 @@ def _by_block(default: str, tooltip: str, **deck: Any) -> list[Any]:
 def _outputs(kind: Any, name: str, tooltip: str) -> list[Any]:
     """The merged thing, and the report."""
     report = io.String.Output(
-        "report", display_name="report", tooltip="What was merged, and what was not and why."
+        "report",
+        display_name="report",
+        tooltip="The tensors that were merged, and those that were not with the reason.",
     )
     return [kind.Output(name, display_name=name, tooltip=tooltip), report]
 
@@ -64,7 +66,7 @@ class MergeModels(ByBlock):
                     default="",
                     optional=True,
                     force_input=True,
-                    tooltip="Shares of A (M_A) when they are not one minus the shares of B; same forms as weights, need not sum to one.",
+                    tooltip="Optional weights of model A (M_A). Default: 1 - weights. Same forms as weights; the two need not sum to one.",
                 ),
                 *_by_block(
                     GRAD_V,
@@ -91,10 +93,10 @@ class MergeTwoRatios(io.ComfyNode):
             node_id="BlockworkMergeTwoRatios",
             display_name="Merge Models by Two Ratios",
             category=CATEGORY,
-            description="Multiplies each block of A by one ratio and of B by another and adds them: M_A A + M_B B. The two need not sum to one, so a block can be weakened, strengthened or added on top.",
+            description="Multiplies each block of A by one ratio and of B by another and adds them: M_A A + M_B B. The two need not sum to one, so a block can be weakened or strengthened.",
             search_aliases=["mbw_each", "M_A M_B", "two ratio merge", "MBW", "block merge", "add models"],
             inputs=[
-                io.Model.Input("model_a", tooltip="The model that M_A multiplies; it also stays where no block is named."),
+                io.Model.Input("model_a", tooltip="The model that M_A multiplies. Blocks that are not named keep its weights."),
                 io.Model.Input("model_b", tooltip="The model that M_B multiplies."),
                 *_by_block(
                     HALVES,
@@ -128,11 +130,11 @@ class AddDifference(ByBlock):
             node_id="BlockworkAddDifference",
             display_name="Add Difference by Block",
             category=CATEGORY,
-            description="Adds what B learnt since C to A, block by block: A + M (B - C). With an inpainting model as A, its extra input channels stay.",
+            description="Adds the difference of B and C to A, block by block: A + M (B - C). With an inpainting model as A, its extra input channels stay.",
             search_aliases=["add difference", "MBW", "three model merge", "inpainting merge", "supermerger"],
             inputs=[
                 io.Model.Input("model_a", tooltip="The model that is added to."),
-                io.Model.Input("model_b", tooltip="The model whose training is carried over."),
+                io.Model.Input("model_b", tooltip="The model whose training is added to A."),
                 io.Model.Input("model_c", tooltip="The model that B was trained from; it is subtracted."),
                 *_by_block(
                     ONE,
@@ -228,7 +230,7 @@ class MergeVAE(io.ComfyNode):
             node_id="BlockworkMergeVAE",
             display_name="Merge VAE",
             category=CATEGORY,
-            description="Merges two VAEs with one ratio. Averaged VAEs tend to be dark and blurry, so merges keep A's unless this node is used; 0 and 1 choose one.",
+            description="Merges two VAEs with one ratio. Averaged VAEs tend to be dark and blurry, so other merges keep the VAE of A. 0 keeps A, 1 uses B.",
             search_aliases=["vae merge", "autoencoder merge"],
             inputs=[
                 io.Vae.Input("vae_a", tooltip="The VAE that is kept at ratio 0."),

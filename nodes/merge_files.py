@@ -34,7 +34,9 @@ RECIPE = io.String.Output(
     "recipe_text", display_name="recipe", tooltip="The merge as a recipe, with the sha256 of every source."
 )
 REPORT = io.String.Output(
-    "report", display_name="report", tooltip="What was merged, and what was not and why."
+    "report",
+    display_name="report",
+    tooltip="The tensors that were merged, and those that were not with the reason.",
 )
 
 

@@ -18,9 +18,13 @@ Tick = Callable[[int], None]
 
 @dataclass
 class Likeness:
-    """Sums over the tensors of one block, taken as one long vector per model."""
+    """Sums over the tensors of one block, taken as one long vector per model.
+
+    Elements that are NaN or infinite in a model are counted (``odd``) and left out of the sums.
+    """
 
     numel: int = 0
+    odd: int = 0
     changed: int = 0
     dot: float = 0.0
     norm_a: float = 0.0
@@ -29,10 +33,16 @@ class Likeness:
     largest: float = 0.0
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Take in a stretch of both models (float64 sums)."""
-        a, b = a.double(), b.double()
-        difference = b - a
+        """Take in a part of both models (float64 sums)."""
         self.numel += a.numel()
+        a, b = a.double(), b.double()
+        finite = a.isfinite() & b.isfinite()
+        if not finite.all():
+            self.odd += int((~finite).sum())
+            a, b = a[finite], b[finite]
+        if not a.numel():
+            return
+        difference = b - a
         self.changed += int((difference != 0).sum())
         self.dot += float(a @ b)
         self.norm_a += float(a @ a)
@@ -88,13 +98,16 @@ class Comparison:
         ):
             if keys:
                 lines.append(f"{what}: {len(keys)} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})")
+        odd = [f"{found.odd} in {name}" for name, found in self.blocks.items() if found.odd]
+        if odd:
+            lines.append(f"NaN or infinity, left out of these numbers: {', '.join(odd)}")
         return "\n".join(lines)
 
     def total(self) -> Likeness:
         """All blocks as one vector."""
         total = Likeness()
         for found in self.blocks.values():
-            for name in ("numel", "changed", "dot", "norm_a", "norm_b", "distance"):
+            for name in ("numel", "odd", "changed", "dot", "norm_a", "norm_b", "distance"):
                 setattr(total, name, getattr(total, name) + getattr(found, name))
             total.largest = max(total.largest, found.largest)
         return total
@@ -108,7 +121,8 @@ def compare(a: Checkpoint, b: Checkpoint, key_map: str = "mbw", tick: Tick = lam
     layout, other = _layout(a), _layout(b)
     if layout is not None and other is not None and layout != other:
         raise MergeError(
-            f"{a.name} is {layout.name} and {b.name} is {other.name}: they have no blocks in common"
+            f"{a.name} is {layout.describe()}, {b.name} is {other.describe()}. They have no blocks in common. "
+            "Compare models of one architecture."
         )
     layout = layout or other or NO_LAYOUT
     result = Comparison((a.name, b.name), layout, {})
@@ -123,7 +137,7 @@ def compare(a: Checkpoint, b: Checkpoint, key_map: str = "mbw", tick: Tick = lam
             _add(found.setdefault(_block(key, layout, key_map), Likeness()), a, b, key)
             tick(entry.nbytes)
     if not found:
-        raise MergeError(f"{a.name} and {b.name} have no tensors in common")
+        raise MergeError(f"{a.name} and {b.name} have no tensors in common. Compare models of one kind.")
     order = [BASE, "CLIP", *layout.blocks, VAE]
     names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
     result.blocks.update({name: found[name] for name in names})

@@ -88,5 +88,37 @@ def test_the_picture_has_the_longest_bar_where_models_differ_most():
         red.any() and rows.min() >= 84 + 4 * 26 and rows.max() < 84 + 5 * 26
     )  # the fifth row on the left: IN04
     assert red[:, : pixels.shape[1] // 2].any() and not red[:, pixels.shape[1] // 2 :].any()
-    with pytest.raises(ValueError, match="measure is one of"):
+    with pytest.raises(ValueError, match=r"The measure is 'warmth'\. Available"):
         draw(found, "warmth")
+
+
+@pytest.mark.parametrize("measure", ["distance", "cosine"])
+def test_nan_infinity_and_zero_blocks_have_numbers_and_an_image(measure):
+    """NaN and infinity are left out and counted; a block that is zero in A is infinitely far in share of A."""
+    a, b = model(1), model(2)
+    a[UNET + "input_blocks.3.0.weight"] = torch.zeros(20, 30)
+    b[UNET + "input_blocks.4.0.weight"] = b[UNET + "input_blocks.4.0.weight"].clone()
+    b[UNET + "input_blocks.4.0.weight"][0, :2] = torch.tensor([float("nan"), float("inf")])
+    a[UNET + "input_blocks.5.0.weight"] = torch.full((20, 30), float("nan"))
+    a[UNET + "input_blocks.6.0.weight"] = b[UNET + "input_blocks.6.0.weight"] = torch.zeros(20, 30)
+    found = compare(TensorCheckpoint.of("a", a), TensorCheckpoint.of("b", b))
+    x, y = (tensors[UNET + "input_blocks.4.0.weight"].double().flatten()[2:] for tensors in (a, b))
+    assert found.blocks["IN04"].relative == pytest.approx(float((y - x).norm() / x.norm()), abs=1e-12)
+    assert (found.blocks["IN04"].odd, found.blocks["IN05"].odd, found.total().odd) == (2, 600, 602)
+    assert found.blocks["IN03"].relative == float("inf") and found.blocks["IN06"].relative == 0
+    table = found.table()
+    assert (
+        "NaN or infinity, left out of these numbers: 2 in IN04, 600 in IN05" in table and "nan" not in table
+    )
+    assert draw(found, measure).size[0] > 600
+
+
+def test_a_transformer_has_an_image_of_all_its_blocks():
+    def tensors(seed: int) -> dict[str, torch.Tensor]:
+        g = torch.Generator().manual_seed(seed)
+        names = [f"double_blocks.{n}.img_attn.qkv.weight" for n in range(5)]
+        return {UNET + name: torch.randn(4, 4, generator=g) for name in [*names, "img_in.weight"]}
+
+    found = compare(TensorCheckpoint.of("a", tensors(1)), TensorCheckpoint.of("b", tensors(2)))
+    assert list(found.blocks) == ["D00", "D01", "D02", "D03", "D04", "IN"]
+    assert draw(found).size == (draw(found).width, 84 + (3 + 1 + 1) * 26)
