@@ -10,7 +10,7 @@ import torch
 from blockwork.atelier import host as demo
 from blockwork.blocks.spec import parse
 from blockwork.cascade import host_cascade, host_load, host_model, host_sampler
-from blockwork.deprojector import host as deprojectors
+from blockwork.deprojector.host import models as deprojectors
 from blockwork.injection import host as injection
 from blockwork.injection.conditioning import stretches
 from blockwork.injection.entries import injection as entry
