@@ -1,4 +1,4 @@
-"""The one error of the merge room."""
+"""The error of the merge package."""
 
 
 class MergeError(ValueError):

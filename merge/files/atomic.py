@@ -165,7 +165,7 @@ def _open(path: Path, part: Path) -> tuple[int, bool]:
 
 
 def _locked(descriptor: int) -> int:
-    """The lock says that the process lives; the system drops it with the process."""
+    """Lock a part while this process lives; the system releases the lock when the process ends."""
     if fcntl is not None:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

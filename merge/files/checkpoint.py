@@ -52,7 +52,7 @@ class Checkpoint(Protocol):
         ...
 
     def stored(self, key: str) -> "Stored | None":
-        """Where the very bytes of this tensor stand in a file; None when it is computed, cast or looked at."""
+        """Where the bytes of this tensor are in a file; None when it is computed, cast or checked."""
         ...
 
 
@@ -224,7 +224,7 @@ _HASHES: dict[tuple, str] = {}
 
 
 class TensorCheckpoint:
-    """Tensors at hand, or made when asked for, as a checkpoint."""
+    """Tensors in memory, or computed when they are read, as a checkpoint."""
 
     def __init__(self, name: str, entries: Mapping[str, Entry], get: Callable[[str], Tensor]):
         self.name, self.entries, self._get = name, entries, get

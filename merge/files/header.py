@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says: metadata, tensors, where their bytes are, and where the first of them is in the file."""
+    """Metadata, tensors, where their bytes are, and where the first of them is in the file."""
 
     metadata: dict[str, str]
     entries: dict[str, Entry]
@@ -62,7 +62,7 @@ class Header:
 
 
 def read_header(name: str, size: int, read: Read) -> Header:
-    """The header of a file of ``size`` bytes; MergeError says in one sentence what is wrong with the file."""
+    """The header of a file of ``size`` bytes; MergeError names what is wrong with the file."""
     head = read(0, min(32, size))
     length = int.from_bytes(head[:8], "little")
     if size < 8 or length > LARGEST_HEADER or length > size - 8:
@@ -81,7 +81,7 @@ def read_header(name: str, size: int, read: Read) -> Header:
 
 
 def parse_header(name: str, text: bytes, start: int) -> Header:
-    """The header that these bytes of JSON are; MergeError when any part of it is not as the format says."""
+    """The header in these bytes of JSON; MergeError when any part of it does not follow the format."""
     if len(text) > LARGEST_HEADER:
         raise MergeError(
             f"The header of {name} has {len(text) / 1e6:.0f} MB and no program reads more than 100 MB. "

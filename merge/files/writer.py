@@ -1,7 +1,7 @@
 """Writing a checkpoint that is computed while it is written: no tensor is held, no half file is left.
 
-What is A's as it stands is copied inside the system, in long stretches and by one thread alone: two that write
-to one file get in each other's way. The other threads compute meanwhile.
+Tensors that stay A's are copied by the operating system, in long stretches and by one thread: two that write to one file
+slow each other down. The other threads compute meanwhile.
 """
 
 import json
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Bytes of an open file that go to ``offset`` in the data section as they stand."""
+    """Bytes of an open file that are copied unchanged to ``offset`` in the data section."""
 
     source: Stored
     offset: int
@@ -108,7 +108,7 @@ class FileLayout:
                 yield Piece(key, start, min(start + step, entry.numel), begin + start * entry.dtype.itemsize)
 
     def stretches(self, stored: Mapping[str, Stored]) -> Iterator[Stretch]:
-        """What is copied: the tensors that stand in a file, neighbours in both files together."""
+        """The stretches to copy: tensors that are in a file already; neighbours in both files are one stretch."""
         last: Stretch | None = None
         for key in sorted(stored, key=lambda key: self.offsets[key]):
             begin, end = self.offsets[key]

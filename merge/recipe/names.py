@@ -1,4 +1,4 @@
-"""Model names: what a recipe says, and which file it means."""
+"""Model names in recipes, and the files that they mean."""
 
 from collections.abc import Sequence
 from dataclasses import replace

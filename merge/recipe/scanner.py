@@ -44,7 +44,7 @@ class Span:
         return Span(self.text[start:stop], self.whole, self.line, self.start + start)
 
     def split(self, separator: str) -> list["Span"]:
-        """Parts between separators that stand outside quotes and brackets, stripped."""
+        """Parts between separators outside quotes and brackets, stripped."""
         parts, begin = [], 0
         for place in self.find(separator):
             parts.append(self.part(begin, place).strip())
@@ -52,7 +52,7 @@ class Span:
         return [*parts, self.part(begin).strip()]
 
     def cut(self, separator: str) -> tuple["Span", "Span | None"]:
-        """What stands before and after the first separator; None when there is none."""
+        """The parts before and after the first separator; None when there is none."""
         places = self.find(separator)
         if not places:
             return self.strip(), None
