@@ -20,10 +20,11 @@ SUMS = [(f"a big {shape}", f"a {colour} picture", (shape, colour)) for shape, co
 
 def deprojected(name: str, texts: Sequence[str]) -> Any:
     """Conditioning from the embedding of each text; texts with a comma are several, whose embeddings are added up."""
+    clip = easel.clip()  # from here on ComfyUI lists the demo models' deprojectors
     loaded = models.load(f"atelier_{name}.safetensors")
     states = []
     for text in texts:
-        embedding = texts.merge_texts(easel.clip(), text, "comma", "difference", "off")
+        embedding = merge_texts(clip, text, "comma", "difference", "off")
         states.append(conditioning.embedding_conditioning(loaded, embedding, models.Shaping())[0][0])
     return [[torch.cat(states), {}]]
 
@@ -35,7 +36,7 @@ def errors(name: str) -> tuple[float, float]:
     cosine, square = [], []
     for text, states in zip(texts, found, strict=True):
         words = slice(1, len(text.split()) + 2)
-        true = texts.encode(easel.clip(), text)[0][0, words]
+        true = encode(easel.clip(), text)[0][0, words]
         cosine.append(float(functional.cosine_similarity(states[words], true, dim=-1).mean()))
         square.append(float((states[words] - true).square().mean()))
     return sum(cosine) / len(cosine), sum(square) / len(square)
