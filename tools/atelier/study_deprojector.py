@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from blockwork.deprojector.host import conditioning, models
+from blockwork.deprojector.host.texts import encode, merge_texts
 from torch import Tensor
 from torch.nn import functional
 
