@@ -32,7 +32,7 @@ _TRANSFORMER_OUT = re.compile(r"[0-9]+\.(?:proj_out|(?:.*\.)?time_stack\.proj_ou
 
 
 def last_layers(keys: Iterable[str], layout: Layout, blocks: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Block -> the keys that are multiplied by 0 to bypass it; BlockError for a block that cannot be bypassed.
+    """Block -> the keys that are multiplied by 0 to bypass it; BlockError that names the blocks that cannot be bypassed.
 
     ``keys`` are all keys of the model, with the prefix of a checkpoint or of ComfyUI.
     """
@@ -50,7 +50,21 @@ def last_layers(keys: Iterable[str], layout: Layout, blocks: Iterable[str]) -> d
                 path = path.partition(".")[2]
             wanted[block][key] = path.partition(".")[2] if stack.levels else path
     find = _in_unet if layout.is_unet else _in_transformer
-    return {block: find(block, paths) for block, paths in wanted.items()}
+    found: dict[str, tuple[str, ...]] = {}
+    refused: dict[str, BlockError] = {}
+    for block, paths in wanted.items():
+        try:
+            found[block] = find(block, paths)
+        except BlockError as error:
+            refused[block] = error
+    if len(refused) == 1:
+        raise next(iter(refused.values()))
+    if refused:
+        instead = f"Use {', '.join(found)}." if found else "Scale them with a number."
+        raise BlockError(
+            f"{', '.join(refused)} cannot be bypassed: they do more than add to their input. {instead}"
+        )
+    return found
 
 
 def _in_unet(block: str, paths: dict[str, str]) -> tuple[str, ...]:

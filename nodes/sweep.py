@@ -44,7 +44,7 @@ class BlockSweep(io.ComfyNode):
             display_name="Block Sweep",
             category=CATEGORY,
             description="Changes one block at a time (scales it, or takes it from a second model), samples each change with the same seeds, and shows all images in the shape of the model. Use it to see what each block does. No model is written to disk. A stopped sweep resumes.",
-            search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger"],
+            search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger", "skip block", "bypass block", "layer skip"],
             enable_expand=True,
             hidden=[io.Hidden.dynprompt],
             inputs=[
@@ -59,7 +59,7 @@ class BlockSweep(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler_ancestral", tooltip="The sampler."),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal", tooltip="The scheduler."),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the noise, as for a KSampler."),
-                io.String.Input("ratios", default="0.75", tooltip="What each block is multiplied by; with model_b connected, the share of B in it. Several ratios make several rows: 0, 0.25, 0.5."),
+                io.String.Input("ratios", default="0.75", tooltip="What each block is multiplied by; with model_b connected, the share of B in it. Several ratios make several rows: 0, 0.25, 0.5. The word off bypasses the block: it passes its input on."),
                 io.String.Input("blocks", default="ALL", tooltip="The blocks to change: ALL, or names and ranges such as IN04, M00, OUT03-OUT05. One block with many ratios is a ratio sweep."),
                 _cell_size(),
                 io.Model.Input("model_b", optional=True, tooltip="Connect to swap blocks instead of scaling them: each cell takes one block from this model, by the share in ratios."),
@@ -75,9 +75,15 @@ class BlockSweep(io.ComfyNode):
     @classmethod
     def execute(cls, model, seeds, ratios, blocks, **settings) -> io.NodeOutput:
         sweep = parse_sweep(host_sweep.layout_of_model(model), blocks, ratios, seeds)
+        host_sweep.check_bypass(model, sweep)
         links = host_sweep.own_links(cls.hidden.dynprompt)
         widgets = {name: value for name, value in settings.items() if name not in SOCKETS}
-        inputs = DEFAULTS | widgets | {name: link for name, link in links.items() if name in SOCKETS}
+        inputs = (
+            DEFAULTS
+            | {"ratios": ratios}
+            | widgets
+            | {name: link for name, link in links.items() if name in SOCKETS}
+        )
         check(inputs)
         graph, outputs = sweep_graph(sweep, inputs, host_sweep.new_prefix())
         return io.NodeOutput(*outputs, expand=graph)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..blocks.names import BlockError, Layout
+from ..blocks.weights import OFF
 from .sweep import Cell, Sweep, parse_sweep
 
 Node = dict[str, Any]
@@ -101,6 +102,10 @@ def check(inputs: Mapping[str, Any]) -> None:
     if (inputs.get("sampler") is None) != (inputs.get("sigmas") is None):
         raise BlockError(
             "Only one of sampler and sigmas is connected. Connect both, or neither to use the settings of the node."
+        )
+    if inputs.get("model_b") is not None and OFF in map(str.strip, inputs["ratios"].lower().split(",")):
+        raise BlockError(
+            f"The ratio {OFF} bypasses blocks of one model. Use numbers with model_b, or disconnect model_b."
         )
     if inputs["share_a"].strip() and inputs.get("model_b") is None:
         raise BlockError("share_a needs a second model. Connect model_b, or leave share_a empty.")

@@ -14,7 +14,9 @@ import torch
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
 
+from ..blocks.bypass import last_layers
 from ..blocks.names import Layout, layout_of
+from ..blocks.weights import OFF
 from .image import Moves
 from .sweep import Sweep
 from .view import describe, sheet
@@ -25,6 +27,12 @@ PREVIEWS = "blockwork_sweep"  # below ComfyUI's temp folder, which it empties wh
 def layout_of_model(model: Any) -> Layout:
     """The block layout of a MODEL; BlockError for models without a U-Net of blocks."""
     return layout_of(model.model_state_dict("diffusion_model."))
+
+
+def check_bypass(model: Any, sweep: Sweep) -> None:
+    """BlockError that names the blocks of the sweep that cannot be bypassed, where it bypasses blocks."""
+    if OFF in sweep.ratios:
+        last_layers(model.model_state_dict("diffusion_model."), sweep.layout, sweep.blocks)
 
 
 def own_links(prompt: Any) -> dict[str, list]:

@@ -137,10 +137,10 @@ def cell_places(sweep: Sweep) -> dict[str | None, tuple[int, int]]:
     if len(sweep.blocks) == 1:
         return {None: (0, 0), sweep.blocks[0]: (0, 1)}
     whole = positions(sweep.layout)
-    used: dict[str | None, tuple[int, int]] = {
-        None: (1, 0),
-        **{block: whole[block] for block in sweep.blocks},
-    }
+    if not sweep.layout.is_unet:  # columns of blocks, below the unmodified images
+        whole = {block: (column, row + 1) for block, (column, row) in whole.items()}
+    first = (1, 0) if sweep.layout.is_unet else (0, 0)
+    used: dict[str | None, tuple[int, int]] = {None: first, **{block: whole[block] for block in sweep.blocks}}
     columns = sorted({column for column, _ in used.values()})
     rows = sorted({row for _, row in used.values()})
     return {name: (columns.index(column), rows.index(row)) for name, (column, row) in used.items()}

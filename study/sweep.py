@@ -1,7 +1,7 @@
 """A block sweep as data: its cells, in the order in which they are sampled.
 
 One cell is one block at one ratio; the first cell is the unmodified model. A ratio is what the block is multiplied
-by, or, with a second model, the share of B in it.
+by, or ``off`` to bypass the block, or, with a second model, the share of B in it.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from functools import cached_property
 
 from ..blocks.names import BlockError, Layout, as_layout
 from ..blocks.numbers import LONGEST, number, number_text, whole
-from ..blocks.weights import block_names
+from ..blocks.weights import OFF, block_names
+
+Ratio = float | str  # a number, or OFF
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_IMAGES = 5000  # a limit against mistyped ranges of seeds
@@ -20,17 +22,17 @@ class Cell:
     """One block at one ratio; ``block`` is None for the unmodified model."""
 
     block: str | None = None
-    ratio: float = 1.0
+    ratio: Ratio = 1.0
 
     @property
     def name(self) -> str:
         """``IN04_0.75``, for ids and file names."""
-        return f"{self.block}_{number_text(self.ratio)}" if self.block else "unmodified"
+        return f"{self.block}_{_text(self.ratio)}" if self.block else "unmodified"
 
     @property
     def label(self) -> str:
         """``IN04 = 0.75``, for labels; the merge nodes read it as block weights."""
-        return f"{self.block} = {number_text(self.ratio)}" if self.block else "unmodified"
+        return f"{self.block} = {_text(self.ratio)}" if self.block else "unmodified"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Sweep:
 
     layout: Layout
     blocks: tuple[str, ...]
-    ratios: tuple[float, ...]
+    ratios: tuple[Ratio, ...]
     seeds: tuple[int, ...]
 
     @cached_property
@@ -52,14 +54,14 @@ class Sweep:
         return {
             "layout": self.layout.name,
             "blocks": ", ".join(self.blocks),
-            "ratios": ", ".join(map(number_text, self.ratios)),
+            "ratios": ", ".join(map(_text, self.ratios)),
             "seeds": ", ".join(map(str, self.seeds)),
         }
 
     def title(self, two_models: bool) -> str:
         """One line that says how the blocks were changed."""
         many = len(self.blocks) > 1
-        ratios = ", ".join(map(number_text, self.ratios))
+        ratios = ", ".join(map(_text, self.ratios))
         what = "each block" if many else self.blocks[0]
         done = f"{ratios} of B" if two_models else f"x {ratios}"
         return f"{what} {done}, seeds {', '.join(map(str, self.seeds))}"
@@ -98,11 +100,19 @@ def _items(text: str, what: str) -> list[str]:
     return items
 
 
-def _ratio(item: str) -> float:
+def _text(ratio: Ratio) -> str:
+    return ratio if isinstance(ratio, str) else number_text(ratio)
+
+
+def _ratio(item: str) -> Ratio:
+    if item.lower() == OFF:
+        return OFF
     try:
         return number(item)
     except ValueError as error:
-        raise BlockError(f"{error} Write the ratios of the sweep as 0.5, 0.75.") from None
+        raise BlockError(
+            f"{error} Write the ratios of the sweep as 0.5, 0.75, or off to bypass blocks."
+        ) from None
 
 
 def _seed_range(item: str) -> range:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from blockwork.blocks.names import SD1, SDXL, BlockError, as_layout
-from blockwork.study.graph import LIST_SIZE, cell_nodes, export, sweep_graph
-from blockwork.study.image import as_bytes, by_cell, draw_plot, draw_sweep, measure, report
+from blockwork.blocks.weights import parse
+from blockwork.study.graph import DEFAULTS, LIST_SIZE, cell_nodes, check, export, sweep_graph
+from blockwork.study.image import as_bytes, by_cell, cell_places, draw_plot, draw_sweep, measure, report
 from blockwork.study.sweep import Cell, Sweep, parse_sweep
 from blockwork.study.view import sheet
 from PIL import Image
@@ -277,3 +278,21 @@ def test_a_cell_s_images_are_a_strip():
     assert strip.shape == (8, 64, 3)
     assert [round(float(strip[2:6, 16 * n + 4 : 16 * n + 12].mean()) / 20) for n in range(4)] == [0, 1, 2, 3]
     assert np.asarray(Image.open(io.BytesIO(sheet(images)))).shape == (16, 128, 3)
+
+
+def test_off_bypasses_blocks():
+    sweep = parse_sweep("flux", "D00-D01, S37", "0.5, OFF", "1")
+    assert [cell.label for cell in sweep.cells[1:3]] == ["D00 = 0.5", "D00 = off"]
+    assert [cell.name for cell in sweep.cells[-2:]] == ["S37_0.5", "S37_off"]
+    assert parse_sweep(**sweep.texts()) == sweep
+    assert parse(sweep.cells[2].label, "flux", bypass=True).off == {"D00"}
+    with pytest.raises(BlockError, match="disconnect model_b"):
+        check(DEFAULTS | {"ratios": "0.5, off", "model_b": ["1", 0]})
+    check(DEFAULTS | {"ratios": "off"})
+
+
+@pytest.mark.parametrize("layout", ["sd1", "unet-6-0-6", "flux", "qwen_image", "B30"])
+def test_no_cell_covers_another(layout):
+    sweep = parse_sweep(layout, "ALL", "0.5", "1")
+    places = cell_places(sweep)
+    assert len(set(places.values())) == len(places) == len(sweep.blocks) + 1

@@ -184,3 +184,13 @@ def test_models_without_blocks_are_refused(build):
     with pytest.raises(BlockError, match="no numbered blocks"):
         host_sweep.layout_of_model(Transformer())
     assert host_sweep.layout_of_model(build("SDXL", 1)) == SDXL
+
+
+def test_blocks_that_cannot_be_bypassed_are_named_before_sampling(build):
+    from blockwork.study.sweep import parse_sweep
+
+    model = build("SD15", 1)
+    host_sweep.check_bypass(model, parse_sweep("sd1", "ALL", "0.5", "1"))
+    host_sweep.check_bypass(model, parse_sweep("sd1", "IN01, M00, OUT00-OUT11", "off", "1"))
+    with pytest.raises(BlockError, match=r"^IN00, IN03 cannot be bypassed: .* Use IN01, IN02\.$"):
+        host_sweep.check_bypass(model, parse_sweep("sd1", "IN00-IN03", "off, 0.5", "1"))
