@@ -3,15 +3,18 @@
 ``OUT03 OUT04:attn2 attn1.to_out:0.5, IN00-IN11::0.2, NOT M00:NOT attn:0`` - entries are separated by commas or
 newlines; a field is a list of words separated by spaces; ``NOT`` first turns a field round; ``A-B`` is a range
 of blocks; an empty field matches everything; a word matches when it occurs in the key (or, for blocks, in the
-key followed by its block's name); of all entries that match, the last wins. Source: supermerger mergers.py and
-its elemental guide. Unlike supermerger, a malformed entry is an error, and SDXL keys carry SDXL block names
-(supermerger indexes them with the SD1 table, its issue 468).
+key followed by its block's name), but ``attn``, ``mlp``, ``mod``, ``img`` and ``txt`` match whole names below the block
+(``img_attn`` has the names img and attn, ``attn2`` the name attn); of all entries that match, the last wins. Source:
+supermerger mergers.py and its elemental guide. Unlike supermerger, a malformed entry is an error, and SDXL keys carry
+SDXL block names (supermerger indexes them with the SD1 table, its issue 468).
 """
 
 from dataclasses import dataclass
 
 from ..blocks.names import BASE, VAE, Layout
 from .errors import MergeError
+
+WHOLE = frozenset(("attn", "mlp", "mod", "img", "txt"))  # as substrings, mod would match every ``model.`` key
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,10 @@ class Field:
     words: tuple[str, ...]
     negated: bool = False
 
-    def matches(self, text: str) -> bool:
-        """Whether the text is selected."""
-        return any(word in text for word in self.words) != self.negated
+    def matches(self, text: str, names: frozenset[str] = frozenset()) -> bool:
+        """Whether the text is selected; words of ``WHOLE`` must be among ``names``."""
+        found = any(word in names if word in WHOLE and names else word in text for word in self.words)
+        return found != self.negated
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,19 @@ class Elemental:
 
     def ratio(self, key: str, block: str, otherwise: float | None = None) -> float | None:
         """The ratio of a key that is in ``block``: the last matching entry's, or ``otherwise``."""
-        chosen, tagged = otherwise, key + block
+        chosen, tagged, names = otherwise, key + block, names_below(key)
         for entry in self.entries:
-            if entry.blocks.matches(tagged) and entry.elements.matches(tagged):
+            if entry.blocks.matches(tagged) and entry.elements.matches(tagged, names):
                 chosen = entry.ratio
         return chosen
+
+
+def names_below(key: str) -> frozenset[str]:
+    """The names in a key below its block: ``img``, ``attn``, ``qkv``, ``weight`` for ``...3.img_attn.qkv.weight``."""
+    parts = key.split(".")
+    start = next((place + 1 for place, part in enumerate(parts) if part.isdecimal()), 0)
+    words = (word for part in parts[start:] for word in part.split("_"))
+    return frozenset(word.rstrip("0123456789") or word for word in words)
 
 
 def parse_selectors(text: str, layout: Layout) -> Elemental:

@@ -4,6 +4,7 @@ There is one planner and there are two executors: ``merge.live`` attaches patche
 file. Every tensor of A gets a step: it is kept with a reason, taken from another model, or blended.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,6 +125,10 @@ def make_plan(
     _refuse_foreign(sources, ratios.layout)
     plan = Plan(method, dict(options or {}), seed, Report(title))
     _check_numbers(plan, {})
+    for block, count in ratios.look_at(sources[0].entries).items():
+        plan.notes.remark(
+            f"{block} is bypassed: {count} tensors at the end of its residual branches are multiplied by 0."
+        )
     checked: set[tuple[float, ...]] = set()
     lacking: dict[str, list[str]] = {}
     for key in sources[0].entries if keys is None else keys:
@@ -136,7 +141,7 @@ def make_plan(
             if numbers not in checked:
                 _check_numbers(plan, found, block)
                 checked.add(numbers)
-            plan.notes.in_block(block, plan.method.text(found))
+            plan.notes.in_block(block, plan.method.text(found), math.prod(sources[0].entries[key].shape))
             if isinstance(step, Blend) and step.channels:
                 plan.notes.list(f"merged in the first {step.channels} channels, the others kept from A", key)
         elif step.reason not in QUIET:
@@ -274,6 +279,9 @@ def _note(plan: Plan, sources: Sequence[Source], ratios: Ratios, copy: Callable[
     notes = plan.notes
     kept = [step.reason for step in plan.steps.values() if isinstance(step, Keep)]
     notes.total, notes.merged = len(plan.steps), len(plan.steps) - len(kept)
+    notes.all_parameters = sum(
+        math.prod(sources[0].entries[key].shape) for key in plan.steps if key in sources[0].entries
+    )
     for reason in QUIET:
         notes.count(f"{KEPT}, {reason}", kept.count(reason))
     notes.order(ratios.layout.blocks)

@@ -4,10 +4,11 @@ A ratio has a value for a tensor where its text names the tensor: by a list, a b
 number for everything, or a selector. "Not named" is not the number 0: a tensor that no text names stays A's.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..blocks import weights
+from ..blocks.bypass import last_layers
 from ..blocks.keymap import block_of
 from ..blocks.keys import PREFIXES, TEXT, UNET, VAE_PART, part_of
 from ..blocks.names import BASE, CLIP, NO_LAYOUT, T5, VAE, BlockError, Layout, layout_of
@@ -17,7 +18,10 @@ from . import elemental
 from .errors import MergeError
 from .methods import Method
 
-Read = Callable[[str, Layout], BlockWeights]
+Read = Callable[..., BlockWeights]  # (text, layout, bypass=...)
+
+
+BYPASSING = "scale"  # the method under which a text may bypass blocks
 
 
 class Source(Protocol):
@@ -36,7 +40,8 @@ class Ratios:
 
     One number counts for U-Net, BASE and text encoder; a list or preset for the blocks it names. The text encoder
     follows BASE unless CLIP (or T5) is given; the VAE stays A's unless VAE is given: averaged VAEs make dark, blurred
-    images. ``whole`` is the name of a model that has one ratio for all its tensors (a text encoder, a VAE).
+    images. ``whole`` is the name of a model that has one ratio for all its tensors (a VAE), or gives a name for each
+    tensor (the text encoders of a CLIP).
     """
 
     def __init__(
@@ -48,20 +53,31 @@ class Ratios:
         key_map: str = "mbw",
         selectors: str = "",
         read: Read = weights.parse,
-        whole: str | None = None,
+        whole: str | Callable[[str], str] | None = None,
         labels: Mapping[str, str] | None = None,
     ):
         self.method, self.layout, self.key_map, self.whole = method, layout, key_map, whole
         self.texts: dict[str, BlockWeights] = {}
         for name, text in texts:
             try:
-                self.texts[name] = read(text, layout)
+                self.texts[name] = read(text, layout, bypass=method.name == BYPASSING)
             except BlockError as error:
                 raise BlockError(f"{(labels or {}).get(name, name)}: {error}") from None
         self.elemental = elemental.parse_selectors(selectors, layout)
         self._first = next(iter(self.texts))
         self._found: dict[str, Mapping[str, float] | None] = {}
         self._used: set[str] = set()
+        self._off = frozenset(block for weights_ in self.texts.values() for block in weights_.off)
+        self._silenced: frozenset[str] = frozenset()
+
+    def look_at(self, keys: Iterable[str]) -> dict[str, int]:
+        """Find the last layers of the blocks to bypass; block -> how many. BlockError for those without one."""
+        if not self._off:
+            return {}
+        wanted = [block for block in self.layout.blocks if block in self._off]
+        found = last_layers(keys, self.layout, wanted)
+        self._silenced = frozenset(key for layers in found.values() for key in layers)
+        return {block: len(layers) for block, layers in found.items()}
 
     def of(self, key: str) -> tuple[str | None, Mapping[str, float] | None]:
         """The block that a tensor is weighted with and its ratios by name.
@@ -70,12 +86,14 @@ class Ratios:
         """
         part = part_of(key)
         if self.whole or part == VAE_PART:
-            block = place = self.whole or VAE
+            block = place = (self.whole(key) if callable(self.whole) else self.whole) or VAE
         else:
             block = BASE if self.layout is NO_LAYOUT else block_of(key, self.layout, self.key_map)
             if block is None:
                 return None, None
             place = self._text_encoder(key) if part == TEXT else block
+            if place in self._off:
+                return place, {self._first: 0.0} if key in self._silenced else self.method.identity
         if place not in self._found:
             self._found[place] = self._completed(self._named(place))
         if self.elemental.entries and part != VAE_PART:

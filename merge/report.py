@@ -34,6 +34,8 @@ class Report:
     total: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     blocks: dict[str, Counter[str]] = field(default_factory=dict)
+    parameters: Counter[tuple[str, str]] = field(default_factory=Counter)
+    all_parameters: int = 0
     listed: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     elements: Counter[tuple[str, str]] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
@@ -44,9 +46,10 @@ class Report:
         """More tensors of a kind that needs no names."""
         self.counts[why] += number
 
-    def in_block(self, block: str, ratios: str) -> None:
-        """One more tensor of a block, with its ratios."""
+    def in_block(self, block: str, ratios: str, parameters: int = 0) -> None:
+        """One more tensor of a block, with its ratios and its number of parameters."""
         self.blocks.setdefault(block, Counter())[ratios] += 1
+        self.parameters[block, ratios] += parameters
 
     def list(self, why: str, key: str) -> None:
         """A tensor with a reason that names it."""
@@ -68,6 +71,12 @@ class Report:
         last = len(places)
         self.blocks = dict(sorted(self.blocks.items(), key=lambda item: places.get(item[0], last)))
 
+    def _share(self, block: str, ratios: str) -> str:
+        """The share of the parameters of all tensors, for the report."""
+        if not self.all_parameters:
+            return ""
+        return f", {100 * self.parameters[block, ratios] / self.all_parameters:.3g} % of the parameters"
+
     def text(self) -> str:
         """The report, one thing per line."""
         lines = [f"{self.title}: {self.merged} of {self.total} tensors merged."]
@@ -75,7 +84,10 @@ class Report:
             lines.append("; ".join(f"{letter(i)}: {name}" for i, name in enumerate(self.sources)))
         lines += [f"WARNING: {warning}" for warning in self.warnings]
         for block, sizes in self.blocks.items():
-            lines += [f"  {block:<10} {ratios}  ({size} tensors)" for ratios, size in sizes.items()]
+            lines += [
+                f"  {block:<10} {ratios}  ({size} tensors{self._share(block, ratios)})"
+                for ratios, size in sizes.items()
+            ]
         lines += [f"- {why}: {number}" for why, number in self.counts.items() if number]
         lines += [f"- {why}: {len(keys)} ({some(keys)})" for why, keys in self.listed.items()]
         by_kind: defaultdict[str, dict[str, int]] = defaultdict(dict)

@@ -19,6 +19,17 @@ def weights_input(name: str, default: str, tooltip: str, deck: str = "BLOCKWORK_
     return io.String.Input(name, default=default, optional=True, tooltip=tooltip, extra_dict=extra)
 
 
+def elemental_input():
+    """Ratios of single layers, in supermerger's selector language."""
+    return io.String.Input(
+        "elemental",
+        default="",
+        multiline=True,
+        optional=True,
+        tooltip="Ratios of single layers, as Blocks:Elements:Ratio, later ones take precedence: OUT03 OUT04:attn2:0.5, D00-D07:img mlp:0.2, NOT M00:attn:0. The words attn, mlp, mod, img and txt match whole names; other words match anywhere in the name of a weight.",
+    )
+
+
 def key_map_input():
     """Which convention decides where layers outside the numbered blocks belong."""
     return io.Combo.Input(

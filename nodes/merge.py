@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..blocks.host import fingerprint, pair_problem, problem
 from ..merge.live import host
-from .inputs import key_map_input, non_finite_input, weights_input
+from .inputs import elemental_input, key_map_input, non_finite_input, weights_input
 from .show import shown
 
 CATEGORY = "blockwork/merge"
@@ -14,8 +14,13 @@ GRAD_V, ONE, HALVES = "GRAD_V", "1", "0.5 | 0.5"  # texts that fit every layout
 
 
 def _by_block(default: str, tooltip: str, **deck: Any) -> list[Any]:
-    """What every merge by block ends with: key map, NaN policy, and the weights."""
-    return [key_map_input(), non_finite_input(), weights_input("weights", default, tooltip, **deck)]
+    """What every merge by block ends with: key map, NaN policy, the weights, and selectors of single tensors."""
+    return [
+        key_map_input(),
+        non_finite_input(),
+        weights_input("weights", default, tooltip, **deck),
+        elemental_input(),
+    ]
 
 
 def _outputs(kind: Any, name: str, tooltip: str) -> list[Any]:
@@ -70,7 +75,7 @@ class MergeModels(ByBlock):
                 ),
                 *_by_block(
                     GRAD_V,
-                    "Share of B per block: 25 numbers for SD1 and SD2, 19 for SDXL, one more with BASE first, a preset name, or IN00=0.75 pairs. Any number, also below 0 and above 1.",
+                    "Share of B per block: one number per block (25 for SD1, 19 for SDXL, 57 for Flux ...), one more with BASE first, one number for all, a preset name, or pairs such as IN00=0.75 or D00-D07=0.3. Any number, also below 0 and above 1.",
                 ),
             ],
             outputs=_outputs(io.Model, "model", "A with the merge attached; A itself is not changed."),
@@ -78,9 +83,9 @@ class MergeModels(ByBlock):
 
     @classmethod
     def execute(
-        cls, model_a, model_b, weights_a="", key_map="mbw", non_finite="error", weights=GRAD_V
+        cls, model_a, model_b, weights_a="", key_map="mbw", non_finite="error", weights=GRAD_V, elemental=""
     ) -> io.NodeOutput:
-        model, plan = host.merge_models(model_a, model_b, weights, weights_a, key_map, non_finite)
+        model, plan = host.merge_models(model_a, model_b, weights, weights_a, key_map, non_finite, elemental)
         return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
 
 
@@ -100,7 +105,7 @@ class MergeTwoRatios(io.ComfyNode):
                 io.Model.Input("model_b", tooltip="The model that M_B multiplies."),
                 *_by_block(
                     HALVES,
-                    "Two lists with a bar between, M_A | M_B: each side 25 numbers for SD1 and SD2, 19 for SDXL, one number for all, a preset name, or IN00=0.75 pairs over A untouched.",
+                    "M_A | M_B: two texts of weights separated by a bar. Each is one number per block, one number for all, a preset name, or pairs such as IN00=0.75.",
                     deck="BLOCKWORK_WEIGHT_PAIR",
                 ),
             ],
@@ -116,8 +121,10 @@ class MergeTwoRatios(io.ComfyNode):
         return pair_problem(weights)
 
     @classmethod
-    def execute(cls, model_a, model_b, key_map="mbw", non_finite="error", weights=HALVES) -> io.NodeOutput:
-        model, plan = host.merge_two_ratios(model_a, model_b, weights, key_map, non_finite)
+    def execute(
+        cls, model_a, model_b, key_map="mbw", non_finite="error", weights=HALVES, elemental=""
+    ) -> io.NodeOutput:
+        model, plan = host.merge_two_ratios(model_a, model_b, weights, key_map, non_finite, elemental)
         return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
 
 
@@ -138,7 +145,7 @@ class AddDifference(ByBlock):
                 io.Model.Input("model_c", tooltip="The model that B was trained from; it is subtracted."),
                 *_by_block(
                     ONE,
-                    "How much of B - C is added per block: 25 numbers for SD1 and SD2, 19 for SDXL, a preset name, or IN00=0.75 pairs.",
+                    "How much of B - C is added per block: one number per block, one number for all, a preset name, or pairs such as IN00=0.75 or D00-D07=0.3.",
                 ),
             ],
             outputs=_outputs(io.Model, "model", "A with the difference attached; A itself is not changed."),
@@ -146,9 +153,11 @@ class AddDifference(ByBlock):
 
     @classmethod
     def execute(
-        cls, model_a, model_b, model_c, key_map="mbw", non_finite="error", weights=ONE
+        cls, model_a, model_b, model_c, key_map="mbw", non_finite="error", weights=ONE, elemental=""
     ) -> io.NodeOutput:
-        model, plan = host.add_model_difference(model_a, model_b, model_c, weights, key_map, non_finite)
+        model, plan = host.add_model_difference(
+            model_a, model_b, model_c, weights, key_map, non_finite, elemental
+        )
         return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
 
 
@@ -161,13 +170,20 @@ class ScaleBlocks(ByBlock):
             node_id="BlockworkScaleBlocks",
             display_name="Scale Blocks",
             category=CATEGORY,
-            description="Multiplies the weights of each block by a number, to see what a block does. Needs no second model.",
-            search_aliases=["block attenuation", "block scale", "MBW", "block study"],
+            description="Multiplies the weights of each block by a number, or bypasses blocks, to see what a block does. Needs no second model.",
+            search_aliases=[
+                "block attenuation",
+                "block scale",
+                "MBW",
+                "block study",
+                "bypass block",
+                "skip layer",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to study."),
                 *_by_block(
                     ONE,
-                    "Factor per block, 1 for no change: 25 numbers for SD1 and SD2, 19 for SDXL, or only the blocks that change, as in IN04=0.75.",
+                    "Factor per block, 1 for no change: one number per block, or only the blocks that change, as in IN04=0.75. IN04=off bypasses a block: it passes its input on.",
                     neutral=1,
                 ),
             ],
@@ -177,8 +193,8 @@ class ScaleBlocks(ByBlock):
         )
 
     @classmethod
-    def execute(cls, model, key_map="mbw", non_finite="error", weights=ONE) -> io.NodeOutput:
-        scaled, plan = host.scale_blocks(model, weights, key_map, non_finite)
+    def execute(cls, model, key_map="mbw", non_finite="error", weights=ONE, elemental="") -> io.NodeOutput:
+        scaled, plan = host.scale_blocks(model, weights, key_map, non_finite, elemental)
         return io.NodeOutput(scaled, plan.report(), ui=shown(ran=weights))
 
 
@@ -194,7 +210,7 @@ def _ratio(part: str, default: float):
 
 
 class MergeCLIP(io.ComfyNode):
-    """Text encoders with one ratio."""
+    """Text encoders with one ratio, or one each."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -202,8 +218,15 @@ class MergeCLIP(io.ComfyNode):
             node_id="BlockworkMergeCLIP",
             display_name="Merge CLIP",
             category=CATEGORY,
-            description="Merges two text encoders with one ratio (the BASE ratio of MBW), or adds the difference of B and C to A.",
-            search_aliases=["clip merge", "text encoder merge", "base alpha", "MBW"],
+            description="Merges two text encoders with one ratio (the BASE ratio of MBW), or adds the difference of B and C to A. A dual or triple CLIP can have a ratio per text encoder.",
+            search_aliases=[
+                "clip merge",
+                "text encoder merge",
+                "base alpha",
+                "MBW",
+                "t5 merge",
+                "dual clip merge",
+            ],
             inputs=[
                 io.Clip.Input("clip_a", tooltip="The text encoder that is kept at ratio 0."),
                 io.Clip.Input("clip_b", tooltip="The text encoder that is taken at ratio 1."),
@@ -211,13 +234,20 @@ class MergeCLIP(io.ComfyNode):
                 io.Clip.Input(
                     "clip_c", optional=True, tooltip="Connect for add difference: A + ratio (B - C)."
                 ),
+                io.String.Input(
+                    "encoders",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Other ratios for single text encoders of a dual or triple CLIP, as in clip_l=0.5, t5xxl=0. The report lists their names.",
+                ),
             ],
             outputs=_outputs(io.Clip, "clip", "The merged text encoder; A itself is not changed."),
         )
 
     @classmethod
-    def execute(cls, clip_a, clip_b, ratio, clip_c=None) -> io.NodeOutput:
-        clip, plan = host.merge_clips(clip_a, clip_b, ratio, clip_c)
+    def execute(cls, clip_a, clip_b, ratio, clip_c=None, encoders="") -> io.NodeOutput:
+        clip, plan = host.merge_clips(clip_a, clip_b, ratio, clip_c, encoders)
         return io.NodeOutput(clip, plan.report())
 
 

@@ -13,6 +13,7 @@ from .inputs import (
     checkpoint_input,
     checkpoint_or_vae,
     choice_input,
+    elemental_input,
     key_map_input,
     overwrite_input,
 )
@@ -59,7 +60,7 @@ class MergeToFile(io.ComfyNode):
                 io.Combo.Input("method", options=FROM_TWO, default="weighted_sum", tooltip=f"How the tensors are combined. These methods need model_c: {', '.join(WITH_C)}."),
                 checkpoint_input("model_c", "Model C, for add_difference and other methods of three models.", optional=True),
                 io.String.Input("weights_2", default="", optional=True, tooltip="Second number of the methods that have one: beta, or the weight of A (m_a) for each. Empty: 1 - weights for each, 0 for the others. Same forms as weights."),
-                io.String.Input("elemental", default="", multiline=True, optional=True, tooltip="Weights of single elements. Later entries win. Example: OUT03 OUT04:attn2:0.5, NOT M00:attn1:0.2"),
+                elemental_input(),
                 io.String.Input("options", default="", optional=True, tooltip="Options of the method, such as density=0.3 for ties or gamma=2 for extract."),
                 io.Int.Input("seed", default=0, min=0, max=2**53, optional=True, tooltip="Random seed of dare and della."),
                 checkpoint_or_vae("vae", "VAE to bake into the file in place of A's. It must be a whole VAE of the same kind."),

@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...blocks.host import read_weights
 from ...blocks.keys import MODEL
-from ...blocks.names import BASE, NO_LAYOUT, VAE
+from ...blocks.names import BASE, NO_LAYOUT, VAE, Layout
 from ...blocks.weights import split_pair
 from ..errors import MergeError
 from ..methods import METHODS, Method
@@ -61,10 +61,12 @@ def merge_models(
     return merge_unets("Merge of A and B", [model_a, model_b], "each", texts, key_map, non_finite, elemental)
 
 
-def merge_two_ratios(model_a, model_b, pair: str, key_map: str = "mbw", non_finite: str = "error"):
+def merge_two_ratios(
+    model_a, model_b, pair: str, key_map: str = "mbw", non_finite: str = "error", elemental: str = ""
+):
     """``M_A A + M_B B`` per block from one text ``M_A | M_B``; blocks not named stay A's. Returns (MODEL, Plan)."""
     m_a, m_b = split_pair(pair)
-    return merge_models(model_a, model_b, m_b, m_a, key_map, non_finite)
+    return merge_models(model_a, model_b, m_b, m_a, key_map, non_finite, elemental)
 
 
 def add_model_difference(
@@ -125,10 +127,20 @@ def merge_unets(
     return merged, plan
 
 
-def merge_clips(clip_a, clip_b, ratio: float, clip_c=None):
-    """``(1 - ratio) A + ratio B``, or ``A + ratio (B - C)`` with a third text encoder. Returns (CLIP, Plan)."""
+def merge_clips(clip_a, clip_b, ratio: float, clip_c=None, encoders: str = ""):
+    """``(1 - ratio) A + ratio B``, or ``A + ratio (B - C)`` with a third text encoder. Returns (CLIP, Plan).
+
+    ``encoders`` gives single text encoders another ratio: ``clip_l=0.5, t5xxl=0``.
+    """
     sources = _sources([clip.patcher for clip in (clip_a, clip_b, clip_c) if clip is not None])
-    ratios = _one_ratio(ratio, BASE, three=clip_c is not None)
+    names = tuple(dict.fromkeys(map(_encoder, sources[0].entries)))
+    ratios = _one_ratio(
+        ratio,
+        BASE if len(names) == 1 and not encoders.strip() else _encoder,
+        clip_c is not None,
+        names,
+        encoders,
+    )
     plan = make_plan("Merge of text encoders", sources, ratios, keep=_kept_of_clip(sources))
     merged = clip_a.clone()
     merged.patcher = incremental(clip_a.patcher)
@@ -156,11 +168,25 @@ def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     return comfy.model_management.cast_to_device(tensor.detach(), CPU, tensor.dtype)
 
 
-def _one_ratio(ratio: float, whole: str, three: bool) -> Ratios:
+def _encoder(key: str) -> str:
+    """The name of the text encoder that a key belongs to: ``CLIP_L``, ``T5XXL``."""
+    return key.partition(".")[0].upper()
+
+
+def _one_ratio(
+    ratio: float,
+    whole: str | Callable[[str], str],
+    three: bool,
+    names: tuple[str, ...] = (),
+    others: str = "",
+) -> Ratios:
+    """One ratio for all tensors, but for the ``names`` to which the text ``others`` gives another."""
     if not math.isfinite(ratio):
         raise MergeError(f"The ratio is {ratio}. It must be a finite number.")
     method, name = (METHODS["add_difference"], "alpha") if three else (METHODS["each"], "m_b")
-    return Ratios(method, [(name, repr(float(ratio)))], NO_LAYOUT, whole=whole)
+    layout = Layout("text encoders", (), names) if names else NO_LAYOUT
+    text = ", ".join(filter(None, (repr(float(ratio)), others.strip())))
+    return Ratios(method, [(name, text)], layout, whole=whole, labels={name: "Ratios of the text encoders"})
 
 
 def _kept_of_clip(sources: Sequence[Live]) -> Callable[[str], str | None]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from blockwork.blocks.keymap import block_of
-from blockwork.blocks.names import SD1, SDXL
+from blockwork.blocks.names import SD1, SDXL, as_layout
 from blockwork.merge.elemental import parse_selectors as parse
 from blockwork.merge.errors import MergeError
 
@@ -102,3 +102,38 @@ def test_sdxl_blocks_are_sdxls():
 def test_malformed_entries_are_errors(text, told):
     with pytest.raises(MergeError, match=told):
         parse(text, SD1)
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        ("attn", {"img_attn.qkv", "txt_attn.proj"}),
+        ("img", {"img_attn.qkv", "img_mlp.0", "img_mod.lin"}),
+        ("mod", {"img_mod.lin", "txt_mod.lin"}),
+        ("txt mlp", {"txt_attn.proj", "txt_mlp.2", "txt_mod.lin", "img_mlp.0"}),
+        ("NOT mod", {"img_attn.qkv", "txt_attn.proj", "img_mlp.0", "txt_mlp.2", "linear1"}),
+        ("lin", {"img_mod.lin", "txt_mod.lin", "linear1"}),
+        ("mod.l", {"img_mod.lin", "txt_mod.lin"}),
+    ],
+)
+def test_whole_names_in_transformers(words, parts):
+    every = {
+        "img_attn.qkv",
+        "txt_attn.proj",
+        "img_mlp.0",
+        "txt_mlp.2",
+        "img_mod.lin",
+        "txt_mod.lin",
+        "linear1",
+    }
+    found = parse(f"D00-D18:{words}:0.5", as_layout("flux"))
+    key = "model.diffusion_model.double_blocks.3.{}.weight"
+    assert {part for part in every if found.ratio(key.format(part), "D03") == 0.5} == parts
+
+
+def test_whole_names_in_unets_match_attention_layers_of_any_number():
+    found = parse("IN05-OUT05:attn:1", as_layout("sd1"))
+    key = "model.diffusion_model.input_blocks.7.1.transformer_blocks.0.{}.weight"
+    assert found.ratio(key.format("attn1.to_q"), "IN07") == found.ratio(key.format("attn2.to_k"), "IN07") == 1
+    assert found.ratio(key.format("ff.net.2"), "IN07") is None
+    assert parse(":mod:1", as_layout("sd1")).ratio(key.format("ff.net.2"), "IN07") is None

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from blockwork.blocks.keymap import block_of
-from blockwork.blocks.names import layout_of
+from blockwork.blocks.names import BlockError, layout_of
 from blockwork.merge.errors import MergeError
 from blockwork.merge.files import merge_files
 from blockwork.merge.live import host
-from blockwork.tests.support import networks
+from blockwork.tests.support import networks, tiny
 from blockwork.tests.support.named_stacks import STACKS, by_name, stacks_of
 from safetensors.torch import load_file, save_file
 
@@ -139,3 +139,100 @@ def test_bookkeeping_of_qwen_image_is_fast():
     started = time.process_time()
     host.merge_models(a, b, "GRAD_V")
     assert time.process_time() - started < 5  # 0.3 s on an idle core; core's own node: minutes for 1933 keys
+
+
+@pytest.mark.parametrize("name", ["Flux.1 dev", "Z-Image", "Qwen-Image", "Wan 2.1", "SD3", "Krea 2"])
+def test_a_bypassed_block_does_nothing_in_the_loaded_model(name, tmp_path):
+    """Bypassing block 1 live and in a file gives what the model without that block gives."""
+    network = tiny.build(name, 1)
+    cpu = torch.device("cpu")
+    model = networks.comfy.model_patcher.ModelPatcher(
+        networks.Holder(network.requires_grad_(False)), cpu, cpu
+    )
+    stack = layout_of(model.model_state_dict()).stacks[-1]
+    block = stack.blocks[1]
+    as_file(model, tmp_path / "a.safetensors")
+    merge_files(f"out = a, alpha=[{block}=off], method=scale", tmp_path / "out", folders=[tmp_path])
+    written = load_file(tmp_path / "out.safetensors")
+    scaled, plan = host.scale_blocks(model, f"{block}=off")
+    weights = loaded(scaled)
+    assert all(torch.equal(weights[key], written[f"model.{key}"]) for key in weights)
+    assert f"{block} is bypassed" in plan.report()
+    values = tiny.inputs(name)
+    before = model.model_state_dict()
+    changed = [key for key in weights if not torch.equal(weights[key], before[key])]
+    assert changed and all(f"{stack.title}.1." in key for key in changed)
+    other = tiny.build(name, 1)
+    other.load_state_dict({key.removeprefix(MODEL): tensor for key, tensor in weights.items()})
+    bypassed = first(other(**values))
+    del other.get_submodule(stack.title)[1]
+    assert torch.equal(bypassed, first(other(**values)))
+
+
+def first(out) -> torch.Tensor:
+    return out[0] if isinstance(out, (tuple, list)) else out
+
+
+def test_bypass_is_refused_by_name_and_in_other_merges():
+    a, b = networks.shrunk("SD1", 1), networks.shrunk("SD1", 2)
+    with pytest.raises(BlockError, match="IN03 cannot be bypassed"):
+        host.scale_blocks(a, "IN03=off")
+    with pytest.raises(BlockError, match="Use it in Scale Blocks"):
+        host.merge_models(a, b, "IN02=off")
+    _, plan = host.scale_blocks(a, "0.5, IN02=off, M00=off")
+    assert "M00 is bypassed: 6 tensors" in plan.report()
+
+
+def test_selectors_work_live_as_in_files(tmp_path):
+    a, b = (networks.shrunk("Flux.1 dev", seed, torch.float16, 2) for seed in (1, 2))
+    as_file(a, tmp_path / "a.safetensors")
+    as_file(b, tmp_path / "b.safetensors")
+    selectors = "D00-D01:img:0.25, S01:linear2:0.75"
+    live, _ = host.merge_models(a, b, "0", elemental=selectors)
+    merge_files(f"out = a + b, alpha=[0], elemental=[{selectors}]", tmp_path / "out", folders=[tmp_path])
+    written = load_file(tmp_path / "out.safetensors")
+    weights, before = loaded(live), a.model_state_dict()
+    assert all(torch.equal(weights[key], written[f"model.{key}"]) for key in weights)
+    changed = {key for key in weights if not torch.equal(weights[key], before[key])}
+    assert changed == {
+        key for key in weights if (".img_" in key and "double" in key) or "single_blocks.1.linear2" in key
+    }
+
+
+class Encoders(torch.nn.Module):
+    """A CLIP of two text encoders, as far as merging looks."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.clip_l = torch.nn.ModuleDict({"transformer": torch.nn.Linear(3, 3)})
+        self.t5xxl = torch.nn.ModuleDict({"transformer": torch.nn.Linear(3, 3)})
+        self.requires_grad_(False)
+
+
+class Clip:
+    """What Merge CLIP uses of core's CLIP."""
+
+    def __init__(self, patcher):
+        self.patcher = patcher
+
+    def clone(self):
+        return Clip(self.patcher)
+
+
+def test_each_text_encoder_of_a_clip_can_have_its_ratio():
+    cpu = torch.device("cpu")
+    a, b = (Clip(networks.comfy.model_patcher.ModelPatcher(Encoders(seed), cpu, cpu)) for seed in (1, 2))
+    merged, plan = host.merge_clips(a, b, 0.5, encoders="t5xxl=1")
+    weights, of_a, of_b = (loaded(clip.patcher) for clip in (merged, a, b))
+    for key in of_a:
+        share = 1.0 if key.startswith("t5xxl") else 0.5
+        assert torch.allclose(weights[key], (1 - share) * of_a[key] + share * of_b[key]), key
+    assert "T5XXL" in plan.report() and "CLIP_L" in plan.report()
+    with pytest.raises(BlockError, match=r"'clip_g'.*CLIP_L, T5XXL"):
+        host.merge_clips(a, b, 0.5, encoders="clip_g=1")
+    same_ratio, _ = host.merge_clips(a, b, 0.25)
+    assert torch.allclose(
+        loaded(same_ratio.patcher)["t5xxl.transformer.bias"],
+        0.75 * of_a["t5xxl.transformer.bias"] + 0.25 * of_b["t5xxl.transformer.bias"],
+    )
