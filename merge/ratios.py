@@ -108,7 +108,7 @@ class Ratios:
 
     def _named(self, block: str) -> dict[str, float]:
         """The ratios whose texts name a block, or a name outside the blocks."""
-        block = BASE if self.whole else block
+        block = BASE if isinstance(self.whole, str) else block
         self._used |= {used for read in self.texts.values() for used in _names_behind(read, block)}
         return {name: read.of(block, 0.0) for name, read in self.texts.items() if read.is_named(block)}
 
