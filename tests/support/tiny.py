@@ -99,7 +99,11 @@ INPUTS: dict[str, Callable[[Callable], dict[str, Any]]] = {
 
 def build(name: str, seed: int, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """The tiny network with seeded random weights."""
-    network = networks.build(name, "cpu", dtype, **CHANGES[name])
+    return fill(networks.build(name, "cpu", dtype, **CHANGES[name]), seed).eval()
+
+
+def fill(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Seeded random weights of a scale that keeps activations finite, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -107,7 +111,7 @@ def build(name: str, seed: int, dtype: torch.dtype = torch.float32) -> torch.nn.
             values = torch.randn((rows, *parameter.shape[1:]), generator=generator)
             values = values.repeat(-(-len(parameter) // rows), *[1] * (parameter.ndim - 1))[: len(parameter)]
             parameter.copy_(values / max(1, parameter[0].numel()) ** 0.5)
-    return network.eval()
+    return network
 
 
 def inputs(name: str, seed: int = 0) -> dict[str, Any]:
