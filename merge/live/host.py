@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import comfy.model_management
-import comfy.model_sampling
 import comfy.sd
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
@@ -27,6 +26,7 @@ from ..report import letter
 from .host_incremental import incremental, unpatched
 from .host_left_out import key_patches, stored_tensors
 from .host_patch import TAKE, How, KeyPatches, MergePatch, effective, merge_patch, numbers, own_patches
+from .host_prediction import compare_prediction
 
 NON_FINITE = ("error", "keep A")
 LABELS = {"m_a": "Shares of A (M_A)", "m_b": "Shares of B (M_B)"}
@@ -118,7 +118,7 @@ def merge_unets(
         labels=LABELS,
     )
     plan = make_plan(title, sources, ratios, options=options, seed=seed)
-    _compare_prediction(plan, models)
+    compare_prediction(plan, models)
     merged = incremental(models[0])
     _keep_unpatched(plan, merged)
     unfinished = _not_finite(plan, sources, None if non_finite == "keep A" else "non_finite")
@@ -300,35 +300,3 @@ def _finite(tensor: torch.Tensor) -> bool:
     if place not in places:
         places[place] = all_finite(tensor)
     return places[place]
-
-
-_PREDICTIONS = {
-    comfy.model_sampling.EDM: "edm",
-    comfy.model_sampling.V_PREDICTION: "v_prediction",
-    comfy.model_sampling.V_PREDICTION_DDPM: "v_prediction_ddpm",
-    comfy.model_sampling.CONST: "flow",
-    comfy.model_sampling.X0: "x0",
-    comfy.model_sampling.EPS: "eps",
-}
-
-
-def _compare_prediction(plan: Plan, models: Sequence) -> None:
-    """Warn where A and another model predict different things (eps, v): their weights do not mix."""
-    patched = any("model_sampling" in model.object_patches for model in models)
-    kinds = [_prediction(model) if patched else _model_type(model) for model in models]
-    for number, kind in enumerate(kinds[1:], start=1):
-        if kind != kinds[0]:
-            plan.notes.warnings.append(
-                f"A predicts {kinds[0]} and {letter(number)} {kind}. The merge samples as A."
-            )
-
-
-def _model_type(model) -> str:
-    kind = getattr(model.model, "model_type", None)
-    return getattr(kind, "name", str(kind)).lower()
-
-
-def _prediction(model) -> str:
-    """What a model predicts, also where ModelSamplingDiscrete or a similar node has changed it."""
-    classes = type(model.get_model_object("model_sampling")).__mro__
-    return next((_PREDICTIONS[kind] for kind in classes if kind in _PREDICTIONS), _model_type(model))
