@@ -129,19 +129,22 @@ def make_plan(
         plan.notes.remark(
             f"{block} is bypassed: {count} tensors at the end of its residual branches are multiplied by 0."
         )
-    checked: set[tuple[float, ...]] = set()
+    # Ratios: which model they choose, and their text.
+    seen: dict[tuple[float, ...], tuple[int | None, str]] = {}
     lacking: dict[str, list[str]] = {}
     for key in sources[0].entries if keys is None else keys:
         block, found = ratios.of(key)
-        step = _step(sources, key, block, found, ratios, keep(key))
+        index, text = None, ""
+        if block is not None and found is not None:
+            numbers = tuple(found.values())
+            if numbers not in seen:
+                _check_numbers(plan, found, block)
+                seen[numbers] = method.passthrough(found), method.text(found)
+            index, text = seen[numbers]
+        step = _step(sources, key, block, found, index, ratios, keep(key))
         plan.steps[key] = step
         if not isinstance(step, Keep):
-            assert block is not None and found is not None
-            numbers = tuple(found.values())
-            if numbers not in checked:
-                _check_numbers(plan, found, block)
-                checked.add(numbers)
-            plan.notes.in_block(block, plan.method.text(found), math.prod(sources[0].entries[key].shape))
+            plan.notes.in_block(str(block), text, math.prod(sources[0].entries[key].shape))
             if isinstance(step, Blend) and step.channels:
                 plan.notes.list(f"merged in the first {step.channels} channels, the others kept from A", key)
         elif step.reason not in QUIET:
@@ -158,6 +161,7 @@ def _step(
     key: str,
     block: str | None,
     ratios: Mapping[str, float] | None,
+    index: int | None,
     table: Ratios,
     reason: str | None,
 ) -> Step:
@@ -175,7 +179,6 @@ def _step(
         return Keep(f"in no block under key_map {table.key_map}")
     if ratios is None:
         return Keep(NOT_NAMED)
-    index = table.method.passthrough(ratios)
     if index == 0:
         return Keep(UNCHANGED)
     needed = range(1, len(sources)) if index is None else (index,)
