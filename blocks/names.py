@@ -139,7 +139,7 @@ SD1 = unet_layout("sd1", 12, True, 12)  # SD2 and the SDXL refiner have the same
 SDXL = unet_layout("sdxl", 9, True, 9)
 _FLUX_STACKS = ("double_blocks", "single_blocks")
 
-_SHARED = ("wan_14b", "wan_1.3b")  # other models have these stacks too: HunyuanDiT, CogVideoX
+_SHARED = ("wan_14b", "wan_1_3b")  # other models have these stacks too: HunyuanDiT, CogVideoX
 # Layouts that a text or a menu can name. Models are never looked up here: their layout is read off their keys,
 # and has one of these names when its stacks are the same.
 LAYOUTS = {
@@ -176,7 +176,7 @@ LAYOUTS = {
             ("B", "blocks", 28),
         ),
         _transformer("wan_14b", ("B", "blocks", 40)),
-        _transformer("wan_1.3b", ("B", "blocks", 30)),
+        _transformer("wan_1_3b", ("B", "blocks", 30)),
         _transformer("ltxv", ("B", "transformer_blocks", 28)),
         _transformer("lumina2", ("CR", "context_refiner", 2), ("NR", "noise_refiner", 2), ("B", "layers", 26)),
         _transformer(

@@ -20,7 +20,7 @@ export const NAMED = {
   anima: [[["A", "llm_adapter.blocks", 6], ["B", "blocks", 28]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
   krea2: [[["TL", "txtfusion.layerwise_blocks", 2], ["TR", "txtfusion.refiner_blocks", 2], ["B", "blocks", 28]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
   wan_14b: [[["B", "blocks", 40]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
-  wan_1.3b: [[["B", "blocks", 30]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
+  wan_1_3b: [[["B", "blocks", 30]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
   ltxv: [[["B", "transformer_blocks", 28]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
   lumina2: [[["CR", "context_refiner", 2], ["NR", "noise_refiner", 2], ["B", "layers", 26]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
   hunyuan_video: [[["TR", "txt_in.individual_token_refiner.blocks", 2], ["D", "double_blocks", 20], ["S", "single_blocks", 40]], ["BASE", "VAE", "CLIP", "T5", "IN", "TXT", "OUT"]],
