@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from ..blocks.host import fingerprint
 from ..merge.lora import host, host_extract, host_report
 from ..merge.lora.host import Settings
+from ..merge.lora.host_files import FOLDER, stamp
 from .inputs import key_map_input, weights_input
 
 CATEGORY = "blockwork/LoRA"
@@ -13,7 +14,7 @@ REPORT = io.String.Output("report", display_name="report", tooltip="The weight a
 
 
 def _file():
-    return io.Combo.Input("lora_name", options=folder_paths.get_filename_list(host.FOLDER), tooltip="The LoRA file. All types and namings that ComfyUI reads work.")  # fmt: skip
+    return io.Combo.Input("lora_name", options=folder_paths.get_filename_list(FOLDER), tooltip="The LoRA file. All types and namings that ComfyUI reads work.")  # fmt: skip
 
 
 def _model(tooltip: str):
@@ -47,7 +48,7 @@ class ByBlock(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, weights=None, **_):
-        return [host.stamp(lora_name) if lora_name else "", fingerprint(weights)]
+        return [stamp(lora_name) if lora_name else "", fingerprint(weights)]
 
 
 class LoadLoRA(ByBlock):
@@ -131,7 +132,7 @@ class LoRAReport(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, **_):
-        return host.stamp(lora_name) if lora_name else ""
+        return stamp(lora_name) if lora_name else ""
 
     @classmethod
     def execute(cls, model, lora_name, clip=None, key_map="mbw") -> io.NodeOutput:
@@ -228,8 +229,8 @@ class MergeLoRA(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_model("The model that both LoRAs are for. It gives the names of the layers and is not changed."),
-                io.Combo.Input("lora_a", options=folder_paths.get_filename_list(host.FOLDER), tooltip="The first LoRA file."),
-                io.Combo.Input("lora_b", options=folder_paths.get_filename_list(host.FOLDER), tooltip="The second LoRA file."),
+                io.Combo.Input("lora_a", options=folder_paths.get_filename_list(FOLDER), tooltip="The first LoRA file."),
+                io.Combo.Input("lora_b", options=folder_paths.get_filename_list(FOLDER), tooltip="The second LoRA file."),
                 io.String.Input("filename_prefix", default="loras/merged", tooltip="Name of the file below the output folder; a number is added."),
                 io.Int.Input("rank", default=0, min=0, max=4096, optional=True, tooltip="Largest rank of a layer; 0 keeps the sum exact, its rank is the sum of both."),
                 _dtype(),

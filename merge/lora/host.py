@@ -4,19 +4,14 @@ Core's ``load_lora`` returns patches by model key for every trainer's naming and
 names is needed here, and slices of fused layers keep their places.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import comfy.hooks
 import comfy.lora
-import comfy.lora_convert
-import comfy.utils
-import folder_paths
-import safetensors.torch
 import torch
 
 from ...blocks.host import own_presets
@@ -25,43 +20,14 @@ from ...blocks.keys import MODEL
 from ...blocks.names import NO_LAYOUT, BlockError, Layout, layout_of
 from ..elemental import Elemental, parse_selectors
 from ..errors import MergeError
-from ..files.atomic import appearing
 from ..live.host_incremental import incremental
+from .host_files import LoraFile, open_lora, unreadable
+from .shapes import fits
 from .weights import LoraWeights, read
 
-FOLDER = "loras"
 TEXT = "text encoder"
 ATTACHMENT = "blockwork_lora_files"
 LISTED = 8  # names printed per reason
-
-
-class LoraFile:
-    """A LoRA file as core reads it: tensors by name, and metadata. Kept alive by the models that use it."""
-
-    def __init__(self, path: Path):
-        self.name = path.name
-        tensors, self.metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-        self.original: dict[str, torch.Tensor] = tensors
-        self.tensors: dict[str, torch.Tensor] = comfy.lora_convert.convert_lora(tensors)
-
-
-_FILES: WeakValueDictionary[tuple[str, int, int], LoraFile] = WeakValueDictionary()
-
-
-def stamp(name: str) -> tuple[str, int, int]:
-    """Path, size and time of the LoRA file of that name."""
-    path = Path(folder_paths.get_full_path_or_raise(FOLDER, name))
-    status = path.stat()
-    return str(path), status.st_size, status.st_mtime_ns
-
-
-def open_lora(name: str) -> LoraFile:
-    """The LoRA file of that name; the same object while a model still uses it and the file is unchanged."""
-    mark = stamp(name)
-    found = _FILES.get(mark)
-    if found is None:
-        found = _FILES[mark] = LoraFile(Path(mark[0]))
-    return found
 
 
 @dataclass
@@ -93,18 +59,19 @@ def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") ->
     of_model = set(names.values())
     if clip is not None:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
-    known = model.model_state_dict().keys() | (
-        clip.patcher.model_state_dict().keys() if clip is not None else set()
-    )
-    found = comfy.lora.load_lora(file.tensors, names, log_missing=False)
-    patches = {
-        key: patch for key, patch in found.items() if (key if isinstance(key, str) else key[0]) in known
-    }
+    known = model.model_state_dict() | (clip.patcher.model_state_dict() if clip is not None else {})
+    try:
+        found = comfy.lora.load_lora(file.tensors, names, log_missing=False)
+    except Exception as error:  # a layer without its other half, an alpha that is not one number
+        raise unreadable(file.name, error) from error
+    there = {key: patch for key, patch in found.items() if (key if isinstance(key, str) else key[0]) in known}
+    patches = {key: patch for key, patch in there.items() if _fits(patch, key, known)}
     if not patches:
         example = next(iter(file.tensors), "no tensors")
         raise MergeError(
-            f"{file.name} has no tensors for this model (first name: {example}). Use a LoRA that was trained for "
-            f"{type(model.model).__name__}."
+            f"{file.name} has no tensors {'of the shapes of' if there else 'for'} this model (first name: {example}). "
+            f"Use a LoRA that was trained for {type(model.model).__name__}"
+            f"{'.' if clip is not None else ', or connect the clip if this is a LoRA of a text encoder.'}"
         )
     layout = layout_of_model(model)
     keys = {key: key if isinstance(key, str) else key[0] for key in patches}
@@ -114,8 +81,26 @@ def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") ->
         for key in patches
     }
     missing = [name for name in file.tensors if module_of(name, names) is None]
-    missing += [str(key) for key in found.keys() - patches.keys()]
+    missing += [str(key) for key in found if key not in there]
+    missing += [f"{tensor_name(key)} (another shape)" for key in there if key not in patches]
     return Placed(layout, names, patches, blocks, {key: not inside[key] for key in patches}, missing)
+
+
+def tensor_name(key: Any) -> str:
+    """The name of the tensor that a patch changes, whole or a slice of it."""
+    return key if isinstance(key, str) else key[0]
+
+
+def _fits(patch: Any, key: Any, known: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a patch has the shape of its tensor; quantised tensors are stored packed and are not looked at."""
+    weight = known[tensor_name(key)]
+    if not weight.is_floating_point():
+        return True
+    shape = list(weight.shape)
+    if not isinstance(key, str) and key[1] is not None:
+        dimension, _, length = key[1]
+        shape[dimension] = length
+    return fits(patch, shape)
 
 
 def layout_of_model(model: Any) -> Layout:
@@ -124,6 +109,16 @@ def layout_of_model(model: Any) -> Layout:
         return layout_of(model.model_state_dict(MODEL))
     except BlockError:
         return NO_LAYOUT
+
+
+def placed_modules(placed: Placed) -> dict[str, Any]:
+    """Core's names of the modules that have patches -> the key of the patch, that of the bias where only that has one."""
+    found = {}
+    for module, key in placed.names.items():
+        bias = key.removesuffix(".weight") + ".bias" if isinstance(key, str) else None
+        if key in placed.patches or bias in placed.patches:
+            found[module] = key if key in placed.patches else bias
+    return found
 
 
 def module_of(name: str, names: Mapping[str, Any]) -> str | None:
@@ -171,6 +166,7 @@ def load_by_block(
 
     Weight 1 everywhere is core's LoraLoader; weight 0 attaches nothing.
     """
+    _check_strengths(strength, strength_clip)
     file = open_lora(name)
     placed = place(file, model, clip, settings.key_map)
     weights, elemental = block_weights(placed, text, settings)
@@ -200,12 +196,13 @@ def hook_by_block(
 
     ``model`` and ``clip`` give the names of keys only.
     """
+    _check_strengths(strength, strength_clip)
     file = open_lora(name)
     placed = place(file, model, clip, settings.key_map)
     weights, elemental = block_weights(placed, text, settings)
     found = {key: weight_of(placed, key, weights, elemental) for key in placed.patches}
     parts: defaultdict[float, dict[str, torch.Tensor]] = defaultdict(dict)
-    by_module = {module: found[key] for module, key in placed.names.items() if key in found}
+    by_module = {module: found[key] for module, key in placed_modules(placed).items()}
     for tensor_name, tensor in file.tensors.items():
         module = module_of(tensor_name, placed.names)
         if module in by_module:
@@ -216,6 +213,14 @@ def hook_by_block(
             hooks = comfy.hooks.create_hook_lora(tensors, strength * weight, strength_clip * weight)
             group = group.clone_and_combine(hooks)
     return group, report(file, placed, found, weights)
+
+
+def _check_strengths(*strengths: float) -> None:
+    for strength in strengths:
+        if not math.isfinite(strength):
+            raise MergeError(
+                f"The strength is {strength}. A finite number is expected. Set another strength."
+            )
 
 
 def _attach(
@@ -246,10 +251,10 @@ def report(file: LoraFile, placed: Placed, found: Mapping[Any, float], weights: 
     touched = {placed.blocks[key] for key in placed.patches}
     untouched = [block for block in placed.layout.blocks if block not in touched]
     if untouched:
-        lines.append(f"The LoRA does not change {len(untouched)} blocks: {_some(untouched)}.")
+        lines.append(f"The LoRA does not change {len(untouched)} blocks: {some(untouched)}.")
     if placed.not_loaded:
         lines.append(
-            f"{len(placed.not_loaded)} tensors of the file were not loaded: {_some(placed.not_loaded)}."
+            f"{len(placed.not_loaded)} tensors of the file were not loaded: {some(placed.not_loaded)}."
         )
     return "\n".join(lines)
 
@@ -258,7 +263,8 @@ def _place(block: str, order: list[str]) -> int:
     return order.index(block) if block in order else len(order)
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
     names = list(names)
     more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
@@ -271,15 +277,3 @@ def _selectors(text: str) -> str:
         parts = line.split(":")
         lines.append(":".join(parts[1:]) if len(parts) == 4 else line)
     return ",".join(lines)
-
-
-def write(tensors: dict[str, torch.Tensor], prefix: str, metadata: dict[str, str]) -> Path:
-    """Write a LoRA below ComfyUI's output folder, with the next free number; its path."""
-    folder, stem, counter, _, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory()
-    )
-    path = Path(folder) / f"{stem}_{counter:05}_.safetensors"
-    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
-    with appearing(path, len(data), replace=False) as target:
-        target.put(data, 0)
-    return path

@@ -14,7 +14,8 @@ from ...blocks.names import NO_LAYOUT
 from ..compare.host import patched
 from ..errors import MergeError
 from .factor import error, factors, relative, truncated
-from .host import Placed, Settings, block_weights, layout_of_model, open_lora, place, weight_of, write
+from .host import Placed, Settings, block_weights, layout_of_model, place, some, weight_of
+from .host_files import open_lora, write
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -46,6 +47,11 @@ def extract(
         bar.update(1)
         if not difference.any():
             continue
+        if not difference.isfinite().all():
+            raise MergeError(
+                f"The difference of {key} holds NaN or infinity. Models with finite numbers are expected. "
+                "Use another model or base."
+            )
         block = (block_of(key, layout, key_map) if layout is not NO_LAYOUT else None) or "no block"
         squares = _put(out, key, difference, rank, energy, DTYPES[dtype])
         sums[block] = [a + b for a, b in zip(sums[block], (*squares, 1.0), strict=True)]
@@ -106,9 +112,14 @@ def merge_loras(
     parts: defaultdict[Any, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
     differences: dict[Any, torch.Tensor] = {}
     modules: dict[Any, str] = {}
+    notes: list[str] = []
     for name, text in zip(names, texts, strict=True):
         placed = place(open_lora(name), model, clip, settings.key_map)
         weights, elemental = block_weights(placed, text, settings)
+        if placed.not_loaded:
+            notes.append(
+                f"{len(placed.not_loaded)} tensors of {name} are left out: {some(placed.not_loaded)}."
+            )
         modules |= {key: module for module, key in _generic_first(placed) if key in placed.patches}
         for key, patch in placed.patches.items():
             weight = weight_of(placed, key, weights, elemental)
@@ -146,7 +157,8 @@ def merge_loras(
         )
     path = write(out, prefix, {"blockwork_merge": f"{names[0]} [{texts[0]}] + {names[1]} [{texts[1]}]"})
     ranks = [tensor.shape[0] for name, tensor in out.items() if name.endswith(".lora_down.weight")]
-    return path, f"{path.name}: {len(parts)} layers, rank {min(ranks, default=0)} to {max(ranks, default=0)}."
+    layers = f"{path.name}: {len(parts)} layers, rank {min(ranks, default=0)} to {max(ranks, default=0)}."
+    return path, "\n".join([layers, *notes])
 
 
 def _generic_first(placed: Placed):

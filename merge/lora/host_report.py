@@ -16,7 +16,8 @@ from ...blocks.names import NO_LAYOUT
 from ...blocks.weights import BlockWeights
 from ..errors import MergeError
 from . import measure
-from .host import TEXT, Placed, Settings, block_weights, module_of, open_lora, place, weight_of, write
+from .host import TEXT, Placed, Settings, block_weights, module_of, place, placed_modules, weight_of
+from .host_files import open_lora, write
 from .measure import Change
 from .scale import scaled
 
@@ -141,9 +142,7 @@ def save_by_block(
     placed = place(file, model, clip, settings.key_map)
     weights, elemental = block_weights(placed, text, settings)
     found = {
-        module: weight_of(placed, key, weights, elemental)
-        for module, key in placed.names.items()
-        if key in placed.patches
+        module: weight_of(placed, key, weights, elemental) for module, key in placed_modules(placed).items()
     }
     tensors, strange = scaled(
         file.tensors,

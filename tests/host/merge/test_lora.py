@@ -14,6 +14,7 @@ from blockwork.merge.errors import MergeError
 from blockwork.merge.live.host_incremental import IncrementalPatcher
 from blockwork.merge.lora import host, host_report
 from blockwork.merge.lora.host import Settings
+from blockwork.merge.lora.host_files import open_lora
 from comfy.model_patcher import ModelPatcher
 from safetensors.torch import load_file, save_file
 
@@ -235,7 +236,7 @@ def test_the_report_measures_what_core_adds(folder, build):
     model = build("SD15", 1)
     tensors = tensors_for(two_dimensional(model, "lora_unet_", ""), model, "lora")
     save_file(tensors, folder / "x.safetensors")
-    placed = host.place(host.open_lora("x.safetensors"), model)
+    placed = host.place(open_lora("x.safetensors"), model)
     found = host_report.measured(placed, model, None)
     base, core = weights_of(model), with_core(model, tensors, 1.0)
     layout = host.layout_of_model(model)
