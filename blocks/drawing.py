@@ -76,7 +76,7 @@ def draw_weights(weights: BlockWeights, row_height: int = 26, column_width: int 
     size = (columns * column_width + 2 * margin, (rows + len(weights.extra)) * row_height + 2 * margin)
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
-    low, high = min(0.0, *weights.values), max(1.0, *weights.values)
+    low, high = min((0.0, *weights.values)), max((1.0, *weights.values))
     entries = [(name, value, places[name]) for name, value in zip(layout.blocks, weights.values, strict=True)]
     entries += [(name, value, (columns // 2, rows + i)) for i, (name, value) in enumerate(weights.extra)]
     for name, value, (column, row) in entries:

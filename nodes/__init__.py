@@ -28,6 +28,7 @@ from .deprojector_models import (
     SaveDeprojector,
     TrainDeprojector,
 )
+from .find_recipe import FindRecipe
 from .injection import (
     BlockPresetNode,
     BlockPromptEncode,
@@ -63,6 +64,7 @@ NODES: list[type[io.ComfyNode]] = [
     RecipeToFile,
     ReadRecipe,
     ReplayRecipe,
+    FindRecipe,
     # LoRA by block
     LoadLoRA,
     HookLoRA,

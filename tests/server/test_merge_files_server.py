@@ -63,6 +63,20 @@ def test_a_file_replays_byte_for_byte(client: Client):
     assert again.read_bytes() == (MERGES / "example_recipe.safetensors").read_bytes()
 
 
+def test_the_recipe_of_a_merge_is_found(client: Client):
+    """The example finds GRAD_V in the file of the example merge_file, and its recipe makes that file's weights again."""
+    client.run(example("merge_file"))
+    entry = client.run(example("find_recipe"))
+    assert len(client.images(entry)) == 2  # on the node itself and in Preview Image
+    words = str(client.texts(entry))
+    assert "within rounding" in words and "0.9167" in words
+    merged, again = (load_file(MERGES / f"example_{name}.safetensors") for name in ("merge", "found"))
+    for key, tensor in merged.items():
+        if tensor.is_floating_point():
+            limit = 2**-10 * float(tensor.abs().max()) + 1e-4
+            assert float((again[key].float() - tensor.float()).abs().max()) <= limit, key
+
+
 @pytest.mark.parametrize("name", ["merge_file_compare", "merge_compare_models"])
 def test_comparisons_show_a_table_and_a_picture(client: Client, name: str):
     entry = client.run(example(name))
