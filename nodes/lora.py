@@ -242,6 +242,10 @@ class MergeLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, lora_a=None, lora_b=None, weights=None, weights_b=None, **_):
+        return [stamp(name) if name else "" for name in (lora_a, lora_b)] + [fingerprint(weights, weights_b)]
+
+    @classmethod
     def execute(
         cls, model, lora_a, lora_b, filename_prefix, clip=None, rank=0, dtype="fp16", key_map="mbw", weights_b="1",
         weights="1",

@@ -120,7 +120,7 @@ def merge_loras(
             notes.append(
                 f"{len(placed.not_loaded)} tensors of {name} are left out: {some(placed.not_loaded)}."
             )
-        modules |= {key: module for module, key in _generic_first(placed) if key in placed.patches}
+        modules |= {key: module for module, key in _generic_first(placed)}
         for key, patch in placed.patches.items():
             weight = weight_of(placed, key, weights, elemental)
             if not weight:
@@ -141,6 +141,9 @@ def merge_loras(
     out: dict[str, torch.Tensor] = {}
     for key, found in parts.items():
         up, down = torch.cat([u for u, _ in found], 1), torch.cat([d for _, d in found], 0)
+        if key in differences:  # core reads one or the other of a layer
+            differences[key] = differences[key] + (up @ down).view(differences[key].shape)
+            continue
         if rank:
             up, down = truncated(up, down, rank)
         name = modules[key]
@@ -148,16 +151,18 @@ def merge_loras(
         out[f"{name}.lora_down.weight"] = down.to(DTYPES[dtype]).contiguous()
         out[f"{name}.alpha"] = torch.tensor(float(down.shape[0]))
     for key, difference in differences.items():
-        name = (key if isinstance(key, str) else key[0]).removesuffix(".weight")
-        kind = ".diff_b" if name.endswith(".bias") else ".diff"
-        out[name.removesuffix(".bias") + kind] = difference.to(DTYPES[dtype])
+        if key in modules:
+            name, kind = modules[key], ".diff"
+        else:  # core makes the key of a bias from that of its weight
+            name, kind = modules[key.removesuffix(".bias") + ".weight"], ".diff_b"
+        out[name + kind] = difference.to(DTYPES[dtype])
     if not out:
         raise MergeError(
             "All blocks of both LoRAs have weight 0, so nothing is left to save. Raise a weight."
         )
     path = write(out, prefix, {"blockwork_merge": f"{names[0]} [{texts[0]}] + {names[1]} [{texts[1]}]"})
     ranks = [tensor.shape[0] for name, tensor in out.items() if name.endswith(".lora_down.weight")]
-    layers = f"{path.name}: {len(parts)} layers, rank {min(ranks, default=0)} to {max(ranks, default=0)}."
+    layers = f"{path.name}: {len(parts.keys() | differences.keys())} layers, rank {min(ranks, default=0)} to {max(ranks, default=0)}."
     return path, "\n".join([layers, *notes])
 
 

@@ -1,12 +1,21 @@
 """LoRA by block with bad files, numbers and names: a clear error, or the report names what is left out."""
 
+import comfy.lora
 import folder_paths
 import pytest
 import torch
 from blockwork.merge.errors import MergeError
 from blockwork.merge.lora import host, host_extract, host_report
 from blockwork.merge.lora.host import Settings
-from blockwork.tests.host.merge.test_lora import folder, tensors_for, two_dimensional, weights_of, with_core  # noqa: F401
+from blockwork.nodes.lora import MergeLoRA
+from blockwork.tests.host.merge.test_lora import (  # noqa: F401
+    flux,
+    folder,
+    tensors_for,
+    two_dimensional,
+    weights_of,
+    with_core,
+)
 from safetensors.torch import load_file, save_file
 
 NAME = "x.safetensors"
@@ -135,3 +144,53 @@ def test_a_merge_names_what_it_leaves_out(folder, model):  # noqa: F811
     save_file(text, folder / "te.safetensors")
     with pytest.raises(MergeError, match="connect the clip"):
         host.load_by_block(model, None, "te.safetensors", 1.0, 1.0, "1")
+
+
+def test_a_merge_adds_low_rank_and_full_differences_of_one_layer(folder, model):  # noqa: F811
+    names = two_dimensional(model, "lora_unet_input_blocks_4", "attn1")
+    low, full = tensors_for(names, model, "lora"), tensors_for(names, model, "diff", 2)
+    save_file(low, folder / NAME)
+    save_file(full, folder / "full.safetensors")
+    path, _ = host_extract.merge_loras(
+        model, None, (NAME, "full.safetensors"), ("1", "0.5"), "y", 0, "fp32", Settings()
+    )
+    both, base = with_core(model, load_file(path), 1.0), weights_of(model)
+    first, second = with_core(model, low, 1.0), with_core(model, full, 0.5)
+    for key in {key for key in both if not torch.equal(second[key], base[key])}:
+        wanted = first[key] + second[key] - base[key]
+        # Three float32 sums in another order.
+        assert (both[key] - wanted).norm() <= 1e-6 * (base[key].norm() + wanted.norm()), key
+
+
+def test_a_merge_keeps_full_differences_of_slices_and_biases_apart(folder):  # noqa: F811
+    model = flux()
+    state, core_names = model.model.state_dict(), comfy.lora.model_lora_keys_unet(model.model, {})
+    slices = {
+        name: key
+        for name, key in core_names.items()
+        if name.startswith("transformer.transformer_blocks.0.attn.to_")
+        and not isinstance(key, str)
+        and key[1]
+    }
+    assert len(slices) == 3
+    generator = torch.Generator().manual_seed(5)
+    tensors = {
+        f"{name}.diff": torch.randn(state[key[0]].narrow(*key[1]).shape, generator=generator)
+        for name, key in slices.items()
+    }
+    tensors["diffusion_model.img_in.diff_b"] = torch.randn(
+        state["diffusion_model.img_in.bias"].shape, generator=generator
+    )
+    save_file(tensors, folder / NAME)
+    path, _ = host_extract.merge_loras(model, None, (NAME, NAME), ("1", "0"), "y", 0, "fp32", Settings())
+    wanted, found = with_core(model, tensors, 1.0), with_core(model, load_file(path), 1.0)
+    base = weights_of(model)
+    assert sum(not torch.equal(wanted[key], base[key]) for key in base) == 2
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_merge_runs_again_when_a_file_changes(folder, model):  # noqa: F811
+    save_file(layers(model), folder / NAME)
+    before = MergeLoRA.fingerprint_inputs(lora_a=NAME, lora_b=NAME, weights="1", weights_b="1")
+    save_file(layers(model) | {"more": torch.ones(9)}, folder / NAME)
+    assert MergeLoRA.fingerprint_inputs(lora_a=NAME, lora_b=NAME, weights="1", weights_b="1") != before
