@@ -1,7 +1,5 @@
 """Merging text encoders and VAEs, and the dtypes of all of them."""
 
-from typing import ClassVar
-
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -11,6 +9,7 @@ import torch
 from blockwork.merge.errors import MergeError
 from blockwork.merge.live import host, host_patch
 from blockwork.merge.methods import METHODS, each, weighted_sum
+from comfy.model_patcher import ModelPatcher
 
 CPU = torch.device("cpu")
 TINY_CLIP = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
@@ -93,14 +92,8 @@ def test_clip_add_difference():
 
 
 def test_text_encoders_of_different_kinds_are_refused():
-    class Patcher:
-        backup_buffers: ClassVar[dict] = {}
-
-        def get_key_patches(self, prefix):
-            return {"t5xxl.x": [(torch.ones(1), None)]}
-
     class Other:
-        patcher = Patcher()
+        patcher = ModelPatcher(torch.nn.ModuleDict({"t5xxl": torch.nn.Linear(2, 2)}), CPU, CPU)
 
     with pytest.raises(MergeError, match="A and B have no tensors in common"):
         host.merge_clips(build_clip(1), Other(), 0.5)
