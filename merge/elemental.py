@@ -9,6 +9,7 @@ supermerger mergers.py and its elemental guide. Unlike supermerger, a malformed 
 SDXL block names (supermerger indexes them with the SD1 table, its issue 468).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..blocks.names import BASE, VAE, Layout
@@ -38,6 +39,11 @@ class Selector:
     elements: Field
     ratio: float
 
+    def matches(self, key: str, block: str) -> bool:
+        """Whether the entry names a key that is in ``block``."""
+        tagged = key + block
+        return self.blocks.matches(tagged) and self.elements.matches(tagged, names_below(key))
+
 
 @dataclass(frozen=True)
 class Elemental:
@@ -47,11 +53,20 @@ class Elemental:
 
     def ratio(self, key: str, block: str, otherwise: float | None = None) -> float | None:
         """The ratio of a key that is in ``block``: the last matching entry's, or ``otherwise``."""
-        chosen, tagged, names = otherwise, key + block, names_below(key)
+        chosen = otherwise
         for entry in self.entries:
-            if entry.blocks.matches(tagged) and entry.elements.matches(tagged, names):
+            if entry.matches(key, block):
                 chosen = entry.ratio
         return chosen
+
+    def unused(self, keys: Iterable[tuple[str, str]]) -> list[int]:
+        """The numbers, from 1, of the entries that match none of these keys, each given with its block."""
+        given = list(keys)
+        return [
+            number
+            for number, entry in enumerate(self.entries, start=1)
+            if not any(entry.matches(key, block) for key, block in given)
+        ]
 
 
 def names_below(key: str) -> frozenset[str]:

@@ -179,7 +179,7 @@ def load_by_block(
         loaded_clip.patcher = incremental(clip.patcher)
         texts = {k: w for k, w in found.items() if placed.is_text[k]}
         _attach(loaded_clip.patcher, texts, placed, strength_clip, file)
-    return loaded, loaded_clip, report(file, placed, found, weights)
+    return loaded, loaded_clip, report(file, placed, found, weights, elemental)
 
 
 def hook_by_block(
@@ -212,7 +212,7 @@ def hook_by_block(
         if weight:
             hooks = comfy.hooks.create_hook_lora(tensors, strength * weight, strength_clip * weight)
             group = group.clone_and_combine(hooks)
-    return group, report(file, placed, found, weights)
+    return group, report(file, placed, found, weights, elemental)
 
 
 def _check_strengths(*strengths: float) -> None:
@@ -237,7 +237,9 @@ def _attach(
     patcher.set_attachments(ATTACHMENT, (*kept, file))
 
 
-def report(file: LoraFile, placed: Placed, found: Mapping[Any, float], weights: LoraWeights) -> str:
+def report(
+    file: LoraFile, placed: Placed, found: Mapping[Any, float], weights: LoraWeights, elemental: Elemental
+) -> str:
     """What was loaded where, in words: per block its weight and tensors, blocks without tensors, names not loaded."""
     lines = [f"{file.name}: {len(placed.patches)} patches for {placed.layout.name}."]
     if weights.note:
@@ -252,6 +254,9 @@ def report(file: LoraFile, placed: Placed, found: Mapping[Any, float], weights: 
     untouched = [block for block in placed.layout.blocks if block not in touched]
     if untouched:
         lines.append(f"The LoRA does not change {len(untouched)} blocks: {some(untouched)}.")
+    keys = [(tensor_name(key), placed.blocks[key] or "") for key in found if not placed.is_text[key]]
+    if unused := elemental.unused(keys):
+        lines.append(f"No patch matches these entries of elemental: {some(map(str, unused))}.")
     if placed.not_loaded:
         lines.append(
             f"{len(placed.not_loaded)} tensors of the file were not loaded: {some(placed.not_loaded)}."

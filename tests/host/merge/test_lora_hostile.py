@@ -194,3 +194,12 @@ def test_a_merge_runs_again_when_a_file_changes(folder, model):  # noqa: F811
     before = MergeLoRA.fingerprint_inputs(lora_a=NAME, lora_b=NAME, weights="1", weights_b="1")
     save_file(layers(model) | {"more": torch.ones(9)}, folder / NAME)
     assert MergeLoRA.fingerprint_inputs(lora_a=NAME, lora_b=NAME, weights="1", weights_b="1") != before
+
+
+def test_the_report_names_elemental_entries_without_effect(folder, model):  # noqa: F811
+    save_file(layers(model), folder / NAME)
+    settings = Settings(elemental="IN04:attn1:0.5, IN99:attn1:0, IN04:nonsense:0")
+    for use in (host.load_by_block, host.hook_by_block):
+        report = use(model, None, NAME, 1.0, 1.0, "1", settings)[-1]
+        assert "No patch matches these entries of elemental: 2, 3." in report
+    assert "elemental" not in host.load_by_block(model, None, NAME, 1.0, 1.0, "1")[-1]
