@@ -1,7 +1,8 @@
 """Lays the example workflows out for the canvas: example_workflows/api/NAME.json -> example_workflows/NAME.json.
 
 ``--check`` writes nothing and fails when a file is missing or out of date. The schemas come from a running
-ComfyUI, which is started for it.
+ComfyUI, which is started for it. The note of a workflow is example_workflows/notes/NAME.md; notes/models.json holds
+url and directory of the released model files that the workflows name.
 """
 
 import argparse
@@ -21,9 +22,12 @@ EXAMPLES = layout.ROOT / "example_workflows"
 def drawings(schemas: dict[str, Any], folder: Path = EXAMPLES) -> dict[Path, str]:
     """What the drawn files should hold, by path."""
     found = {}
+    notes = folder / "notes"
+    models = json.loads((notes / "models.json").read_text(encoding="utf-8"))
     for source in sorted((folder / "api").glob("*.json")):
         prompt = json.loads(source.read_text(encoding="utf-8"))
-        workflow = draw(source.stem, prompt, schemas)
+        note = (notes / f"{source.stem}.md").read_text(encoding="utf-8").strip()
+        workflow = draw(source.stem, prompt, schemas, note, models)
         found[folder / source.name] = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
     return found
 

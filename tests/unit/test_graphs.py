@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from refhost.graphs import GraphError, draw, inputs_of, widget_values
+from refhost.places import Box, arrange
 
 SCHEMAS: dict[str, Any] = {
     "Load": {
@@ -84,6 +85,59 @@ def test_nodes_stand_left_of_what_they_feed_and_do_not_overlap():
                     for axis in (0, 1)
                 ]
                 assert any(apart)
+
+
+def test_every_node_stands_in_one_group():
+    workflow = draw("w", PROMPT, SCHEMAS)
+    assert [group["title"] for group in workflow["groups"]] == ["Blockwork", "Sampling"]
+    for node in workflow["nodes"]:
+        assert sum(_inside(node, group) for group in workflow["groups"]) == 1, node["type"]
+
+
+def test_a_decoded_image_that_is_sampled_again_stays_with_the_sampling():
+    types = {
+        "a": "KSampler",
+        "b": "VAEDecode",
+        "c": "VAEEncode",
+        "d": "KSampler",
+        "e": "VAEDecode",
+        "f": "SaveImage",
+    }
+    boxes = {key: Box(key, kind, (300, 100)) for key, kind in types.items()}
+    for source, target in ("ab", "bc", "cd", "de", "ef"):
+        boxes[target].sources.append(source)
+    arrange(boxes)
+    assert [box.group for box in boxes.values()] == ["Sampling"] * 4 + ["Output"] * 2
+
+
+def test_merged_text_encoders_come_before_the_prompts():
+    types = {"a": "CheckpointLoaderSimple", "b": "BlockworkMergeCLIP", "c": "CLIPTextEncode", "d": "KSampler"}
+    boxes = {key: Box(key, kind, (300, 100)) for key, kind in types.items()}
+    for source, target in ("ab", "bc", "cd"):
+        boxes[target].sources.append(source)
+    assert [group["title"] for group in arrange(boxes)] == ["Models", "Merge", "Prompts", "Sampling"]
+
+
+def test_a_note_stands_left_of_the_groups():
+    workflow = draw("w", PROMPT, SCHEMAS, note="# Title\n\nText")
+    note = next(node for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    assert note["id"] == workflow["last_node_id"] == 6
+    assert note["pos"][0] + note["size"][0] < min(group["bounding"][0] for group in workflow["groups"])
+
+
+def test_models_are_named_on_the_node_that_loads_them():
+    models = {"b": {"url": "https://example.org/b", "directory": "loras"}}
+    nodes = {node["id"]: node for node in draw("w", PROMPT, SCHEMAS, models=models)["nodes"]}
+    assert nodes[1]["properties"]["models"] == [{"name": "b", **models["b"]}]
+    assert "models" not in nodes[2]["properties"]
+
+
+def _inside(node: dict[str, Any], group: dict[str, Any]) -> bool:
+    return all(
+        group["bounding"][axis] < node["pos"][axis]
+        and node["pos"][axis] + node["size"][axis] < group["bounding"][axis] + group["bounding"][axis + 2]
+        for axis in (0, 1)
+    )
 
 
 def test_titles_only_where_they_say_more():

@@ -1,25 +1,29 @@
 """Lays a prompt in API form out as a workflow for ComfyUI's canvas: pure, and the same on every run.
 
-Nodes stand in columns by how far they are from the sources; in each column in the order that crosses the
-fewest links. Sizes are estimates of what the front-end draws.
+``places`` puts the nodes into groups and columns; a note stands left of them. Sizes are estimates of what the
+front-end draws.
 """
 
+import math
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from refhost.places import GAP_X, Box, arrange
 
 Prompt = Mapping[str, Mapping[str, Any]]
 Schemas = Mapping[str, Mapping[str, Any]]  # /object_info
+Models = Mapping[str, Mapping[str, str]]
 
-TITLE, SLOT, WIDGET, TEXT, PREVIEW = 30, 22, 26, 140, 280  # heights in canvas units
-WIDTH, WIDE, GAP_X, GAP_Y = 300, 440, 90, 60
+SLOT, WIDGET, TEXT, PREVIEW = 22, 26, 140, 280  # heights in canvas units
+WIDTH, WIDE = 300, 440
+NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 480, 26, 56
 DECKS = {"BLOCKWORK_WEIGHTS": 480, "BLOCKWORK_WEIGHT_PAIR": 532, "BLOCKWORK_SPEC": 446}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", *DECKS}
 PREVIEWS = {"PreviewImage", "SaveImage", "PreviewAny", "LoadImage"}
 SEEDS = {"seed", "noise_seed"}
 OPTIONAL_SHAPE = 7  # LiteGraph's hollow circle
-SWEEPS = 4
 
 
 class GraphError(ValueError):
@@ -45,19 +49,6 @@ class Input:
         return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(self.type, "")
 
 
-@dataclass
-class Box:
-    """A node on the canvas."""
-
-    key: str
-    inputs: list[Input]
-    sources: list[str] = field(default_factory=list)
-    column: int = 0
-    row: float = 0
-    size: tuple[int, int] = (WIDTH, 0)
-    at: tuple[int, int] = (0, 0)
-
-
 def inputs_of(schema: Mapping[str, Any]) -> list[Input]:
     """A node's inputs in the order of ``widgets_values``: all required ones, then all optional ones."""
     found = []
@@ -75,7 +66,7 @@ def inputs_of(schema: Mapping[str, Any]) -> list[Input]:
     return found
 
 
-def widget_values(inputs: list[Input], given: Mapping[str, Any]) -> list[Any]:
+def widget_values(inputs: Sequence[Input], given: Mapping[str, Any]) -> list[Any]:
     """Values of the widgets by position, with those the front-end adds by itself; linked ones show their default."""
     values = []
     for item in inputs:
@@ -91,19 +82,38 @@ def widget_values(inputs: list[Input], given: Mapping[str, Any]) -> list[Any]:
     return values
 
 
-def draw(name: str, prompt: Prompt, schemas: Schemas) -> dict[str, Any]:
-    """The workflow of a prompt. GraphError for a node type, an input or an output that the schemas lack."""
+def draw(
+    name: str, prompt: Prompt, schemas: Schemas, note: str = "", models: Models | None = None
+) -> dict[str, Any]:
+    """The workflow of a prompt, with a Markdown note where ``note`` is given.
+
+    ``models`` holds url and directory of files that the front-end can offer for download, by file name. GraphError
+    for a node type, an input or an output that the schemas lack.
+    """
     boxes = {key: _box(key, node, schemas) for key, node in prompt.items()}
     for box in boxes.values():
         box.sources = [v[0] for v in prompt[box.key]["inputs"].values() if _is_link(v) and v[0] in boxes]
-    _arrange(boxes)
+    seen: set[str] = set()
+    for key in boxes:
+        _circle(key, boxes, (), seen)
+    groups = arrange(boxes)
     ids = ids_of(prompt)
     links: list[list[Any]] = []
     nodes = []
-    ordered = sorted(boxes.values(), key=lambda box: (box.column, box.row))
+    ordered = sorted(boxes.values(), key=lambda box: box.at)
     for order, box in enumerate(ordered):
         schema = schemas[prompt[box.key]["class_type"]]
-        nodes.append(_node(box, prompt, schema, schemas, ids, links, order))
+        node = _node(box, prompt, schema, schemas, ids, links, order)
+        named = [
+            value for value in node["widgets_values"] if isinstance(value, str) and value in (models or {})
+        ]
+        if named:
+            node["properties"]["models"] = [{"name": value, **(models or {})[value]} for value in named]
+        nodes.append(node)
+    last = max(ids.values(), default=0)
+    if note:
+        last += 1
+        nodes.append(_note(note, last, len(nodes)))
     by_id = {node["id"]: node for node in nodes}
     for link, source, slot, *_ in links:
         output = by_id[source]["outputs"][slot]
@@ -111,11 +121,11 @@ def draw(name: str, prompt: Prompt, schemas: Schemas) -> dict[str, Any]:
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"blockwork/{name}")),
         "revision": 0,
-        "last_node_id": max(ids.values(), default=0),
+        "last_node_id": last,
         "last_link_id": len(links),
         "nodes": nodes,
         "links": links,
-        "groups": [],
+        "groups": groups,
         "config": {},
         "extra": {},
         "version": 0.4,
@@ -150,48 +160,37 @@ def _box(key: str, node: Mapping[str, Any], schemas: Schemas) -> Box:
         height += PREVIEW
     if any(item.options.get("multiline") for item in widgets):
         width = max(width, 400)
-    return Box(key, inputs, size=(width, height + 20))
+    return Box(key, kind, (width, height + 20), inputs)
 
 
-def _arrange(boxes: dict[str, Box]) -> None:
-    """Columns by distance from the sources, rows by the mean of the neighbours, places by size."""
-    for box in boxes.values():
-        box.column = _depth(box.key, boxes, ())
-    targets = {key: [b.key for b in boxes.values() if key in b.sources] for key in boxes}
-    for box in boxes.values():  # a source stands right before the first that needs it
-        if not box.sources and targets[box.key]:
-            box.column = min(boxes[key].column for key in targets[box.key]) - 1
-    columns: dict[int, list[Box]] = {}
-    for box in boxes.values():
-        columns.setdefault(box.column, []).append(box)
-    for column in columns.values():
-        for row, box in enumerate(column):
-            box.row = row
-    for sweep in range(SWEEPS):
-        for index in sorted(columns, reverse=bool(sweep % 2)):
-            neighbours = targets if sweep % 2 else {box.key: box.sources for box in columns[index]}
-            column = columns[index]
-            mean = {b.key: _mean([boxes[k].row for k in neighbours[b.key]], b.row) for b in column}
-            column.sort(key=lambda box, mean=mean: (mean[box.key], box.row))
-            for row, box in enumerate(column):
-                box.row = row
-    x = 0
-    for index in sorted(columns):
-        y = 0
-        for box in columns[index]:
-            box.at = (x, y)
-            y += TITLE + box.size[1] + GAP_Y
-        x += max(box.size[0] for box in columns[index]) + GAP_X
-
-
-def _depth(key: str, boxes: dict[str, Box], path: tuple[str, ...]) -> int:
+def _circle(key: str, boxes: Mapping[str, Box], path: tuple[str, ...], seen: set[str]) -> None:
     if key in path:
         raise GraphError(f"the prompt runs in a circle: {' -> '.join((*path, key))}")
-    return max((_depth(source, boxes, (*path, key)) + 1 for source in boxes[key].sources), default=0)
+    if key not in seen:
+        for source in boxes[key].sources:
+            _circle(source, boxes, (*path, key), seen)
+        seen.add(key)
 
 
-def _mean(rows: list[float], otherwise: float) -> float:
-    return sum(rows) / len(rows) if rows else otherwise
+def _note(text: str, number: int, order: int) -> dict[str, Any]:
+    """A Markdown note left of the nodes; the front-end keeps it out of the prompt."""
+    lines = sum(math.ceil(max(len(line), 1) / NOTE_LETTERS) for line in text.splitlines())
+    return {
+        "id": number,
+        "type": "MarkdownNote",
+        "pos": [-NOTE_WIDTH - GAP_X, 0],
+        "size": [NOTE_WIDTH, 80 + NOTE_LINE * lines],
+        "flags": {},
+        "order": order,
+        "mode": 0,
+        "inputs": [],
+        "outputs": [],
+        "title": "About this workflow",
+        "properties": {},
+        "widgets_values": [text],
+        "color": "#432",
+        "bgcolor": "#653",
+    }
 
 
 def _node(

@@ -1,0 +1,77 @@
+"""Each template explains itself: a note, titled groups, and where released models can be downloaded."""
+
+import json
+import re
+from itertools import combinations
+from typing import Any
+
+import pytest
+from refhost import layout
+
+EXAMPLES = layout.ROOT / "example_workflows"
+NAMES = sorted(path.stem for path in (EXAMPLES / "api").glob("*.json"))
+MODELS = json.loads((EXAMPLES / "notes" / "models.json").read_text(encoding="utf-8"))
+PLACEHOLDER = re.compile(r"\b(TODO|TBD|FIXME|XXX|lorem|placeholder)\b|\.\.\.$|\{\w*\}", re.IGNORECASE)
+
+
+def template(name: str) -> dict[str, Any]:
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_notes_belong_to_templates():
+    assert sorted(path.stem for path in (EXAMPLES / "notes").glob("*.md")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_has_one_note(name: str):
+    notes = [node for node in template(name)["nodes"] if node["type"] == "MarkdownNote"]
+    assert len(notes) == 1
+    [text] = notes[0]["widgets_values"]
+    assert text.startswith("# ")
+    for part in ("**Needs.** ", "**Try.** ", "**Expect.** "):
+        assert text.count(part) == 1, part
+    for paragraph in text.split("\n\n")[1:]:
+        assert paragraph.endswith(".") and len(paragraph) > 30, paragraph
+    assert not PLACEHOLDER.search(text)
+    assert "IF and its T5" not in text or "https://huggingface.co/DeepFloyd/" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_has_two_to_four_groups_that_hold_its_nodes(name: str):
+    workflow = template(name)
+    groups = workflow["groups"]
+    assert 2 <= len(groups) <= 4
+    assert (
+        len({group["title"] for group in groups}) == len({group["color"] for group in groups}) == len(groups)
+    )
+    for first, second in combinations(groups, 2):
+        assert first["bounding"][0] + first["bounding"][2] <= second["bounding"][0]
+    for node in workflow["nodes"]:
+        x, y = node["pos"]
+        holds = [
+            left <= x <= left + width and top <= y <= top + height
+            for left, top, width, height in (group["bounding"] for group in groups)
+        ]
+        assert sum(holds) == (node["type"] != "MarkdownNote"), node["type"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_released_models_say_where_to_download_them(name: str):
+    for node in template(name)["nodes"]:
+        named = [
+            value for value in node.get("widgets_values", []) if isinstance(value, str) and value in MODELS
+        ]
+        assert node["properties"].get("models", []) == [{"name": value, **MODELS[value]} for value in named]
+
+
+def test_addresses_end_in_the_name_of_the_file():
+    used = {
+        item["name"]
+        for name in NAMES
+        for node in template(name)["nodes"]
+        for item in node["properties"].get("models", [])
+    }
+    assert used == set(MODELS)
+    for name, model in MODELS.items():
+        assert re.fullmatch(rf"https://huggingface\.co/.+/{re.escape(name)}", model["url"])
+        assert model["directory"] in ("checkpoints", "diffusion_models", "text_encoders", "vae", "loras")
