@@ -18,6 +18,7 @@ Models = Mapping[str, Mapping[str, str]]
 
 SLOT, WIDGET, TEXT, PREVIEW = 22, 26, 140, 280  # heights in canvas units
 WIDTH, WIDE = 300, 440
+LETTER = 8.4  # width of a letter of a title
 NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 480, 26, 56
 DECKS = {"BLOCKWORK_WEIGHTS": 480, "BLOCKWORK_WEIGHT_PAIR": 532, "BLOCKWORK_SPEC": 446}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", *DECKS}
@@ -160,6 +161,8 @@ def _box(key: str, node: Mapping[str, Any], schemas: Schemas) -> Box:
         height += PREVIEW
     if any(item.options.get("multiline") for item in widgets):
         width = max(width, 400)
+    title = node.get("_meta", {}).get("title") or schemas[kind].get("display_name") or kind
+    width = max(width, 50 + math.ceil(LETTER * len(title)))  # the front-end widens a node to its title
     return Box(key, kind, (width, height + 20), inputs)
 
 
@@ -179,7 +182,8 @@ def _note(text: str, number: int, order: int) -> dict[str, Any]:
         "id": number,
         "type": "MarkdownNote",
         "pos": [-NOTE_WIDTH - GAP_X, 0],
-        "size": [NOTE_WIDTH, 80 + NOTE_LINE * lines],
+        "size": [LETTER = 8.4  # width of a letter of a title
+NOTE_WIDTH, 80 + NOTE_LINE * lines],
         "flags": {},
         "order": order,
         "mode": 0,
