@@ -182,8 +182,7 @@ def _note(text: str, number: int, order: int) -> dict[str, Any]:
         "id": number,
         "type": "MarkdownNote",
         "pos": [-NOTE_WIDTH - GAP_X, 0],
-        "size": [LETTER = 8.4  # width of a letter of a title
-NOTE_WIDTH, 80 + NOTE_LINE * lines],
+        "size": [NOTE_WIDTH, 80 + NOTE_LINE * lines],
         "flags": {},
         "order": order,
         "mode": 0,
