@@ -135,15 +135,15 @@ export class SpecDeck {
     this.built = this.layout;
     this.u.replaceChildren(
       ...layout.blocks.map((block) => {
-        const prompted = prompted(this.layout).includes(block);
+        const takes = prompted(this.layout).includes(block);
         const row = rowAttributes(this.layout, block);
-        const title = prompted ? `${block} \u00b7 ${resolution(this.layout, block)} \u00b7 ${words("prompted")}` : words("without");
+        const title = takes ? `${block} \u00b7 ${resolution(this.layout, block)} \u00b7 ${words("prompted")}` : words("without");
         const name = button(block, title, () => this.toggle(block), "bw-name");
-        name.disabled = !prompted;
+        name.disabled = !takes;
         name.tabIndex = -1;
-        return el("div", { ...row, class: `${row.class}${prompted ? "" : " bw-without"}`, title }, [
+        return el("div", { ...row, class: `${row.class}${takes ? "" : " bw-without"}`, title }, [
           name,
-          prompted ? this.slot(block, title) : el("span", { class: "bw-slots bw-closed" }),
+          takes ? this.slot(block, title) : el("span", { class: "bw-slots bw-closed" }),
         ]);
       }),
     );
