@@ -21,6 +21,7 @@ from ...blocks.names import NO_LAYOUT, BlockError, Layout, layout_of
 from ..elemental import Elemental, parse_selectors
 from ..errors import MergeError
 from ..live.host_incremental import incremental
+from ..methods.registry import LARGEST
 from .host_files import LoraFile, open_lora, unreadable
 from .shapes import fits
 from .weights import LoraWeights, read
@@ -147,10 +148,19 @@ def weight_of(placed: Placed, key: Any, weights: LoraWeights, elemental: Element
     """The weight of one patch: its block's, unless a selector names it."""
     name, block = key if isinstance(key, str) else key[0], placed.blocks[key]
     if placed.is_text[key]:
-        return weights.text
+        return _limited(weights.text, TEXT)
     outside = block not in placed.layout.index if placed.layout is not NO_LAYOUT else True
     weight = weights.of(None if block is None or (outside and block not in weights.blocks) else block, name)
-    return elemental.ratio(name, block or "", weight)
+    return _limited(elemental.ratio(name, block or "", weight), block or name)
+
+
+def _limited(number: float, what: str) -> float:
+    """The number, or a MergeError where it is not finite or overflows float32 in the arithmetic."""
+    if not abs(number) <= LARGEST:
+        raise MergeError(
+            f"The weight of {what} is {number:g}. A number from -{LARGEST:g} to {LARGEST:g} is expected. Set a smaller weight."
+        )
+    return number
 
 
 def load_by_block(

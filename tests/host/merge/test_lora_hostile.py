@@ -106,6 +106,14 @@ def test_a_strength_that_is_not_finite_is_refused(folder, model, strengths):  # 
             use(model, None, NAME, *strengths, "1")
 
 
+@pytest.mark.parametrize(("weights", "elemental"), [("1e300", ""), ("IN04=-1e13", ""), ("1", "IN04::1e300")])
+def test_a_weight_that_overflows_is_refused(folder, model, weights, elemental):  # noqa: F811
+    save_file(layers(model), folder / NAME)
+    for use in (host.load_by_block, host.hook_by_block):
+        with pytest.raises(MergeError, match="The weight of IN04 is"):
+            use(model, None, NAME, 1.0, 1.0, weights, Settings(elemental=elemental))
+
+
 @pytest.mark.parametrize("prefix", ["../x", "a/../../x", "/x", "a\0b", "", ".", "x" * 300])
 def test_a_name_that_no_file_can_have_is_refused(folder, model, prefix):  # noqa: F811
     save_file(layers(model), folder / NAME)
