@@ -12,6 +12,7 @@ from ..recipe.model import Line, Recipe
 from .finding import Found
 
 DIGITS = 4
+COARSE = 0.05  # a share that can be further off is pointed out
 DTYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -74,17 +75,18 @@ def report(found: Found) -> str:
     lines += [f"{letter}: {name}" for letter, name in zip(letters, found.candidates, strict=True)]
     lines += ["", *_verdict(found, letters), ""]
     head = " ".join(f"{letter:>8}" for letter in letters)
-    lines.append(f"{'block':<10} {head} {'free sum':>9} {'left':>9} {'rounding':>9}")
+    lines.append(f"{'block':<10} {head} {'+-':>7} {'free sum':>9} {'left':>9} {'rounding':>9}")
     for name, shares in found.blocks.items():
         numbers = " ".join(f"{share:>8.4f}" for share in shares.shares)
         alike = "; ".join(" and ".join(letters[i] for i in group) + " are alike" for group in shares.alike)
         note = ", ".join(filter(None, ["" if shares.fits else "does not fit", alike]))
         lines.append(
-            f"{name:<10} {numbers} {sum(shares.free):>9.4f} {shares.residual:>9.2e} {shares.explained:>9.2e}"
+            f"{name:<10} {numbers} {shares.error:>7.4f} {sum(shares.free):>9.4f} {shares.residual:>9.2e} {shares.explained:>9.2e}"
             + (f"  {note}" if note else "")
         )
     lines += [
         "",
+        "+-: how far rounding the merge can move the shares at most, in blocks that fit.",
         "left: |merge - sum of shares| / |merge|. rounding: the most that rounding to the stored data types can leave.",
     ]
     for why, keys in found.left_out.items():
@@ -113,6 +115,13 @@ def _verdict(found: Found, letters: list[str]) -> list[str]:
             )
     else:
         lines.append("The candidates explain every block: what is left is within rounding.")
+    coarse = [name for name, shares in found.blocks.items() if shares.error > COARSE]
+    if coarse:
+        worst = max(found.blocks[name].error for name in coarse)
+        lines.append(
+            f"The candidates differ by little more than rounding in {len(coarse)} of {len(found.blocks)} blocks "
+            f"({_some(coarse)}): rounding can move shares by up to {worst:.2g}."
+        )
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, shares in found.blocks.items():
         for group in shares.alike:

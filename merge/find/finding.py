@@ -15,6 +15,7 @@ from ..errors import MergeError
 from ..files.checkpoint import Checkpoint
 from .solve import Shares, Sums, solve, tensor_sums
 
+READ = 1 << 20  # elements read at a time: short reads from several files in turn are slow on a disk
 PIECE = 1 << 17  # elements in one piece of work
 LEAST, MOST = 2, 7
 THREADS = 2
@@ -130,7 +131,7 @@ def _tensor(merge: Checkpoint, candidates: Sequence[Checkpoint], key: str) -> Su
     models = [*candidates, merge]
     numel = merge.entries[key].numel
     divisible = all(model.divisible(key) for model in models)
-    step = PIECE if divisible else numel
+    step = READ if divisible else numel
     columns = torch.empty(len(models), min(step, PIECE, numel), dtype=torch.float64)
     gram = torch.zeros(len(models), len(models), dtype=torch.float64)
     odd = 0

@@ -46,7 +46,8 @@ class Shares:
     """The result for one block: one share per candidate, with sum one and free.
 
     ``residual`` and ``explained`` are lengths relative to the merge: what the shares leave, and what rounding can make.
-    ``alike`` are groups of candidates whose shares cannot be told apart.
+    ``alike`` are groups of candidates whose shares cannot be told apart. ``error`` is how far rounding the merge
+    can move the other shares: the length of the rounding by that of the shortest difference of candidates.
     """
 
     shares: tuple[float, ...]
@@ -56,6 +57,7 @@ class Shares:
     explained: float
     alike: tuple[tuple[int, ...], ...]
     numel: int
+    error: float
 
     @property
     def fits(self) -> bool:
@@ -92,10 +94,10 @@ def solve(sums: Sums) -> Shares:
     length = math.sqrt(max(0.0, float(gram[0, 0] + 2 * gram[0, last] + gram[last, last])))
     noise = sums.rounding.sqrt()
     limit = _limit(noise, sums.numel)
-    differences, loose, cut = _least_squares(gram[1:last, 1:last], gram[1:last, last], limit)
+    differences, loose, cut, shortest = _least_squares(gram[1:last, 1:last], gram[1:last, last], limit)
     shares = torch.cat([1 - differences.sum()[None], differences])
     rest = _rest(gram[1:, 1:], differences)
-    free_found, _, _ = _least_squares(gram[:last, :last], gram[:last, last], limit)
+    free_found, *_ = _least_squares(gram[:last, :last], gram[:last, last], limit)
     free = torch.cat([(1 + free_found[0] - free_found[1:].sum())[None], free_found[1:]])
     free_rest = _rest(gram, free_found)
     explained = float(noise[-1] + (shares.abs() * noise[:-1]).sum() + cut)
@@ -108,6 +110,7 @@ def solve(sums: Sums) -> Shares:
         explained / scale + NUMERICAL**0.5 * 0.01,
         _groups(loose),
         sums.numel,
+        float(noise[-1]) / shortest if shortest else 0.0,
     )
 
 
@@ -121,13 +124,17 @@ def _limit(noise: Tensor, numel: int) -> float:
     return error**2 * max(1.0, 1 / (SURE**2 * max(1, numel)))
 
 
-def _least_squares(normal: Tensor, right: Tensor, limit: float) -> tuple[Tensor, Tensor, float]:
-    """The solution of the normal equations, the directions that they do not fix, and the length left out with these."""
+def _least_squares(normal: Tensor, right: Tensor, limit: float) -> tuple[Tensor, Tensor, float, float]:
+    """The solution of the normal equations, and the directions that they do not fix.
+
+    Also the longest length that these leave out, and the shortest that is used (0 when none is).
+    """
     values, vectors = torch.linalg.eigh(normal)
     kept = values > max(limit, NUMERICAL * float(values[-1:].sum()))
     held, loose = vectors[:, kept], vectors[:, ~kept]
     left = float(values[~kept].clamp(min=0).max().sqrt()) if loose.shape[1] else 0.0
-    return held @ ((held.T @ right) / values[kept]), loose, left
+    shortest = float(values[kept].min().sqrt()) if held.shape[1] else 0.0
+    return held @ ((held.T @ right) / values[kept]), loose, left, shortest
 
 
 def _rest(gram: Tensor, found: Tensor) -> float:

@@ -171,6 +171,18 @@ def test_a_block_that_is_scaled_fits_with_a_free_sum():
     assert "In M00 shares fit whose sum is not 1" in find.report(found)
 
 
+@pytest.mark.parametrize("near", [0.3, 0.05, 0.02])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_shares_are_no_further_off_than_the_report_says(dtype: torch.dtype, near: float):
+    models, shares = parents("sdxl", 2, dtype, near), drawn("sdxl", 2)
+    found = found_in(merged("sdxl", models, shares), models)
+    for name, block in found.blocks.items():
+        assert abs(block.shares[1] - shares[name][1]) < block.error + 1e-6
+    coarse = max(block.error for block in found.blocks.values()) > 0.05
+    assert coarse == ("differ by little more than rounding" in find.report(found))
+    assert coarse == (dtype == torch.bfloat16 and near < 0.3)
+
+
 @pytest.mark.parametrize("noise", [0.0, 1e-5])
 @pytest.mark.parametrize("twin", [0, 1])
 def test_a_near_copy_is_noticed(twin: int, noise: float):
