@@ -34,7 +34,7 @@ def test_from_the_template_browser_to_a_merged_picture(chrome: "Browser", stocke
     canvas.page.wait_for_timeout(500)
     canvas.shot(pictures / "walk-1-templates.png")
     card.click()
-    canvas.wait_for_nodes(13)
+    canvas.wait_for_nodes(14)  # 13 and the note
     canvas.page.wait_for_timeout(800)
     canvas.shot(pictures / "walk-2-workflow.png")
     types = {node["type"]: str(node["id"]) for node in canvas.save()["nodes"]}
