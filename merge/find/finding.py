@@ -1,7 +1,8 @@
 """Which share of which candidate is in each block of a merged file, all files read once, piece by piece."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -56,9 +57,10 @@ def find_recipe(
             "Give candidates of the same kind of model as the merge."
         )
     sums: dict[str, Sums] = {}
-    for key, found in _all_sums(merge, candidates, list(places)):
-        sums.setdefault(places[key], Sums.empty(len(candidates))).add(found)
-        tick(merge.entries[key].nbytes)
+    with closing(_all_sums(merge, candidates, list(places))) as all_sums:  # no thread reads after an error
+        for key, found in all_sums:
+            sums.setdefault(places[key], Sums.empty(len(candidates))).add(found)
+            tick(merge.entries[key].nbytes)
     order = [BASE, CLIP, T5, *layout.blocks, VAE]
     names = sorted(sums, key=lambda name: order.index(name) if name in order else len(order))
     return Found(
@@ -109,10 +111,10 @@ def _block(key: str, layout: Layout, key_map: str) -> str | None:
 
 def _all_sums(
     merge: Checkpoint, candidates: Sequence[Checkpoint], keys: list[str]
-) -> Iterator[tuple[str, Sums]]:
+) -> Generator[tuple[str, Sums], None, None]:
     """The sums of every tensor in the order of the keys; a few tensors are read at once."""
     waiting = iter(keys)
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="find_recipe")
     try:
         running = [
             (key, pool.submit(_tensor, merge, candidates, key)) for key in islice(waiting, 4 * THREADS)
