@@ -111,7 +111,7 @@ def _verdict(found: Found, letters: list[str]) -> list[str]:
         free = [name for name in bad if found.blocks[name].fits_free]
         if free:
             lines.append(
-                f"In {_some(free)} shares fit whose sum is not 1. The blocks were scaled as well, as by M_A A + M_B B."
+                f"In {_some(free)} shares fit whose sum is not 1. The method may be M_A A + M_B B, or SLERP."
             )
     else:
         lines.append("The candidates explain every block: what is left is within rounding.")
