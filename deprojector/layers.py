@@ -60,10 +60,11 @@ def linear_sum(products: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = 
     rows = len(products[0][0])
     result = bias
     if not _few(*products[0]):
-        for x, weight in products:
-            result = F.linear(x, weight, result) if result is bias else torch.addmm(result, x, weight.t())
-        assert result is not None
-        return result
+        (x, weight), *rest = products
+        summed = F.linear(x, weight, bias)
+        for x, weight in rest:
+            summed = torch.addmm(summed, x, weight.t())
+        return summed
     if bias is not None:
         result = bias[:, None]
     for x, weight in products:

@@ -1,5 +1,7 @@
 """LoRA by block: load, as hooks, measure, save."""
 
+from typing import Any
+
 import folder_paths
 from comfy_api.latest import io, ui
 
@@ -176,7 +178,7 @@ def _dtype():
     return io.Combo.Input("dtype", options=list(host_extract.DTYPES), default="fp16", optional=True, tooltip="Number format of the file.")  # fmt: skip
 
 
-def _written():
+def _written() -> list[Any]:
     return [
         io.String.Output("file", display_name="file", tooltip="The name of the written file."),
         io.String.Output("report", display_name="report", tooltip="Layers, ranks and errors of the file."),

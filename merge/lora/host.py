@@ -151,7 +151,8 @@ def weight_of(placed: Placed, key: Any, weights: LoraWeights, elemental: Element
         return _limited(weights.text, TEXT)
     outside = block not in placed.layout.index if placed.layout is not NO_LAYOUT else True
     weight = weights.of(None if block is None or (outside and block not in weights.blocks) else block, name)
-    return _limited(elemental.ratio(name, block or "", weight), block or name)
+    chosen = elemental.ratio(name, block or "", weight)
+    return _limited(weight if chosen is None else chosen, block or name)
 
 
 def _limited(number: float, what: str) -> float:

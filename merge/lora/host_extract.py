@@ -129,7 +129,7 @@ def merge_loras(
                 difference = patch[1][0].float() * weight
                 differences[key] = differences[key] + difference if key in differences else difference
                 continue
-            values = getattr(patch, "weights", ())
+            values: Any = getattr(patch, "weights", ())
             if getattr(patch, "name", "") != "lora" or any(part is not None for part in values[3:6]):
                 raise MergeError(
                     f"{name}: the layer {key} is of type {getattr(patch, 'name', type(patch).__name__)}, which has no sum of "

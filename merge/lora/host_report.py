@@ -99,7 +99,8 @@ def _own(patcher: Any, key: Any) -> torch.Tensor:
 
 def _change(patch: Any, key: Any, weight: torch.Tensor) -> Change:
     """A patch's change: from small factors where its type allows, else from the dense product."""
-    kind, values = getattr(patch, "name", None), getattr(patch, "weights", ())
+    kind: str | None = getattr(patch, "name", None)
+    values: Any = getattr(patch, "weights", ())
     if kind == "lora" and values[3] is None and values[4] is None and values[5] is None:
         up, down, alpha = values[:3]
         return measure.low_rank(up, down, 1.0 if alpha is None else alpha / down.shape[0])

@@ -15,7 +15,8 @@ def fits(patch: Any, shape: Sequence[int]) -> bool:
     """Whether core can add ``patch`` to a tensor of ``shape``; True for the types that are not looked at."""
     if isinstance(patch, tuple):
         return patch[0] not in ("diff", "set") or tuple(patch[1][0].shape) == tuple(shape)
-    kind, values = getattr(patch, "name", ""), getattr(patch, "weights", ())
+    kind: str = getattr(patch, "name", "")
+    values: Any = getattr(patch, "weights", ())
     if kind not in RANKED or any(values[place] is not None for place in CORES[kind]):
         return True
     if kind == "lora" and values[RESHAPE] is not None:
