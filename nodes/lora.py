@@ -3,13 +3,14 @@
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..blocks.host import fingerprint
 from ..merge.lora import host, host_extract, host_report
 from ..merge.lora.host import Settings
 from ..merge.lora.host_files import FOLDER, stamp
 from .inputs import key_map_input, weights_input
+from .show import shown
 
 CATEGORY = "blockwork/LoRA"
 REPORT = io.String.Output("report", display_name="report", tooltip="The weight and the number of patches per block, the blocks that the LoRA does not change, and tensors that were not loaded.")  # fmt: skip
@@ -139,7 +140,7 @@ class LoRAReport(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora_name, clip=None, key_map="mbw") -> io.NodeOutput:
         image, text = host_report.lora_report(model, clip, lora_name, key_map)
-        return io.NodeOutput(image, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(image, text, ui=shown(text, image, cls=cls))
 
 
 class SaveLoRA(ByBlock):
@@ -171,7 +172,7 @@ class SaveLoRA(ByBlock):
         path, text = host_report.save_by_block(
             model, clip, lora_name, filename_prefix, weights, Settings(**settings)
         )
-        return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(path.name, text, ui=shown(text))
 
 
 def _dtype():
@@ -214,7 +215,7 @@ class ExtractLoRA(io.ComfyNode):
         cls, model, base, filename_prefix, rank, energy=1.0, dtype="fp16", key_map="mbw"
     ) -> io.NodeOutput:
         path, text = host_extract.extract(model, base, filename_prefix, rank, energy, dtype, key_map)
-        return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(path.name, text, ui=shown(text))
 
 
 class MergeLoRA(io.ComfyNode):
@@ -262,4 +263,4 @@ class MergeLoRA(io.ComfyNode):
             dtype,
             Settings(key_map=key_map),
         )
-        return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(path.name, text, ui=shown(text))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from refhost.client import PromptFailed, executed_nodes
+from refhost.client import PromptFailed, PromptRefused, executed_nodes
 
 
 def picture(client, entry):
@@ -128,10 +128,11 @@ def test_vae_scale_and_difference_nodes_run(client, example):
     ],
 )
 def test_bad_weights_stop_the_prompt_with_a_clear_message(client, example, change, message):
+    """What no model can take is refused before the queue, the rest when the model is known."""
     prompt = example("merge_by_block")
     for node, inputs in change.items():
         prompt[node]["inputs"] |= inputs
-    with pytest.raises(PromptFailed, match=message):
+    with pytest.raises((PromptFailed, PromptRefused), match=message):
         client.run(prompt)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Prompt = dict[str, dict[str, Any]]
+TEXT_KEYS = ("blockwork_report", "text")
 
 
 class PromptRefused(RuntimeError):
@@ -96,8 +97,9 @@ class Client:
         ]
 
     def texts(self, entry: dict[str, Any]) -> dict[str, list[str]]:
-        """The text that preview nodes showed, by node id."""
-        return {node: output["text"] for node, output in entry["outputs"].items() if "text" in output}
+        """The text that preview nodes and the pack's report nodes showed, by node id."""
+        outputs = entry["outputs"].items()
+        return {node: output[key] for node, output in outputs for key in TEXT_KEYS if key in output}
 
     def save_images(
         self, entry: dict[str, Any], folder: Path, stem: str, node: str | None = None
