@@ -8,8 +8,7 @@ import pytest
 import torch
 from blockwork.merge.live.host_incremental import incremental
 from blockwork.merge.live.host_left_out import key_patches, left_out, stored_tensors
-from blockwork.merge.live.host_patch import merge_patch, own_patches
-from blockwork.merge.methods import each
+from blockwork.merge.live.host_patch import How, merge_patch, own_patches
 from blockwork.tests.support import tiny
 
 # What core's loaders leave out, tried on each family: plainly, and under dynamic loading.
@@ -54,14 +53,12 @@ def test_every_tensor_of_a_merge_is_merged(name, dynamic):
     sources = key_patches(b)
     for ratio in (0.25, 0.75):
         model = incremental(a)
-        ratios = (1 - ratio, ratio)
-        patches = {
-            k: merge_patch(each, ratios, (sources[k],), own_patches(model, k, stored[k])) for k in keys
-        }
+        how = How("each", (("m_a", 1 - ratio), ("m_b", ratio)))
+        patches = {k: merge_patch(how, (sources[k],), own_patches(model, k, stored[k])) for k in keys}
         model.add_patches(patches)
         have = kit.loaded_weights(kit.load(model))
         expected = {
-            key: (stored[key].float() * ratios[0] + others[key].float() * ratios[1]).to(have[key].dtype)
+            key: (stored[key].float() * (1 - ratio) + others[key].float() * ratio).to(have[key].dtype)
             for key in keys
         }
         assert [key for key in keys if not torch.equal(have[key], expected[key])] == []

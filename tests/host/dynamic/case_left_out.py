@@ -9,8 +9,7 @@ import pytest
 import torch
 from blockwork.merge.live import host
 from blockwork.merge.live.host_incremental import incremental, unpatched
-from blockwork.merge.live.host_patch import merge_patch, own_patches
-from blockwork.merge.methods import each
+from blockwork.merge.live.host_patch import How, merge_patch, own_patches
 
 
 class Norm(torch.nn.Module):
@@ -70,12 +69,9 @@ def patcher(seed, dynamic, dtype=torch.float16):
 def merged(a, b, ratio):
     model = incremental(a)
     stored, sources = host.stored_tensors(a), host.key_patches(b)
-    ratios = (1 - ratio, ratio)
+    how = How("each", (("m_a", 1 - ratio), ("m_b", ratio)))
     model.add_patches(
-        {
-            key: merge_patch(each, ratios, (sources[key],), own_patches(model, key, stored[key]))
-            for key in KEYS
-        }
+        {key: merge_patch(how, (sources[key],), own_patches(model, key, stored[key])) for key in KEYS}
     )
     return model
 
@@ -132,7 +128,9 @@ def test_patchers_that_are_not_cores_name_what_they_leave(dynamic):
     model = incremental(other)
     assert type(model) is type(other)
     sources = host.key_patches(b)
-    model.add_patches({key: merge_patch(each, (0.5, 0.5), (sources[key],)) for key in KEYS})
+    model.add_patches(
+        {key: merge_patch(How("each", (("m_a", 0.5), ("m_b", 0.5))), (sources[key],)) for key in KEYS}
+    )
     have, want = kit.loaded_weights(kit.load(model)), expected(state_a, state_b, 0.5)
     named = {key for key in unpatched(model) if "positions" not in key}  # a page nothing reads directly here
     assert set(kit.unequal(have, want)) == named

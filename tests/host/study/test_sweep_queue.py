@@ -159,10 +159,10 @@ def test_a_sweep_samples_as_a_ksampler_and_as_samplercustom_do():
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ({"seeds": "one"}, "'one' among the seeds is no whole number"),
+        ({"seeds": "one"}, "'one' is not a seed or a range of seeds"),
         ({"blocks": "IN12"}, "Unknown block 'IN12' for sd1"),
-        ({"ratios": "0.5, 0.5"}, "stands twice"),
-        ({"share_a": "0.5"}, "connect model_b"),
+        ({"ratios": "0.5, 0.5"}, "is given twice"),
+        ({"share_a": "0.5"}, "Connect model_b"),
     ],
 )
 def test_bad_sweeps_stop_before_anything_is_sampled(inputs, message):
