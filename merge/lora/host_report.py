@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
 import comfy.model_management
 import comfy.utils
 import torch
 
-from ...blocks.drawing import as_array, font
-from ...blocks.drawing import draw_weights as draw_bars
-from ...blocks.names import NO_LAYOUT
+from ...blocks.drawing import draw_weights
 from ...blocks.weights import BlockWeights
 from ..errors import MergeError
 from . import measure
@@ -115,24 +114,17 @@ def _change(patch: Any, key: Any, weight: torch.Tensor) -> Change:
         return measure.kronecker(first, second, scale)
     if isinstance(patch, tuple) and patch[0] == "diff":
         return measure.dense(patch[1][0])
-    before = weight.clone()
     after = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.clone(), str(key))
-    return measure.dense(after.double() - before.double())
+    return measure.dense(after.double() - weight.double())
 
 
 def _image(placed: Placed, found: dict[str, BlockChange]) -> Any:
     """Bars in the shape of the model: each block's share of the largest change per block."""
-    if placed.layout is NO_LAYOUT:
-        from PIL import Image, ImageDraw
-
-        image = Image.new("RGB", (360, 60), (250, 250, 247))
-        ImageDraw.Draw(image).text((12, 20), "This model has no blocks.", fill=(32, 36, 44), font=font(14))
-        return as_array(image)
     largest = (
         max((found[block].share for block in placed.layout.blocks if block in found), default=0.0) or 1.0
     )
     values = tuple(found[block].share / largest if block in found else 0.0 for block in placed.layout.blocks)
-    return draw_bars(BlockWeights(placed.layout, values))
+    return draw_weights(BlockWeights(placed.layout, values))
 
 
 def save_by_block(

@@ -101,7 +101,7 @@ def test_a_file_is_scaled_where_its_type_allows():
     assert torch.equal(half["b.lora_B.weight"], torch.full((4, 2), 0.5))
     assert torch.equal(half["c.lokr_w1"], torch.full((2, 2), 0.5)) and half["c.alpha"] == 2
     assert torch.equal(half["d.diff"], torch.full((4,), 0.5))
-    kept, _ = scaled(tensors, module, {"e": 1.0}.get if False else lambda name: 0.0 if name == "a" else 1.0)
+    kept, _ = scaled(tensors, module, lambda name: 0.0 if name == "a" else 1.0)
     assert (
         not [name for name in kept if name.startswith("a.")]
         and kept["e.dora_scale"] is tensors["e.dora_scale"]
