@@ -27,6 +27,13 @@ def pictures(client, prompt, entry, kind="SaveImage"):
     ]
 
 
+def report(client, prompt, entry, name):
+    """The text that the one node of a class showed."""
+    (node,) = by_class(prompt, name)
+    (text,) = client.texts(entry)[node]
+    return text
+
+
 @pytest.fixture(scope="module")
 def concepts(server):
     """Two XTI files in the server's embeddings folder: kohya's kind and promptplusplus'."""
@@ -68,10 +75,11 @@ def test_injection_changes_the_picture_and_zero_weight_does_not(client, example)
 def test_the_plan_names_blocks(client, example):
     prompt = example("injection_regions")
     entry = client.run(prompt)
-    (text,) = client.texts(entry).values()
-    assert "1. snow: concat 1 in IN01, IN02, IN04, IN05, OUT06" in text[0]
-    assert "2. night: lerp 0.4 in IN07, IN08, M00, OUT03, OUT04, OUT05" in text[0]
-    assert "No injections" in text[0]  # the right half
+    text = report(client, prompt, entry, "BlockworkInjectionPlan")
+    assert "1. snow: concat 1 in IN01, IN02, IN04, IN05, OUT06" in text
+    assert "2. night: lerp 0.4 in IN07, IN08, M00, OUT03, OUT04, OUT05" in text
+    assert "No injections" in text  # the right half
+    assert report(client, prompt, entry, "PreviewAny") == text
     plans = pictures(client, prompt, entry, "PreviewImage")
     assert len(plans) == 2 and plans[0].shape[0] > 300
 
@@ -108,8 +116,8 @@ def test_xti_example(client, example, concepts):
     prompt = example("xti_style_mix")
     entry = client.run(prompt)
     assert len(pictures(client, prompt, entry)) == 1
-    (text,) = client.texts(entry).values()
-    assert "IN08:" in text[0] and "log density" in text[0]
+    text = report(client, prompt, entry, "BlockworkXTIDensity")
+    assert "IN08:" in text and "log density" in text
     saved = load_file(EMBEDDINGS / "xti_mixed.safetensors")
     assert sorted(saved) == sorted(LAYERS)
     assert torch.equal(saved["MID"][0], second["<b-6-0>"])
