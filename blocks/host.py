@@ -28,23 +28,21 @@ def read_weights(
     return parse(text, layout, default, own, bypass)
 
 
-def problem(*texts: str | None) -> bool | str:
-    """True, or what is wrong with constant weight texts, for ``validate_inputs`` (None: linked, known only later)."""
-    try:
-        for text in texts:
-            if text is not None:
-                check(text, own_presets() if named_presets(text) else ())
-    except BlockError as error:
-        return str(error)
-    return True
+def check_weights(text: str) -> None:
+    """BlockError where no model can take a weight text: see ``weight_check``."""
+    check(text, own_presets() if named_presets(text) else ())
 
 
-def pair_problem(text: str | None) -> bool | str:
-    """``problem`` of both sides of ``M_A | M_B``."""
-    try:
-        return True if text is None else problem(*split_pair(text))
-    except BlockError as error:
-        return str(error)
+def check_pair(text: str) -> None:
+    """``check_weights`` of both sides of ``M_A | M_B``."""
+    for side in split_pair(text):
+        check_weights(side)
+
+
+def check_optional(text: str) -> None:
+    """``check_weights`` of a text that may be empty."""
+    if text.strip():
+        check_weights(text)
 
 
 def fingerprint(*texts: str | None) -> dict[str, list[float]]:

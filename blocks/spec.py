@@ -282,6 +282,10 @@ def _is_weight_list(text: str, model_blocks: ModelBlocks) -> bool:
     name = text.strip()
     if name in presets.names(model_blocks.layout) and not _BLOCK_LIKE.match(name):
         return True
+    return _is_list_of_numbers(text)
+
+
+def _is_list_of_numbers(text: str) -> bool:
     first = text.split(",", SHORTEST_LIST)[:SHORTEST_LIST]
     return len(first) == SHORTEST_LIST and all(is_number(one) for one in first)
 

@@ -1,6 +1,7 @@
 """The selection half of a block spec: names, ranges and groups in any dialect to cross-attention layers."""
 
 import re
+from collections.abc import Container
 from functools import cached_property
 
 from .walk import Block, ModelBlocks, SubBlock
@@ -116,17 +117,10 @@ class Selector:
             return blocks, range(low, high + 1), inner.end()
         unknown = text[start:].strip()
         raise Fault(
-            f"Unknown block {_short(unknown)!r}.{self._meant(unknown)}", start + shift, len(text) + shift
+            f"Unknown block {_short(unknown)!r}.{_meant(unknown, self.groups)}",
+            start + shift,
+            len(text) + shift,
         )
-
-    def _meant(self, text: str) -> str:
-        """A suggestion for a word or number that is close to something that can be named."""
-        word = text.lower().strip("s")
-        if _MEANT.get(word) in self.groups:
-            return f" Did you mean {_MEANT[word]}?"
-        if re.fullmatch(r"[-+]?\d*\.?\d+", word[:20]):
-            return f" A weight follows the blocks it is for. Did you mean all={word}?"
-        return ""
 
     def _lookup(self, kind: str, match: re.Match[str]) -> tuple[Block, ...]:
         model, attending = self.model_blocks, self.model_blocks.attending
@@ -151,6 +145,16 @@ class Selector:
                 block for block in attending if block.diffusers == f"{stem}.attentions.{int(number)}"
             )
         return tuple(block for block in attending if block.diffusers.rpartition(".attentions.")[0] == stem)
+
+
+def _meant(text: str, groups: Container[str]) -> str:
+    """A suggestion for a word or number that is close to something that can be named."""
+    word = text.lower().strip("s")
+    if _MEANT.get(word, "") in groups:
+        return f" Did you mean {_MEANT[word]}?"
+    if re.fullmatch(r"[-+]?\d*\.?\d+", word[:20]):
+        return f" A weight follows the blocks it is for. Did you mean all={word}?"
+    return ""
 
 
 def _without_step(text: str) -> tuple[str, int]:

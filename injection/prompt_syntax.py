@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..blocks import spec_check
 from ..blocks.spec import Part, Setting, Spec, SpecError, Window, folded, later_wins, parse
 from ..blocks.spec_names import Fault
 from ..blocks.walk import ModelBlocks, SubBlock
@@ -103,6 +104,20 @@ def read(text: str, blocks: ModelBlocks) -> BlockPrompt:
     # whole sentences first: a share of another one mixes with them
     order = sorted(found.items(), key=lambda item: item[0][1] != 1)
     return BlockPrompt(base, tuple(Variant(key[0], tuple(layers), *key[1:]) for key, layers in order))  # pyright: ignore[reportArgumentType]
+
+
+def check(text: str) -> None:
+    """What can be checked before a model is known: brackets and the form of their blocks; SpecError as above."""
+    if len(text) > LONGEST:
+        problem = f"The prompt has {len(text)} characters; the limit is {LONGEST}."
+        raise SpecError(problem, text, 0, 20, HINT)
+    plain = folded(text)
+    for start, end in _spans(text):
+        for first, last in _alternatives(text, plain, start + 3, end - 3):
+            try:
+                spec_check.check(text[first : _colon(text, plain, first, last)])
+            except SpecError as error:
+                raise error.within(text, first) from None
 
 
 def _steps(

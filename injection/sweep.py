@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from ..blocks.spec import parse
+from ..blocks.spec_check import check
 from ..blocks.walk import Block, ModelBlocks
 from .entries import InjectionError
 from .report import layer_names
 
 CUSTOM = "custom"
+NOTHING = "There is no block to grow by. Write one block spec per line into custom."
 
 
 def _middle(blocks: ModelBlocks) -> float:
@@ -30,6 +32,15 @@ def _index(block: Block) -> int:
     return -1 if block.index is None else block.index
 
 
+def check_texts(order: str, within: str, custom: str) -> None:
+    """What can be checked before a model is known of the text that an order uses; errors as for ``growth``."""
+    steps = _lines(custom) if order == CUSTOM else [within]
+    for step in steps:
+        check(step)
+    if not steps:
+        raise InjectionError(NOTHING)
+
+
 def growth(order: str, within: str, custom: str, blocks: ModelBlocks) -> list[tuple[str, str]]:
     """``(label, block spec)`` of every stage: nothing, then one block more each time, up to all of ``within``.
 
@@ -37,7 +48,7 @@ def growth(order: str, within: str, custom: str, blocks: ModelBlocks) -> list[tu
     InjectionError when there is nothing to grow.
     """
     if order == CUSTOM:
-        steps = [line.strip() for line in custom.splitlines() if line.strip()]
+        steps = _lines(custom)
         for step in steps:
             parse(step, blocks)
     else:
@@ -46,8 +57,12 @@ def growth(order: str, within: str, custom: str, blocks: ModelBlocks) -> list[tu
         chosen.sort(key=lambda block: ORDERS[order](block, blocks))
         steps = [layer_names([s for s in block.sub_blocks if s in inside], blocks) for block in chosen]
     if not steps:
-        raise InjectionError("There is no block to grow by. Write one block spec per line into custom.")
+        raise InjectionError(NOTHING)
     stages = [("none", "")]
     for count, step in enumerate(steps, 1):
         stages.append((f"+ {step}", ", ".join(steps[:count])))
     return stages
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -9,7 +9,7 @@ supermerger mergers.py and its elemental guide. Unlike supermerger, a malformed 
 SDXL block names (supermerger indexes them with the SD1 table, its issue 468).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..blocks.names import BASE, VAE, Layout
@@ -79,7 +79,22 @@ def names_below(key: str) -> frozenset[str]:
 
 def parse_selectors(text: str, layout: Layout) -> Elemental:
     """Read a selector text; MergeError quotes the entry that cannot be read."""
-    entries = []
+    return Elemental(
+        tuple(
+            Selector(_field(_ranges(blocks, layout)), _field(elements.split()), ratio)
+            for blocks, elements, ratio in _entries(text)
+        )
+    )
+
+
+def check_selectors(text: str) -> None:
+    """What can be checked before a model is known: the fields and the ratio of each entry; MergeError as above."""
+    for _ in _entries(text):
+        pass
+
+
+def _entries(text: str) -> Iterator[tuple[str, str, float]]:
+    """Blocks, elements and ratio of each entry."""
     for raw in text.replace("\n", ",").split(","):
         entry = raw.strip()
         if not entry:
@@ -91,10 +106,7 @@ def parse_selectors(text: str, layout: Layout) -> Elemental:
                 "Write it as in OUT03 OUT04:attn2:0.5."
             )
         blocks, elements, ratio = (part.strip() for part in parts)
-        entries.append(
-            Selector(_field(_ranges(blocks, layout)), _field(elements.split()), _ratio(ratio, entry))
-        )
-    return Elemental(tuple(entries))
+        yield blocks, elements, _ratio(ratio, entry)
 
 
 def _field(words: list[str]) -> Field:

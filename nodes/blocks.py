@@ -7,6 +7,7 @@ from ..blocks import host, presets
 from ..blocks.drawing import draw_weights
 from ..blocks.names import LAYOUTS
 from ..blocks.weights import BlockWeights
+from .checks import first_problem
 from .show import shown
 
 NO_PRESET = "none"
@@ -51,8 +52,8 @@ class BlockWeightsNode(io.ComfyNode):
         return host.fingerprint(weights)
 
     @classmethod
-    def validate_inputs(cls, weights=None):
-        return host.problem(weights)
+    def validate_inputs(cls, weights="1"):
+        return first_problem((host.check_weights, weights))
 
     @classmethod
     def execute(

@@ -3,7 +3,9 @@
 from comfy_api.latest import io
 
 from ..cascade import host_cascade, host_sampler
+from ..cascade.schedule import respaced_timesteps
 from . import cascade_inputs as shared
+from .checks import first_problem
 
 
 class Sigmas(io.ComfyNode):
@@ -35,6 +37,10 @@ class Sigmas(io.ComfyNode):
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of this stage.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, spacing=None):
+        return first_problem((respaced_timesteps, spacing))
 
     @classmethod
     def execute(cls, model, spacing, denoise=1.0) -> io.NodeOutput:

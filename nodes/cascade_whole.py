@@ -3,7 +3,9 @@
 from comfy_api.latest import io, ui
 
 from ..cascade import host_cascade, host_files
+from ..cascade.schedule import respaced_timesteps
 from . import cascade_inputs as shared
+from .checks import first_problem
 
 StageSettings = io.Custom("BLOCKWORK_CASCADE_STAGE")
 UpscalerSettings = io.Custom("BLOCKWORK_CASCADE_UPSCALER")
@@ -77,8 +79,9 @@ class CascadeStage(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, stage_file=None) -> bool | str:
-        return host_files.check(host_files.STAGES, stage_file)
+    def validate_inputs(cls, stage_file=None, spacing="50") -> bool | str:
+        listed = host_files.check(host_files.STAGES, stage_file)
+        return first_problem((respaced_timesteps, spacing)) if listed is True else listed
 
     @classmethod
     def execute(

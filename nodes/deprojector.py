@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..deprojector.algebra import MERGES, NORMS
 from ..deprojector.host import conditioning, texts
 from ..deprojector.host.models import Shaping
+from .checks import first_problem, listed
 
 CATEGORY = "blockwork/deprojector"
 Deprojector = io.Custom("BLOCKWORK_DEPROJECTOR")
@@ -126,6 +127,10 @@ class EncodeAndMerge(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, text=None, separator="comma"):
+        return first_problem(listed(cls, separator=separator), (texts.chunks, text, separator))
+
+    @classmethod
     def execute(
         cls, clip, deprojector, text, separator="comma", merge="difference", norm="off", **options
     ) -> io.NodeOutput:
@@ -150,6 +155,10 @@ class TextToEmbedding(io.ComfyNode):
             inputs=[clip_input("The CLIP of an SD1 checkpoint."), *_text_inputs()],
             outputs=[TextEmbedding.Output("embedding", display_name="embedding", tooltip="The sum, for Mix Embeddings or Deproject Embedding.")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, text=None, separator="comma"):
+        return first_problem(listed(cls, separator=separator), (texts.chunks, text, separator))
 
     @classmethod
     def execute(cls, clip, text, separator="comma", merge="difference", norm="off") -> io.NodeOutput:

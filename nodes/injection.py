@@ -5,12 +5,15 @@ from comfy_api.latest import io
 
 from ..blocks.names import MIDDLE
 from ..blocks.spec import Part
+from ..blocks.spec_check import check as check_spec
 from ..injection import host, host_change, host_encode
 from ..injection.entries import MODES
 from ..injection.picture import draw_plan
 from ..injection.presets import PRESETS, described
+from ..injection.prompt_syntax import check as check_prompt
 from ..injection.report import plan_text
 from ..injection.timing import LAST_STEP, windows
+from .checks import first_problem
 from .show import shown
 
 CATEGORY = "blockwork/injection"
@@ -67,7 +70,15 @@ def _change(model, prompt, blocks, options) -> host_change.Change:
     )
 
 
-class InjectIntoBlocks(io.ComfyNode):
+class ByBlocks(io.ComfyNode):
+    """A node with a block spec, which is checked before anything loads."""
+
+    @classmethod
+    def validate_inputs(cls, blocks=MIDDLE):
+        return first_problem((check_spec, blocks))
+
+
+class InjectIntoBlocks(ByBlocks):
     """Injects a prompt into blocks of a conditioning."""
 
     @classmethod
@@ -97,7 +108,7 @@ class InjectIntoBlocks(io.ComfyNode):
         return io.NodeOutput(host.prepare(model), change.on(conditioning))
 
 
-class InjectIntoModel(io.ComfyNode):
+class InjectIntoModel(ByBlocks):
     """Injects a prompt into blocks of whatever conditioning the sampler will have under a name."""
 
     @classmethod
@@ -145,6 +156,10 @@ class BlockPromptEncode(io.ComfyNode):
                 io.String.Output("resolved", tooltip="The sentence that each block gets."),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, text=None):
+        return first_problem((check_prompt, text))
 
     @classmethod
     def execute(cls, model, clip, text) -> io.NodeOutput:

@@ -2,7 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..blocks.spec_check import check as check_spec
 from ..injection import host, host_change, host_encode
+from ..injection.prompt_syntax import check as check_prompt
+from .checks import first_problem
 from .injection import CATEGORY
 
 
@@ -27,6 +30,10 @@ class SplitBlockPrompt(io.ComfyNode):
                 io.String.Output("blocks", is_output_list=True, tooltip="The blocks of each sentence, with weight, part and time."),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, text=None):
+        return first_problem((check_prompt, text))
 
     @classmethod
     def execute(cls, model, text) -> io.NodeOutput:
@@ -56,6 +63,10 @@ class InjectBlockPrompts(io.ComfyNode):
                 io.Conditioning.Output("conditioning_out", display_name="conditioning", tooltip="The conditioning with the injections."),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, blocks=()):
+        return first_problem(*((check_spec, spec) for spec in blocks))
 
     @classmethod
     def execute(cls, model, conditioning, prompts, blocks) -> io.NodeOutput:

@@ -6,9 +6,10 @@ from comfy_api.latest import io
 
 from ..injection import host
 from ..injection.picture import draw_grid
-from ..injection.sweep import CUSTOM, ORDERS, growth
+from ..injection.sweep import CUSTOM, ORDERS, check_texts, growth
 from ..study import host as host_sweep
 from ..study.growth import growth_graph
+from .checks import first_problem, listed
 
 CATEGORY = "blockwork/injection"
 SOCKETS = ("model", "positive", "prompt", "negative", "latent_image", "vae")
@@ -57,6 +58,10 @@ class BlockGrowth(io.ComfyNode):
             ],
             outputs=_outputs(),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, order=None, within=None, custom=None):
+        return first_problem(listed(cls, order=order), (check_texts, order, within, custom))
 
     @classmethod
     def execute(

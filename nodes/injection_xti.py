@@ -7,6 +7,7 @@ from ..injection import host, host_xti
 from ..injection import xti as xti_files
 from ..injection.density import read_density
 from ..injection.plot import density_text, draw_density
+from .checks import first_problem
 from .show import shown
 
 CATEGORY = "blockwork/injection/xti"
@@ -60,6 +61,10 @@ class MixXTI(io.ComfyNode):
             ],
             outputs=[Concept.Output("xti", tooltip="The mixed concept.")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, blocks=GEOMETRY):
+        return first_problem((host_xti.mixed_layers, blocks))
 
     @classmethod
     def execute(cls, first, second, blocks=GEOMETRY) -> io.NodeOutput:
@@ -118,6 +123,10 @@ class SaveXTI(io.ComfyNode):
             outputs=[io.String.Output("path", tooltip="Where it was saved.")],
             is_output_node=True,
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, filename=None):
+        return first_problem((host_xti.save_path, filename))
 
     @classmethod
     def execute(cls, xti, filename) -> io.NodeOutput:

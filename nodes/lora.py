@@ -9,6 +9,7 @@ from ..blocks.host import fingerprint
 from ..merge.lora import host, host_extract, host_report
 from ..merge.lora.host import Settings
 from ..merge.lora.host_files import FOLDER, stamp
+from .checks import first_problem
 from .inputs import key_map_input, weights_input
 from .show import shown
 
@@ -52,6 +53,10 @@ class ByBlock(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, weights=None, **_):
         return [stamp(lora_name) if lora_name else "", fingerprint(weights)]
+
+    @classmethod
+    def validate_inputs(cls, weights="1", elemental=""):
+        return first_problem((host.check_weights, weights), (host.check_selectors, elemental))
 
 
 class LoadLoRA(ByBlock):
@@ -247,6 +252,10 @@ class MergeLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_a=None, lora_b=None, weights=None, weights_b=None, **_):
         return [stamp(name) if name else "" for name in (lora_a, lora_b)] + [fingerprint(weights, weights_b)]
+
+    @classmethod
+    def validate_inputs(cls, weights="1", weights_b="1"):
+        return first_problem((host.check_weights, weights), (host.check_weights, weights_b))
 
     @classmethod
     def execute(

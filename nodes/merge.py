@@ -4,8 +4,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..blocks.host import fingerprint, pair_problem, problem
+from ..blocks.host import check_optional, check_pair, check_weights, fingerprint
+from ..merge.elemental import check_selectors
 from ..merge.live import host
+from .checks import first_problem
 from .inputs import elemental_input, key_map_input, non_finite_input, weights_input
 from .show import shown
 
@@ -41,8 +43,10 @@ class ByBlock(io.ComfyNode):
         return fingerprint(weights, weights_a)
 
     @classmethod
-    def validate_inputs(cls, weights=None):
-        return problem(weights)
+    def validate_inputs(cls, weights="1", weights_a="", elemental=""):
+        return first_problem(
+            (check_weights, weights), (check_optional, weights_a), (check_selectors, elemental)
+        )
 
 
 class MergeModels(ByBlock):
@@ -117,8 +121,8 @@ class MergeTwoRatios(io.ComfyNode):
         return fingerprint(*(weights or "").split("|"))
 
     @classmethod
-    def validate_inputs(cls, weights=None):
-        return pair_problem(weights)
+    def validate_inputs(cls, weights=HALVES, elemental=""):
+        return first_problem((check_pair, weights), (check_selectors, elemental))
 
     @classmethod
     def execute(
@@ -244,6 +248,10 @@ class MergeCLIP(io.ComfyNode):
             ],
             outputs=_outputs(io.Clip, "clip", "The merged text encoder; A itself is not changed."),
         )
+
+    @classmethod
+    def validate_inputs(cls, encoders=""):
+        return first_problem((check_optional, encoders))
 
     @classmethod
     def execute(cls, clip_a, clip_b, ratio, clip_c=None, encoders="") -> io.NodeOutput:

@@ -2,12 +2,14 @@
 
 from comfy_api.latest import io
 
-from ..blocks.host import problem
+from ..blocks.host import check_optional, check_weights
 from ..merge.compare import host as host_compare
 from ..merge.compare.image import MEASURES
+from ..merge.elemental import check_selectors
 from ..merge.files import host as host_recipe
 from ..merge.methods import METHODS
 from ..merge.recipe.grammar import to_text
+from .checks import first_problem, listed
 from .inputs import (
     NONE,
     checkpoint_input,
@@ -84,8 +86,24 @@ class MergeToFile(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, weights=None, weights_2=None):
-        return problem(weights, weights_2 or None)
+    def validate_inputs(
+        cls,
+        name=None,
+        method=None,
+        model_c=NONE,
+        weights="0.5",
+        weights_2="",
+        elemental="",
+        options="",
+    ):
+        return first_problem(
+            listed(cls, method=method, model_c=model_c),
+            (host_recipe.target, name),
+            (check_weights, weights),
+            (check_optional, weights_2),
+            (check_selectors, elemental),
+            (host_recipe.check_fields, method, model_c, weights, weights_2, options),
+        )
 
     @classmethod
     def fingerprint_inputs(cls, name=None, model_a=None, model_b=None, model_c=None, vae=None, **_):

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..merge.files import host as host_recipe
+from .checks import first_problem
 from .inputs import checkpoint_input, overwrite_input
 from .merge_files import CATEGORY, FILE, NAME_TOOLTIP, RECIPE, REPORT, written
 from .show import shown
@@ -51,6 +52,10 @@ class RecipeLive(io.ComfyNode):
         return host_recipe.fingerprint(recipe)
 
     @classmethod
+    def validate_inputs(cls, recipe=None):
+        return first_problem((host_recipe.check_recipe, recipe))
+
+    @classmethod
     def execute(cls, recipe, lane=0) -> io.NodeOutput:
         return io.NodeOutput(*host_recipe.live(recipe, line=lane))
 
@@ -79,6 +84,10 @@ class RecipeToFile(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name=None, recipe=None, **_):
         return f"{host_recipe.fingerprint(recipe)} {host_recipe.output_stamp(name)}"
+
+    @classmethod
+    def validate_inputs(cls, name=None, recipe=None):
+        return first_problem((host_recipe.target, name), (host_recipe.check_recipe, recipe))
 
     @classmethod
     def execute(cls, name, recipe, lane=0, overwrite=False) -> io.NodeOutput:

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..study import host as host_sweep
 from ..study.graph import DEFAULTS, check, sweep_graph
 from ..study.image import by_cell, draw_plot, draw_sweep, measure, report
-from ..study.sweep import parse_sweep
+from ..study.sweep import check_blocks, check_share, parse_sweep, read_ratios, read_seeds
+from .checks import first_problem
 from .inputs import key_map_input
 
 CATEGORY = "blockwork/merge"
@@ -73,6 +74,12 @@ class BlockSweep(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, seeds=None, ratios=None, blocks="ALL", share_a=""):
+        return first_problem(
+            (read_seeds, seeds), (read_ratios, ratios), (check_blocks, blocks), (check_share, share_a)
+        )
+
+    @classmethod
     def execute(cls, model, seeds, ratios, blocks, **settings) -> io.NodeOutput:
         sweep = parse_sweep(host_sweep.layout_of_model(model), blocks, ratios, seeds)
         host_sweep.check_bypass(model, sweep)
@@ -114,6 +121,10 @@ class SweepGrid(io.ComfyNode):
             ],
             outputs=_outputs(),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, layout=(None,), blocks=(None,), ratios=(None,), seeds=(None,)):
+        return first_problem((parse_sweep, layout[0], blocks[0], ratios[0], seeds[0]))
 
     @classmethod
     def execute(

@@ -6,6 +6,7 @@ by, or ``off`` to bypass the block, or, with a second model, the share of B in i
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ..blocks.names import BlockError, Layout, as_layout
 from ..blocks.numbers import LONGEST, number, number_text, whole
@@ -79,18 +80,52 @@ def parse_sweep(layout: "str | Layout", blocks: str, ratios: str, seeds: str) ->
         raise BlockError(
             f"{strange[0]} is not a numbered block. A sweep takes blocks from {shape.blocks[0]} to {shape.blocks[-1]}."
         )
-    numbers = [_ratio(item) for item in _items(ratios, "ratios")]
-    chosen = [seed for item in _items(seeds, "seeds") for seed in _seed_range(item)]
-    for what, values in {"blocks": names, "ratios": numbers, "seeds": chosen}.items():
-        for place, value in enumerate(values):
-            if value in values[:place]:
-                raise BlockError(f"{value} is given twice in the {what} of the sweep. Remove one of them.")
+    numbers, chosen = read_ratios(ratios), read_seeds(seeds)
+    _once("blocks", names)
     sweep = Sweep(shape, tuple(names), tuple(numbers), tuple(chosen))
     if len(sweep.cells) * len(chosen) > MAX_IMAGES:
         raise BlockError(
             f"{len(sweep.cells)} cells x {len(chosen)} seeds are more than {MAX_IMAGES} images. Use fewer seeds, blocks or ratios."
         )
     return sweep
+
+
+def read_ratios(text: str) -> list[Ratio]:
+    """The ratios of a sweep; BlockError quotes what is not a number or is given twice."""
+    return _once("ratios", [_ratio(item) for item in _items(text, "ratios")])
+
+
+def read_seeds(text: str) -> list[int]:
+    """The seeds of a sweep, with ranges written out; BlockError as above, and for more than MAX_IMAGES."""
+    chosen: list[int] = []
+    for item in _items(text, "seeds"):
+        chosen += _seed_range(item)
+        if len(chosen) > MAX_IMAGES:
+            raise BlockError(f"The sweep has more than {MAX_IMAGES} seeds. Use fewer.")
+    return _once("seeds", chosen)
+
+
+def check_blocks(text: str) -> None:
+    """BlockError where no model has the blocks that a text lists: none, or one twice. Their names are left to the run."""
+    _once("blocks", _items(text, "blocks"))
+
+
+def check_share(text: str) -> None:
+    """BlockError unless share_a is empty or a number."""
+    try:
+        if text.strip():
+            number(text)
+    except ValueError as error:
+        raise BlockError(f"{error} Write share_a as one number such as 0.5, or leave it empty.") from None
+
+
+def _once(what: str, values: list[Any]) -> list[Any]:
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
+            raise BlockError(f"{value} is given twice in the {what} of the sweep. Remove one of them.")
+        seen.add(value)
+    return values
 
 
 def _items(text: str, what: str) -> list[str]:

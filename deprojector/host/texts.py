@@ -96,16 +96,21 @@ def chosen_rows(source: str, clip: Any) -> tuple[Tensor, Tensor] | None:
     return constant_rows(clip)
 
 
+def chunks(text: str, separator: str) -> list[algebra.Chunk]:
+    """The texts of a list with their weights, split at commas, or at line breaks for the separator ``line``."""
+    return algebra.parse(text, "\n" if separator == "line" else ",")
+
+
 def merge_texts(clip: Any, text: str, separator: str, merge: str, norm: str) -> Embedding:
     """The texts of ``cat:1.2, maid:-0.3`` encoded one by one and merged."""
     own = text_encoder(clip)
-    chunks = algebra.parse(text, "\n" if separator == "line" else ",")
+    parts = chunks(text, separator)
     log.info(
-        "Deprojector: %s", "; ".join(f"{chunk.text!r} x {chunk.weight:g}" for chunk in chunks) or "no text"
+        "Deprojector: %s", "; ".join(f"{chunk.text!r} x {chunk.weight:g}" for chunk in parts) or "no text"
     )
     null = encode(own, "")[1][0]
-    vectors = [encode(own, chunk.text)[1][0] for chunk in chunks]
-    merged = algebra.merged(vectors, null, [chunk.weight for chunk in chunks], merge, norm)
+    vectors = [encode(own, chunk.text)[1][0] for chunk in parts]
+    merged = algebra.merged(vectors, null, [chunk.weight for chunk in parts], merge, norm)
     return Embedding(merged[None], null[None])
 
 

@@ -10,8 +10,9 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 
+from ...blocks.host import check_weights, own_presets
 from ...blocks.host import fingerprint as preset_stamps
-from ...blocks.host import own_presets
+from ..elemental import check_selectors
 from ..errors import MergeError
 from ..methods import METHODS
 from ..recipe.grammar import parse, to_text
@@ -105,6 +106,20 @@ def node_recipe(
     """The recipe of a node's fields; a VAE of ``none`` is left out."""
     chosen = {name: value for name, value in settings.items() if name != "vae" or value not in ("", BY_HAND)}
     return Recipe((node_line(output, tuple(models), method, ratios, options, **chosen),))
+
+
+def check_fields(method: str, model_c: str, weights: str, second: str, options: str) -> None:
+    """MergeError where the fields of a node do not fit its method, before any file is read."""
+    models = ["A", "B", *([model_c] if model_c != BY_HAND else [])]
+    node_recipe("output", models, method, ratio_texts(method, weights, second), options)
+
+
+def check_recipe(text: str) -> None:
+    """MergeError or BlockError for what can be checked before a file is read: lines, numbers, presets, selectors."""
+    for line in parse(text).lines:
+        for _, weights in line.ratios:
+            check_weights(weights)
+        check_selectors(line.elemental)
 
 
 def to_file(recipe: Recipe | str, name: str, *, line: int = 0, overwrite: bool = False) -> Merged:

@@ -18,13 +18,14 @@ from ...blocks.host import own_presets
 from ...blocks.keymap import block_of
 from ...blocks.keys import MODEL
 from ...blocks.names import NO_LAYOUT, BlockError, Layout, layout_of
+from .. import elemental as selectors
 from ..elemental import Elemental, parse_selectors
 from ..errors import MergeError
 from ..live.host_incremental import incremental
 from ..methods.registry import LARGEST
 from .host_files import LoraFile, open_lora, unreadable
 from .shapes import fits
-from .weights import LoraWeights, read
+from .weights import LoraWeights, check, read
 
 TEXT = "text encoder"
 ATTACHMENT = "blockwork_lora_files"
@@ -142,6 +143,16 @@ def block_weights(placed: Placed, text: str, settings: Settings) -> tuple[LoraWe
         text, placed.layout, seed=settings.seed, a=settings.a, b=settings.b, own_presets=own_presets()
     )
     return read_weights, parse_selectors(_selectors(settings.elemental), placed.layout)
+
+
+def check_weights(text: str) -> None:
+    """BlockError where no model can take a text of LoRA weights."""
+    check(text, own_presets())
+
+
+def check_selectors(text: str) -> None:
+    """MergeError where a text of selectors cannot be read for any model."""
+    selectors.check_selectors(_selectors(text))
 
 
 def weight_of(placed: Placed, key: Any, weights: LoraWeights, elemental: Elemental) -> float:

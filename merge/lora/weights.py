@@ -19,10 +19,10 @@ label. Source: hako-mikan, sd-webui-lora-block-weight; ltdrdata, ComfyUI-Inspire
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...blocks import weights
+from ...blocks import weight_check, weights
 from ...blocks.names import BASE, CLIP, MIDDLE, BlockError, Layout
 from ...blocks.numbers import is_number, number
 
@@ -128,6 +128,18 @@ def read(
     rest = parsed.rest if parsed.rest is not None else 1.0
     base = outside.get(BASE, outside.get(CLIP, rest))
     return LoraWeights({**blocks, **outside}, 0.0 if listed else base, base)
+
+
+def check(text: str, own_presets: Collection[str] = ()) -> None:
+    """What can be checked before a model is known: numbers, letters, presets; BlockError says what is wrong."""
+    body = text.strip()
+    if not body or body.removeprefix("SD-") in {**PRESETS, **_SDXL_OF}:
+        return
+    items = [item.strip() for item in _without_label(body).rstrip(",").split(",")]
+    if all(is_number(item) or (item in LETTERS and item) for item in items):
+        _letters(items, 0, 1.0, 0.0)
+    else:
+        weight_check.check(body, own_presets)
 
 
 def _list(numbers: list[float], layout: Layout, body: str) -> LoraWeights:

@@ -5,8 +5,11 @@ import random
 import pytest
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1, SDXL, as_layout
-from blockwork.merge.elemental import parse_selectors as parse
+from blockwork.merge import elemental
 from blockwork.merge.errors import MergeError
+from blockwork.tests.support.checked import checked
+
+parse = checked(elemental.parse_selectors, elemental.check_selectors, MergeError)
 
 UNET = "model.diffusion_model."
 KEYS = [

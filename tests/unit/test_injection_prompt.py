@@ -7,14 +7,16 @@ import time
 import pytest
 import torch
 from blockwork.blocks.spec import SpecError, Window, parse
-from blockwork.injection import timing
+from blockwork.injection import prompt_syntax, timing
 from blockwork.injection.entries import InjectionError, Stretch, injection
-from blockwork.injection.prompt_syntax import Variant, read
+from blockwork.injection.prompt_syntax import Variant
 from blockwork.injection.report import layer_names, plan_text
 from blockwork.injection.sweep import CUSTOM, ORDERS, growth
 from blockwork.injection.timing import Clock
 from blockwork.injection.xti import SD1
+from blockwork.tests.support.checked import checked
 
+read = checked(prompt_syntax.read, prompt_syntax.check, SpecError)
 NAMES = {sub: block.name for block in SD1.attending for sub in block.sub_blocks}
 
 

@@ -4,9 +4,12 @@ import pytest
 import torch
 from blockwork.blocks.names import SD1, SDXL, BlockError, as_layout
 from blockwork.merge.errors import MergeError
-from blockwork.merge.lora import measure
+from blockwork.merge.lora import measure, weights
 from blockwork.merge.lora.scale import scaled
-from blockwork.merge.lora.weights import PRESETS, read
+from blockwork.merge.lora.weights import PRESETS
+from blockwork.tests.support.checked import checked
+
+read = checked(weights.read, weights.check, BlockError)
 
 
 def test_names_keep_the_rest_at_one_and_lists_at_zero():

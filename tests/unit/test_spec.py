@@ -7,8 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from blockwork.blocks.spec import Setting, SpecError, Window, parse
+from blockwork.blocks import spec
+from blockwork.blocks.names import BlockError
+from blockwork.blocks.spec import Setting, SpecError, Window
+from blockwork.blocks.spec_check import check
 from blockwork.blocks.walk import ModelBlocks, NotAUNet, stack, walk
+from blockwork.tests.support.checked import checked
+
+parse = checked(spec.parse, check, BlockError)
 
 
 class Downsample:
