@@ -6,6 +6,7 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
+from ..blocks.names import as_layout
 from ..study import host as host_sweep
 from ..study.graph import DEFAULTS, check, sweep_graph
 from ..study.image import by_cell, draw_plot, draw_sweep, measure, report
@@ -124,7 +125,12 @@ class SweepGrid(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, layout=(None,), blocks=(None,), ratios=(None,), seeds=(None,)):
-        return first_problem((parse_sweep, layout[0], blocks[0], ratios[0], seeds[0]))
+        return first_problem(
+            (as_layout, layout[0]),
+            (read_ratios, ratios[0]),
+            (read_seeds, seeds[0]),
+            (parse_sweep, layout[0], blocks[0], ratios[0], seeds[0]),
+        )
 
     @classmethod
     def execute(

@@ -30,3 +30,28 @@ def test_every_merge_checks_its_text(client: Client):
         show = {"class_type": "PreviewAny", "inputs": {"source": ["2", 1]}}
         with pytest.raises(PromptRefused, match="Unknown preset"):
             client.queue({"1": load, "2": merge, "3": show})
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "said"),
+    [
+        ("BlockworkSweepGrid", {"images": ["1", 0], "ratios": "0.5, nan"}, "is not a number"),
+        ("BlockworkRecipeToFile", {"name": "x", "recipe": "a = b + c, alpha=GRAD_W"}, "Did you mean GRAD_V"),
+        ("BlockworkCascadeSigmas", {"model": ["1", 0], "spacing": "smart"}, "is not valid"),
+        ("BlockworkSplitBlockPrompt", {"model": ["1", 0], "text": "a (~: IN07=x: b :~)"}, "Cannot read"),
+    ],
+)
+def test_other_grammars_are_refused_too(client: Client, kind: str, inputs: dict, said: str):
+    """``tests/host/test_texts_before_queueing.py`` goes over every node; these come over the API."""
+    source = "EmptyImage" if "images" in inputs else "CheckpointLoaderSimple"
+    first = {} if source == "EmptyImage" else {"ckpt_name": "sd15_a.safetensors"}
+    prompt = {
+        "1": {
+            "class_type": source,
+            "inputs": first or {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+        },
+        "2": {"class_type": kind, "inputs": inputs},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    with pytest.raises(PromptRefused, match=said):
+        client.queue(prompt)
