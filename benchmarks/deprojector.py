@@ -1,13 +1,19 @@
-"""Deprojection at full size (768-d, 77 rows, float32): the pack against the reference.
+"""Deprojection at full size (768-d, 77 rows, float32): the pack against the reference or the author's classes.
 
 The reference, ``deprojector_reference``, is this project's own slow rewrite of the published algorithm: T pushes the whole 77-row buffer through the layer
 for every row, VT and Mvt the rows so far, the LSTMs one row with separate products and all embedding terms. Both
 run on the same weights, alternating in one process; figures are medians of CPU seconds.
 
     python benchmarks/deprojector.py [--threads 1] [--repeats 3] [--only wide] [--json FILE]
+
+With ``--author FOLDER`` the peer is the author's own code: FOLDER holds ``clip_text_deprojector.py`` of the
+repository nanashi161382/unstable_diffusion, and ``--transformers FOLDER`` the old transformers that it needs:
+
+    pip install --no-deps --target FOLDER transformers==4.30.2 tokenizers==0.13.3 huggingface-hub==0.16.4
 """
 
 import argparse
+import importlib
 import json
 import resource
 import sys
@@ -56,15 +62,49 @@ CASES = {
 }  # fmt: skip
 
 
-def seconds(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
+Work = Callable[[], torch.Tensor]
+Peer = Callable[[dict[str, torch.Tensor], dict, torch.Tensor], Work | None]
+
+
+def seconds(work: Work) -> tuple[float, torch.Tensor]:
     began = time.process_time()
     result = work()
     return time.process_time() - began, result
 
 
+def reference_peer(state: dict[str, torch.Tensor], fields: dict, embeds: torch.Tensor) -> Work:
+    """The reference on these weights, ready to run."""
+    return lambda: reference.generate(state, fields, embeds)
+
+
+def author_peer(author: Path, transformers: Path | None) -> Peer:
+    """The author's classes, imported from a folder."""
+    sys.path[:0] = [str(folder) for folder in (transformers, author) if folder]
+    classes = [
+        value
+        for value in vars(importlib.import_module("clip_text_deprojector")).values()
+        if isinstance(value, type) and "Inference" in vars(value) | vars(value.__base__ or object)
+    ]
+
+    def prepare(state: dict[str, torch.Tensor], fields: dict, embeds: torch.Tensor) -> Work | None:
+        kind = next(
+            c
+            for c in classes
+            if getattr(c, "config_class", None) and c.config_class.model_type == fields["model_type"]
+        )
+        model = kind(kind.config_class(**fields))
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        if unexpected or set(missing) - {"deprojection", "position_ids"}:
+            return None  # such files belong to an earlier version of the class
+        model.eval()
+        return lambda: model.Inference(embeds)
+
+    return prepare
+
+
 @torch.no_grad()
-def compare(name: str, config, batch: int, repeats: int) -> dict:
-    """Medians of both, the largest difference of their results."""
+def compare(name: str, config, batch: int, repeats: int, peer: Peer) -> dict | None:
+    """Medians of both, the largest difference of their results; None where the peer cannot run these weights."""
     torch.manual_seed(0)
     module = build(config, "cpu").eval()
     for key, buffer in module.named_buffers():
@@ -74,8 +114,11 @@ def compare(name: str, config, batch: int, repeats: int) -> dict:
     embeds = torch.randn(batch, 768)
     ours, theirs = [], []
     module.deproject(embeds, rows=3)
+    run_peer = peer(state, fields, embeds)
+    if run_peer is None:
+        return None
     for _ in range(repeats):
-        took, expected = seconds(lambda: reference.generate(state, fields, embeds))
+        took, expected = seconds(run_peer)
         theirs.append(took)
         took, result = seconds(lambda: module.deproject(embeds))
         ours.append(took)
@@ -95,7 +138,12 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--only", default="")
     arguments.add_argument("--json", type=Path)
+    arguments.add_argument("--author", type=Path, help="folder with the author's clip_text_deprojector.py")
+    arguments.add_argument(
+        "--transformers", type=Path, help="folder with the transformers that the author's code needs"
+    )
     options = arguments.parse_args()
+    peer = author_peer(options.author, options.transformers) if options.author else reference_peer
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} thread(s), float32, 768-d, CPU seconds (median)")
     rows = []
@@ -103,7 +151,13 @@ def main() -> None:
         if options.only not in name:
             continue
         for batch, asked in zip((1, 8), wanted, strict=True):
-            row = compare(name, config, batch, options.repeats)
+            row = compare(name, config, batch, options.repeats, peer)
+            if row is None:
+                print(
+                    f"{name}, batch {batch}: not comparable, the class of today does not read such files",
+                    flush=True,
+                )
+                continue
             ratio = row["peer"] / row["ours"]
             rows.append({**row, "ratio": ratio, "asked": asked})
             verdict = "" if ratio >= asked else f"  (asked: {asked}x)"
