@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..study import rating, sheet
-from ..study.host_rating import save_page
+from ..study.host_page import save_page
 
 CATEGORY = "blockwork/study"
 

@@ -9,7 +9,9 @@ from comfy_api.latest import io
 from ..blocks.names import as_layout
 from ..study import host as host_sweep
 from ..study.graph import DEFAULTS, check, sweep_graph
+from ..study.host_page import save_page
 from ..study.image import by_cell, draw_plot, draw_sweep, measure, report
+from ..study.page import sweep_page
 from ..study.sweep import check_blocks, check_share, parse_sweep, read_ratios, read_seeds
 from .checks import first_problem
 from .inputs import key_map_input
@@ -34,6 +36,10 @@ def _cell_size():
 
 def _clip_vision():
     return io.ClipVision.Input("clip_vision", optional=True, tooltip="Optional. With a CLIP vision model the report also compares image embeddings (content, not pixels).")  # fmt: skip
+
+
+def _page():
+    return io.String.Input("page", default="", optional=True, advanced=True, tooltip="Optional. A file name such as my_sweep saves the sweep as one HTML page in the output folder: all images at full size, their distances, and a slide compare. It opens in any browser without ComfyUI.")  # fmt: skip
 
 
 class BlockSweep(io.ComfyNode):
@@ -70,6 +76,7 @@ class BlockSweep(io.ComfyNode):
                 io.Sigmas.Input("sigmas", optional=True, tooltip="The noise levels for the connected sampler."),
                 key_map_input(),
                 io.String.Input("share_a", default="", optional=True, advanced=True, tooltip="With model_b: the share of A in the swept block (M_A). Empty keeps one minus the share of B."),
+                _page(),
             ],
             outputs=_outputs(),
         )  # fmt: skip
@@ -119,6 +126,7 @@ class SweepGrid(io.ComfyNode):
                 io.String.Input("title", default="", optional=True, tooltip="Written above the images."),
                 _cell_size(),
                 _clip_vision(),
+                _page(),
             ],
             outputs=_outputs(),
         )  # fmt: skip
@@ -134,7 +142,16 @@ class SweepGrid(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images, layout, blocks, ratios, seeds, title=("",), cell_size=(128,), clip_vision=(None,)
+        cls,
+        images,
+        layout,
+        blocks,
+        ratios,
+        seeds,
+        title=("",),
+        cell_size=(128,),
+        clip_vision=(None,),
+        page=("",),
     ) -> io.NodeOutput:
         sweep = parse_sweep(layout[0], blocks[0], ratios[0], seeds[0])
         pictures = by_cell(sweep, images)
@@ -143,4 +160,7 @@ class SweepGrid(io.ComfyNode):
         picture, plot = draw_sweep(sweep, pictures, moves, cell_size[0], title[0]), draw_plot(moves, title[0])
         texts = report(sweep, moves, title[0])
         shown = host_sweep.preview(sweep, pictures, moves)
+        if page[0].strip():
+            path = save_page(sweep_page(sweep, pictures, moves, title[0]), page[0].strip())
+            texts = f"{texts}\n\nPage: {path}"
         return io.NodeOutput(torch.from_numpy(picture)[None], torch.from_numpy(plot)[None], texts, ui=shown)

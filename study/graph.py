@@ -20,7 +20,7 @@ Link = list  # [node id, output number]
 SWEEP, GRID = "BlockworkBlockSweep", "BlockworkSweepGrid"
 DEFAULTS = {
     "seeds": "1, 2, 3, 4", "steps": 20, "cfg": 7.0, "sampler_name": "euler_ancestral", "scheduler": "normal",
-    "denoise": 1.0, "ratios": "0.75", "blocks": "ALL", "cell_size": 128, "key_map": "mbw", "share_a": "",
+    "denoise": 1.0, "ratios": "0.75", "blocks": "ALL", "cell_size": 128, "key_map": "mbw", "share_a": "", "page": "",
 }  # fmt: skip
 LIST_SIZE = 10  # inputs of one of core's CreateList nodes
 FOLDER = "blockwork_sweep"
@@ -154,6 +154,8 @@ def _grid(sweep: Sweep, inputs: Mapping[str, Any], images: Link) -> Node:
         "title": sweep.title(two),
         "cell_size": inputs["cell_size"],
     }
+    if inputs.get("page"):
+        settings["page"] = inputs["page"]
     if inputs.get("clip_vision") is not None:
         settings["clip_vision"] = inputs["clip_vision"]
     return {"class_type": GRID, "inputs": settings}
@@ -186,7 +188,14 @@ def _digest(prompt: Graph, inputs: Mapping[str, Any]) -> str:
     """A name for what is sampled: the same settings give the same file names, others do not meet them."""
     read = _upstream(prompt, [link[0] for link in _links(inputs)])
     bare = {node_id: [node["class_type"], node["inputs"]] for node_id, node in read.items()}
-    drawn = ("cell_size", "clip_vision", "blocks", "ratios", "seeds")  # not sampled with, or in the file name
+    drawn = (
+        "cell_size",
+        "page",
+        "clip_vision",
+        "blocks",
+        "ratios",
+        "seeds",
+    )  # not sampled with, or in the file name
     sampled = {name: value for name, value in inputs.items() if name not in drawn}
     return hashlib.sha256(json.dumps([bare, sampled], sort_keys=True).encode()).hexdigest()[:12]
 

@@ -1,15 +1,13 @@
 """A blind rating sheet as one HTML file: two images side by side, "left, same or right", as in the Imagen paper."""
 
-import binascii
 import html
-import io
 import json
 import random
 
-from PIL import Image
 from torch import Tensor
 
-QUALITY = 92
+from .image import as_bytes
+from .view import data_url
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -87,7 +85,9 @@ def rating_page(
     flipped = [generator.random() < 0.5 for _ in order]
     pairs = []
     for place, (index, swap) in enumerate(zip(order, flipped, strict=True), start=1):
-        left, right = (_data_url(batch[index]) for batch in ((second, first) if swap else (first, second)))
+        left, right = (
+            data_url(as_bytes(batch[index])) for batch in ((second, first) if swap else (first, second))
+        )
         caption = html.escape(captions[index])
         pairs.append(PAIR.format(number=place, prompt=caption, left=left, right=right))
     key = {"names": names, "flipped": flipped, "prompts": [captions[index] for index in order]}
@@ -95,10 +95,3 @@ def rating_page(
     return PAGE.format(
         title="Blind comparison", question=html.escape(question), pairs="\n".join(pairs), key=script
     )
-
-
-def _data_url(image: Tensor) -> str:
-    buffer = io.BytesIO()
-    pixels = (image[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + binascii.b2a_base64(buffer.getvalue(), newline=False).decode()

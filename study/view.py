@@ -1,5 +1,6 @@
 """A sweep for the browser: per cell one file with its pictures, where it stands in the U, and how far it moved."""
 
+import binascii
 import io
 import math
 from collections.abc import Sequence
@@ -22,9 +23,19 @@ def sheet(pictures: np.ndarray) -> bytes:
     canvas = Image.new("RGB", (columns * width, math.ceil(count / columns) * height))
     for number, picture in enumerate(pictures):
         canvas.paste(Image.fromarray(picture), (number % columns * width, number // columns * height))
+    return jpeg(np.asarray(canvas))
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """A uint8 image ``h w 3`` as a JPEG."""
     buffer = io.BytesIO()
-    canvas.save(buffer, "JPEG", quality=QUALITY)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
+
+
+def data_url(pixels: np.ndarray) -> str:
+    """A uint8 image ``h w 3`` as the address of a JPEG inside an HTML page."""
+    return "data:image/jpeg;base64," + binascii.b2a_base64(jpeg(pixels), newline=False).decode()
 
 
 def describe(sweep: Sweep, moves: Sequence[Moves], files: Sequence[dict[str, str]]) -> dict[str, Any]:

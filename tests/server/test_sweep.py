@@ -8,6 +8,7 @@ import io
 import json
 import threading
 import time
+from pathlib import Path
 
 import aiohttp
 import export_sweep
@@ -101,6 +102,19 @@ def test_one_prompt_samples_every_cell_once_and_again_none(client, small):
         again = client.run(small())
     assert listener.executing == []
     assert np.array_equal(picture(client, again), picture(client, entry))
+
+
+def test_a_sweep_is_saved_as_a_page(client, server, small):
+    entry = client.run(small(page="studies/my_sweep", seeds="1"))
+    report = client.texts(entry)[REPORT][0]
+    path = Path(report.rsplit("Page: ", 1)[1])
+    assert path.parent == server.base / "output" / "studies" and path.name.startswith("my_sweep_")
+    assert path.read_text(encoding="utf-8").count("data:image/jpeg") == 4
+    with Listener(client) as listener:
+        client.run(small(seeds="1"))
+    assert listener.sampled() == [], "a page does not change what is sampled"
+    with pytest.raises(PromptFailed, match="outside the output folder"):
+        client.run(small(page="../my_sweep", seeds="1"))
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(client, small):

@@ -1,4 +1,4 @@
-"""Saves a rating sheet into ComfyUI's output folder."""
+"""Saves an HTML page into ComfyUI's output folder."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def save_page(page: str, filename_prefix: str) -> str:
         folder, name, _, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
     except Exception as error:
         raise ValueError(
-            f"The prefix {filename_prefix!r} is outside the output folder. Use a name such as blockwork_rating."
+            f"The prefix {filename_prefix!r} is outside the output folder. Use a name without .. such as blockwork_page."
         ) from error
     number = 1
     while (path := Path(folder) / f"{name}_{number:05}.html").exists():
