@@ -1,9 +1,8 @@
 """The 25 x 4 block sweep as one prompt on a real ComfyUI, small enough for a CPU; its picture for the README.
 
-    .venv/bin/python benchmarks/sweep_picture.py [PICTURE.jpg [STEPS [PIXELS [SERVERS]]]]
+    .venv/bin/python benchmarks/sweep_picture.py [PICTURE.jpg [STEPS [PIXELS]]]
 
 Random weights, so the picture shows the layout and not what blocks do. Prints wall and CPU seconds of the prompt.
-With SERVERS (say 2) the exported prompts are then run on that many servers and the pictures are compared.
 """
 
 import argparse
@@ -12,13 +11,10 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-import export_sweep
-import numpy as np
 from PIL import Image
 from refhost import layout
 from refhost.client import Client
@@ -61,9 +57,8 @@ def main() -> None:
     parser.add_argument("picture", type=Path, nargs="?", default=BASE / "block_sweep.jpg")
     parser.add_argument("steps", type=int, nargs="?", default=2)
     parser.add_argument("pixels", type=int, nargs="?", default=64)
-    parser.add_argument("servers", type=int, nargs="?", default=0)
     given = parser.parse_args()
-    target, steps, pixels, servers = given.picture, given.steps, given.pixels, given.servers
+    target, steps, pixels = given.picture, given.steps, given.pixels
     script = layout.ROOT / "tools" / "make_checkpoints.py"
     subprocess.run([layout.venv_bin("python"), script, BASE, "sd15_a"], check=True)
     prompt = sweep_prompt(steps, pixels)
@@ -74,30 +69,7 @@ def main() -> None:
         wall, cpu = time.perf_counter() - wall, cpu_seconds(server.pid) - cpu
         print(f"25 x 4 sweep and 4 unmodified, one prompt: {wall:.0f} s wall, {cpu:.0f} CPU s", flush=True)
         print("\n".join(client.texts(entry)["8"]), flush=True)
-        whole = picture(client, entry)
-        save(whole, target)
-    if servers:
-        shared = (
-            "--cpu",
-            "--output-directory",
-            str(BASE / "output"),
-            "--input-directory",
-            str(BASE / "input"),
-        )
-        with ExitStack() as stack:
-            clients = []
-            for number in range(servers):
-                base = BASE / f"worker{number}"
-                (base / "models").mkdir(parents=True, exist_ok=True)
-                if not (base / "models" / "checkpoints").exists():
-                    (base / "models" / "checkpoints").symlink_to(BASE / "models" / "checkpoints")
-                clients.append(Client(stack.enter_context(Server(base, arguments=shared)).url))
-            wall = time.perf_counter()
-            entry, ran = export_sweep.run(export_sweep.export(prompt, "sd1"), clients)
-            wall = time.perf_counter() - wall
-            counts = [list(ran.values()).count(number) for number in range(servers)]
-            equal = np.array_equal(np.asarray(picture(clients[0], entry)), np.asarray(whole))
-            print(f"exported, cells per server {counts}: {wall:.0f} s wall, same picture: {equal}")
+        save(picture(client, entry), target)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Block growth: one prompt takes over from another, block by block."""
 
 import comfy.samplers
+import numpy as np
 import torch
 from comfy_api.latest import io
 
@@ -9,6 +10,7 @@ from ..injection.picture import draw_grid
 from ..injection.sweep import CUSTOM, ORDERS, check_texts, growth
 from ..study import host as host_sweep
 from ..study.growth import growth_graph
+from ..study.image import as_bytes
 from .checks import first_problem, listed
 
 CATEGORY = "blockwork/injection"
@@ -71,8 +73,7 @@ class BlockGrowth(io.ComfyNode):
         links = host_sweep.own_links(cls.hidden.dynprompt)
         widgets = {name: value for name, value in settings.items() if name not in SOCKETS}
         inputs = {"mode": mode, "weight": weight, "columns": columns, **widgets, **links}
-        graph, outputs = growth_graph(stages, inputs, host_sweep.new_prefix())
-        return io.NodeOutput(*outputs, expand=graph)
+        return host_sweep.expand(cls.hidden.dynprompt, lambda prefix: growth_graph(stages, inputs, prefix))
 
 
 class GrowthGrid(io.ComfyNode):
@@ -99,5 +100,6 @@ class GrowthGrid(io.ComfyNode):
     def execute(cls, images, stages, columns=(0,)) -> io.NodeOutput:
         batch, everything = len(images[0]), torch.cat(images)
         labels = [line.partition(": ")[0] for line in stages[0].splitlines() for _ in range(batch)]
-        grid = draw_grid(everything.float().cpu().numpy(), labels, columns[0] or (batch if batch > 1 else 0))
+        across = columns[0] or (batch if batch > 1 else 0)
+        grid = draw_grid(as_bytes(everything).astype(np.float32) / 255, labels, across)  # as read from files
         return io.NodeOutput(torch.from_numpy(grid)[None], everything, stages[0])

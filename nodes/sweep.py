@@ -100,8 +100,7 @@ class BlockSweep(io.ComfyNode):
             | {name: link for name, link in links.items() if name in SOCKETS}
         )
         check(inputs)
-        graph, outputs = sweep_graph(sweep, inputs, host_sweep.new_prefix())
-        return io.NodeOutput(*outputs, expand=graph)
+        return host_sweep.expand(cls.hidden.dynprompt, lambda prefix: sweep_graph(sweep, inputs, prefix))
 
 
 class SweepGrid(io.ComfyNode):

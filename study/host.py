@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import comfy.utils
 import folder_paths
 import numpy as np
 import torch
+from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
 
 from ..blocks.bypass import last_layers
 from ..blocks.names import Layout, layout_of
 from ..blocks.weights import OFF
+from .cells import LIST, expansion_text
+from .graph import Graph, Link
 from .image import Moves
 from .sweep import Sweep
 from .view import describe, sheet
@@ -42,16 +45,26 @@ def own_links(prompt: Any) -> dict[str, list]:
     in the cache. The node's id comes from the running context, because asking for it as a hidden input would put it
     into that key too.
     """
+    return {name: value for name, value in _own_inputs(prompt).items() if is_link(value)}
+
+
+def expand(prompt: Any, make: Callable[[str], tuple[Graph, list[Link]]]) -> io.NodeOutput:
+    """The output of the node that is running now: the graph and result links that ``make(prefix of the ids)`` gives.
+
+    Where the API prompt asks the node to list its cells, nothing is expanded, and the text output is the graph itself.
+    """
+    graph, outputs = make(GraphBuilder.alloc_prefix())
+    if _own_inputs(prompt).get(LIST):
+        return io.NodeOutput(*[None] * (len(outputs) - 1), expansion_text(graph, outputs))
+    return io.NodeOutput(*outputs, expand=graph)
+
+
+def _own_inputs(prompt: Any) -> dict[str, Any]:
+    """The inputs of the node that is running now, as the prompt has them."""
     context = get_executing_context()
     if context is None or prompt is None:
         raise RuntimeError("A block sweep expands into a graph. It only runs as a node of a ComfyUI prompt.")
-    inputs = prompt.get_node(context.node_id)["inputs"]
-    return {name: value for name, value in inputs.items() if is_link(value)}
-
-
-def new_prefix() -> str:
-    """What the ids of a graph that the running node expands into must begin with."""
-    return GraphBuilder.alloc_prefix()
+    return prompt.get_node(context.node_id)["inputs"]
 
 
 def embed(clip_vision: Any, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Block sweeps through the queue of a real ComfyUI: one prompt, interruption, and many machines.
+"""Block sweeps through the queue of a real ComfyUI: one prompt and interruption.
 
 What the cache keeps, progress and bad input are looked at in tests/host/study/test_sweep_queue.py.
 """
@@ -11,13 +11,10 @@ import time
 from pathlib import Path
 
 import aiohttp
-import export_sweep
 import numpy as np
 import pytest
-from blockwork.study.graph import export
 from PIL import Image
 from refhost.client import Client, PromptFailed
-from refhost.server import Server
 
 SWEEP, REPORT = "5", "8"
 CELLS = ("unmodified", "IN04_0.75", "M00_0.75", "OUT04_0.75")
@@ -167,24 +164,3 @@ def test_every_block_of_sdxl_from_its_checkpoint(client, small, sdxl_checkpoints
     lines = client.texts(entry)[REPORT][0].splitlines()[2:]
     assert sorted(line.split()[0] for line in lines) == sorted(blocks)
     assert all(float(line.split()[-1]) > 0 for line in lines), "every block moves the picture"
-
-
-def test_exported_prompts_on_two_servers_make_the_same_picture(client, server, small, tmp_path):
-    prompt = small(seeds="1")
-    expected = client.run(prompt)
-    prompts = export(prompt, "sd1")
-    assert list(prompts) == [*CELLS, "assemble"]
-    shared = (
-        "--output-directory",
-        str(server.base / "output"),
-        "--input-directory",
-        str(server.base / "input"),
-    )
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "checkpoints").symlink_to(server.base / "models" / "checkpoints")
-    with Server(tmp_path, arguments=("--cpu", *shared)) as second:
-        entry, ran = export_sweep.run(prompts, [client, Client(second.url)])
-    assert set(ran.values()) == {0, 1}, "one server did all the work"
-    for number in (0, 1):
-        assert np.array_equal(picture(client, entry, number), picture(client, expected, number))
-    assert client.texts(entry)[REPORT] == client.texts(expected)[REPORT]

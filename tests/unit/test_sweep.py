@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 import torch
 from blockwork.blocks.names import SD1, SDXL, BlockError, as_layout
 from blockwork.blocks.weights import parse
-from blockwork.study.graph import DEFAULTS, LIST_SIZE, cell_nodes, check, export, sweep_graph
+from blockwork.study.cells import LIST, assemble, cells, digest, expansion_text, listing, named_texts
+from blockwork.study.graph import DEFAULTS, LIST_SIZE, cell_nodes, check, sweep_graph
 from blockwork.study.image import as_bytes, by_cell, cell_places, draw_plot, draw_sweep, measure, report
 from blockwork.study.sweep import Cell, Sweep, parse_sweep
 from blockwork.study.view import sheet
@@ -123,68 +123,62 @@ def test_the_grid_gets_all_pictures_in_order_whatever_their_number(seeds):
     json.dumps(graph)
 
 
-def test_export_gives_every_cell_what_it_needs_and_nothing_else():
-    prompts = export(example(), "sd1")
-    assert len(prompts) == 27 and next(iter(prompts)) == "unmodified" and list(prompts)[-1] == "assemble"
-    saved = {}
-    for name, prompt in prompts.items():
-        for node in prompt.values():
-            links = [v for v in node["inputs"].values() if isinstance(v, list)]
-            assert all(link[0] in prompt for link in links)
-        if name != "assemble":
-            kinds = [node["class_type"] for node in prompt.values()]
-            assert (
-                kinds.count("KSampler") == kinds.count("SaveImage") == 4
-                and "BlockworkBlockSweep" not in kinds
-            )
-            assert kinds.count("BlockworkScaleBlocks") == (name != "unmodified")
-            for node in prompt.values():
-                if node["class_type"] == "SaveImage":
-                    saved[f"{node['inputs']['filename_prefix']}_00001_.png [output]"] = name
-    assemble = prompts["assemble"]
-    grid = assemble["5"]
-    assert grid["class_type"] == "BlockworkSweepGrid"
-    loaded = [assemble[link[0]]["inputs"]["image"] for link in flattened(assemble, grid["inputs"]["images"])]
-    assert list(saved) == loaded and len(set(loaded)) == 104
-    assert {"6", "7", "8"} <= set(assemble) and "1" not in assemble  # what hangs on the sweep, no checkpoint
+def expansion(prompt, prefix="5.0.0."):
+    """What the sweep's node in the example answers with when it lists its cells."""
+    inputs = DEFAULTS | prompt["5"]["inputs"]
+    sweep = parse_sweep("sd1", inputs["blocks"], inputs["ratios"], inputs["seeds"])
+    return {"5": expansion_text(*sweep_graph(sweep, inputs, prefix))}
 
 
-def test_export_names_files_by_what_is_sampled():
-    def folder(prompt):
-        names = {
-            n["inputs"]["filename_prefix"]
-            for n in export(prompt, "sd1")["unmodified"].values()
-            if n["class_type"] == "SaveImage"
-        }
-        return {re.sub(r"/[^/]+$", "", name) for name in names}
-
-    first, more, other = example(), example(), example()
-    more["5"]["inputs"] |= {"blocks": "M00", "cell_size": 64}
-    other["2"]["inputs"]["text"] = "a castle"
-    assert folder(first) == folder(more) != folder(other)
+def test_a_listing_asks_the_sweep_and_nothing_behind_it():
+    asked = listing(example())
+    assert asked["5"]["inputs"][LIST] is True and LIST not in example()["5"]["inputs"]
+    assert asked["list_5"]["inputs"] == {"source": ["5", 2]} and not {"6", "7", "8"} & set(asked)
 
 
-def test_export_without_anything_behind_the_sweep_previews_it():
-    prompt = {node_id: node for node_id, node in example().items() if node_id not in ("6", "7", "8")}
-    kinds = [node["class_type"] for node in export(prompt, "sd1")["assemble"].values()]
-    assert kinds.count("PreviewImage") == 2
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda p: p.pop("5"), r"has 0 Block Sweep nodes"),
-        (lambda p: p.update({"50": p["5"]}), r"has 2 Block Sweep nodes"),
-        (lambda p: p["5"]["inputs"].update(seeds=["2", 0]), r"seeds of the Block Sweep is linked"),
-        (lambda p: p["4"]["inputs"].update(batch_size=2), r"Set the batch size to 1"),
-        (lambda p: p["5"]["inputs"].update(sampler=["2", 0]), r"Only one of sampler and sigmas is connected"),
-    ],
-)
-def test_what_cannot_be_exported_is_refused(change, message):
+def test_cells_have_what_they_need_and_nothing_else():
     prompt = example()
-    change(prompt)
-    with pytest.raises(BlockError, match=message):
-        export(prompt, "sd1")
+    found = cells(prompt, expansion(prompt))
+    assert len(found) == 26 and found[0].name == "5 unmodified_1" and found[1].name == "5 IN00_0.75_1"
+    for number, cell in enumerate(found):
+        kinds = [node["class_type"] for node in cell.prompt.values()]
+        assert kinds.count("KSampler") == kinds.count("PreviewImage") == len(cell.previews) == 4
+        assert kinds.count("BlockworkScaleBlocks") == (number > 0) and "BlockworkBlockSweep" not in kinds
+        links = [v for node in cell.prompt.values() for v in node["inputs"].values() if isinstance(v, list)]
+        assert all(link[0] in cell.prompt for link in links)
+
+
+def test_a_cell_is_named_by_what_it_samples():
+    def names(prompt, files=None, prefix="5.0.0."):
+        return [digest(cell, files or {}) for cell in cells(prompt, expansion(prompt, prefix))]
+
+    first = names(example())
+    assert len(set(first)) == 26
+    assert names(example(), prefix="5.0.7.") == first, "ids are not sampled with"
+    more, other = example(), example()
+    more["5"]["inputs"] |= {"blocks": "M00", "cell_size": 64}
+    assert set(names(more)) < set(first), "cells of another choice of blocks"
+    other["2"]["inputs"]["text"] = "a castle"
+    assert not set(names(other)) & set(first)
+    file = example()["1"]["inputs"]["ckpt_name"]
+    assert file in named_texts(cells(example(), expansion(example())))
+    assert not set(names(example(), {file: ["checkpoints", 5, 1.0]})) & set(first), "the file has changed"
+
+
+def test_the_images_of_the_cells_stand_in_for_the_sampling():
+    prompt = example()
+    told = expansion(prompt)
+    names = [[f"{number}.png", f"{number}b.png"] for number in range(104)]
+    graph = assemble(prompt, told, names)
+    assert graph["5"]["class_type"] == "BlockworkSweepGrid" and graph["6"] == prompt["6"]
+    leaves = flattened(graph, graph["5"]["inputs"]["images"])
+    loads = [graph[graph[leaf[0]]["inputs"]["image1"][0]]["inputs"]["image"] for leaf in leaves]
+    assert loads == [first for first, _ in names] and {graph[leaf[0]]["class_type"] for leaf in leaves} == {
+        "ImageBatch"
+    }
+    alone = {key: node for key, node in prompt.items() if key not in ("6", "7", "8")}
+    kinds = [node["class_type"] for node in assemble(alone, told, names).values()]
+    assert kinds.count("PreviewImage") == 2
 
 
 def pictures_of(sweep, seed=0, size=(12, 16)):

@@ -64,20 +64,30 @@ class Client:
         try:
             return self.post("/prompt", body)["prompt_id"]
         except urllib.error.HTTPError as error:
-            raise PromptRefused(json.loads(error.read())) from error
+            text = error.read()
+            if error.code != 400:
+                raise
+            raise PromptRefused(json.loads(text)) from error
 
     def wait(self, prompt_id: str, timeout: float = 600) -> dict[str, Any]:
         """Wait for a queued prompt; its history entry. PromptFailed when a node raised."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
-            if entry is not None and entry.get("status", {}).get("completed") is not None:
-                for kind, details in entry["status"]["messages"]:
-                    if kind in ("execution_error", "execution_interrupted"):
-                        raise PromptFailed(details)
+            entry = self.finished(prompt_id)
+            if entry is not None:
                 return entry
             time.sleep(0.1)
         raise TimeoutError(f"prompt {prompt_id} did not end within {timeout} s")
+
+    def finished(self, prompt_id: str) -> dict[str, Any] | None:
+        """The history entry of a prompt that has ended, or None. PromptFailed when a node raised."""
+        entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+        if entry is None or entry.get("status", {}).get("completed") is None:
+            return None
+        for kind, details in entry["status"]["messages"]:
+            if kind in ("execution_error", "execution_interrupted"):
+                raise PromptFailed(details)
+        return entry
 
     def run(
         self, prompt: Prompt, timeout: float = 600, extra_data: dict[str, Any] | None = None
@@ -88,13 +98,13 @@ class Client:
     def images(self, entry: dict[str, Any], node: str | None = None) -> list[bytes]:
         """The bytes of the images that the prompt, or one node of it, saved or previewed, in order of node id."""
         nodes = [node] if node is not None else sorted(entry["outputs"], key=lambda name: (len(name), name))
-        return [
-            self.get_bytes(
-                "/view", filename=image["filename"], subfolder=image["subfolder"], type=image["type"]
-            )
-            for name in nodes
-            for image in entry["outputs"].get(name, {}).get("images", [])
-        ]
+        images = [image for name in nodes for image in entry["outputs"].get(name, {}).get("images", [])]
+        return [self.view(image) for image in images]
+
+    def view(self, image: dict[str, str]) -> bytes:
+        """The bytes of an image by what a history entry calls it."""
+        place = {name: image[name] for name in ("filename", "subfolder", "type")}
+        return self.get_bytes("/view", **place)
 
     def texts(self, entry: dict[str, Any]) -> dict[str, list[str]]:
         """The text that preview nodes and the pack's report nodes showed, by node id."""
