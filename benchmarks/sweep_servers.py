@@ -43,7 +43,7 @@ def run_on(prompt: dict, urls: list[str]) -> tuple[run_sweep.Run, float]:
 
 
 def main() -> None:
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     prompt = sweep_prompt(int(sys.argv[1]) if sys.argv[1:] else 4)
     with ExitStack() as stack:
         urls = [stack.enter_context(Server(BASE / str(n))).url for n in range(2)]

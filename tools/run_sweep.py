@@ -17,6 +17,7 @@ import struct
 import sys
 import tempfile
 import time
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -107,8 +108,10 @@ async def run(
 
 
 async def _run(client: distributed.Client, prompt: Prompt, folder: Path, tell: Callable[[str], None]) -> Run:
-    async def submit(work: Callable, *arguments: Any) -> Any:
-        return await client.submit(work, *arguments, resources={RESOURCE: 1}, pure=False)
+    def submit(work: Callable, *arguments: Any) -> distributed.Future:
+        # Only a function that plain pickle cannot name is sent whole, to workers that do not have this module.
+        key = f"{work.__name__}-{uuid.uuid4().hex}"
+        return client.submit(lambda *given: work(*given), *arguments, resources={RESOURCE: 1}, key=key)
 
     texts = await submit(on_worker.plan, study.listing(prompt))
     expansions = {key: texts[f"list_{key}"] for key in study.sweeps_of(prompt)}
@@ -118,10 +121,7 @@ async def _run(client: distributed.Client, prompt: Prompt, folder: Path, tell: C
     missing = {path: cell for path, cell in zip(paths, found, strict=True) if not path.exists()}
     done = Run(total=len(found))
     tell(f"{len(found)} cells, {len(missing)} to run")
-    futures = {
-        client.submit(on_worker.cell, cell.prompt, cell.previews, resources={RESOURCE: 1}, pure=False): path
-        for path, cell in missing.items()
-    }
+    futures = {submit(on_worker.cell, cell.prompt, cell.previews): path for path, cell in missing.items()}
     async for future in distributed.as_completed(list(futures)):
         url, seconds, images = await future
         path = futures[future]
@@ -241,7 +241,7 @@ def main() -> int:
     given = parser.parse_args()
     if not given.server and not given.scheduler:
         parser.error("give at least one --server, or a --scheduler")
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     start = time.perf_counter()
     try:
         prompt = json.loads(given.workflow.read_text(encoding="utf-8"))

@@ -17,7 +17,11 @@ from .client import LOCAL, Client, Prompt, PromptFailed, PromptRefused
 
 RESOURCE = "comfyui"
 SUBFOLDER = "blockwork_sweep"  # of ComfyUI's temp folder, which it empties when it starts
-LONGEST = 1.0  # seconds between two looks at a running prompt
+SHORTEST, LONGEST, SHARE = (
+    0.02,
+    1.0,
+    0.05,
+)  # between two looks at a running prompt: seconds, and share of its time
 PATIENCE = 5.0  # seconds between two questions whether the server still has the prompt
 
 Images = list[list[bytes]]  # PNG files, one list per previewing node
@@ -33,13 +37,12 @@ def plan(prompt: Prompt) -> dict[str, str]:
 
 
 def cell(prompt: Prompt, previews: Sequence[str]) -> tuple[str, float, Images]:
-    """Run one cell: the address of its server, seconds, and its images."""
+    """Run one cell: the address of its server, the seconds that it took there, and its images."""
 
     def work(server: Client) -> tuple[str, float, Images]:
-        start = time.perf_counter()
         entry = _run(server, prompt)
-        images = [server.images(entry, node) for node in previews]
-        return server.url, time.perf_counter() - start, images
+        times = [details["timestamp"] for _, details in entry["status"]["messages"]]
+        return server.url, (max(times) - min(times)) / 1000, [server.images(entry, node) for node in previews]
 
     return _on_server(work)
 
@@ -108,7 +111,7 @@ def _run(server: Client, prompt: Prompt) -> dict[str, Any]:
     """Queue a prompt and wait for its end; its history entry."""
     prompt_id = server.queue(prompt)
     get_worker().blockwork_prompt = prompt_id  # pyright: ignore[reportAttributeAccessIssue]
-    pause, asked = 0.02, time.monotonic()
+    start = asked = time.monotonic()
     while True:
         entry = server.finished(prompt_id)
         if entry is not None:
@@ -121,8 +124,7 @@ def _run(server: Client, prompt: Prompt) -> dict[str, Any]:
                 if error.code == 404:  # it was started again in between
                     raise Lost(server.url) from None
                 raise
-        time.sleep(pause)
-        pause = min(1.5 * pause, LONGEST)
+        time.sleep(min(max(SHARE * (time.monotonic() - start), SHORTEST), LONGEST))
 
 
 def _upload(server: Client, name: str, data: bytes) -> None:
