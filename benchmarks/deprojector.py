@@ -6,14 +6,10 @@ run on the same weights, alternating in one process; figures are medians of CPU 
 
     python benchmarks/deprojector.py [--threads 1] [--repeats 3] [--only wide] [--json FILE]
 
-With ``--author FOLDER`` the peer is the author's own code: FOLDER holds ``clip_text_deprojector.py`` of the
-repository nanashi161382/unstable_diffusion, and ``--transformers FOLDER`` the old transformers that it needs:
-
-    pip install --no-deps --target FOLDER transformers==4.30.2 tokenizers==0.13.3 huggingface-hub==0.16.4
+With ``--author FOLDER`` the peer is the author's own code: see deprojector_author.py.
 """
 
 import argparse
-import importlib
 import json
 import resource
 import sys
@@ -29,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import deprojector_reference as reference
+from deprojector_author import add_arguments, author_classes, author_model
 from refhost.pack import load_pack
 
 load_pack()
@@ -79,25 +76,11 @@ def reference_peer(state: dict[str, torch.Tensor], fields: dict, embeds: torch.T
 
 def author_peer(author: Path, transformers: Path | None) -> Peer:
     """The author's classes, imported from a folder."""
-    sys.path[:0] = [str(folder) for folder in (transformers, author) if folder]
-    classes = [
-        value
-        for value in vars(importlib.import_module("clip_text_deprojector")).values()
-        if isinstance(value, type) and "Inference" in vars(value) | vars(value.__base__ or object)
-    ]
+    classes = author_classes(author, transformers)
 
     def prepare(state: dict[str, torch.Tensor], fields: dict, embeds: torch.Tensor) -> Work | None:
-        kind = next(
-            c
-            for c in classes
-            if getattr(c, "config_class", None) and c.config_class.model_type == fields["model_type"]
-        )
-        model = kind(kind.config_class(**fields))
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        if unexpected or set(missing) - {"deprojection", "position_ids"}:
-            return None  # such files belong to an earlier version of the class
-        model.eval()
-        return lambda: model.Inference(embeds)
+        model = author_model(classes, fields, state)
+        return model and (lambda: model.Inference(embeds))
 
     return prepare
 
@@ -138,10 +121,7 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--only", default="")
     arguments.add_argument("--json", type=Path)
-    arguments.add_argument("--author", type=Path, help="folder with the author's clip_text_deprojector.py")
-    arguments.add_argument(
-        "--transformers", type=Path, help="folder with the transformers that the author's code needs"
-    )
+    add_arguments(arguments, required=False)
     options = arguments.parse_args()
     peer = author_peer(options.author, options.transformers) if options.author else reference_peer
     torch.set_num_threads(options.threads)

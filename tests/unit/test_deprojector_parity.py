@@ -1,8 +1,6 @@
 """The same numbers as the original: its own results for every family and flag, and a slow reference at full size."""
 
 import importlib.util
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,21 +14,8 @@ from blockwork.deprojector.families import (
     VtConfig,
 )
 from blockwork.deprojector.files import build
+from blockwork.tests.support.deprojector_results import DATA, FLAGS, GOLDENS, flag, golden
 from blockwork.tests.support.rounding import float32_bound
-from safetensors import safe_open
-from safetensors.torch import load_file
-
-DATA = Path(__file__).resolve().parents[1] / "data" / "deprojector"
-GOLDENS = json.loads((DATA / "index.json").read_text())
-FLAGS_FILE = DATA / "flags.safetensors"
-
-
-def _flags():
-    with safe_open(FLAGS_FILE, framework="pt") as file:
-        return json.loads(file.metadata()["index"]), list(file.keys())
-
-
-FLAGS, FLAG_KEYS = _flags()
 
 
 def _reference():
@@ -50,12 +35,6 @@ def _double(tensor):
 
 # The rows whose results are stored; each depends on all rows before it.
 ROWS = [0, 1, 2, 3, 4, 9, 19, 38, 57, 76]
-
-
-def golden(name):
-    tensors = load_file(DATA / f"{name}.safetensors")
-    weights = {key[2:]: value for key, value in tensors.items() if key.startswith("w.")}
-    return tensors, weights, GOLDENS[name]
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -99,12 +78,9 @@ def test_golden_in_float32(name):
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_flag_in_float64(name):
     """120 small models with random flags, run by the original; the weights are exact in float32."""
-    with safe_open(FLAGS_FILE, framework="pt") as file:
-        keys = [key for key in FLAG_KEYS if key.startswith(f"{name}/")]
-        tensors = {key.split("/")[1]: file.get_tensor(key) for key in keys}
-    weights = {key[2:]: _double(value) for key, value in tensors.items() if key.startswith("w.")}
-    module = from_state_dict(weights, FLAGS[name]["config"])
-    result = module.deproject(tensors["embeds"].double(), **FLAGS[name]["kwargs"])
+    tensors, weights, case = flag(name)
+    module = from_state_dict({key: _double(value) for key, value in weights.items()}, case["config"])
+    result = module.deproject(tensors["embeds"].double(), **case["kwargs"])
     torch.testing.assert_close(result, tensors["out64"], rtol=1e-10, atol=1e-9)
     assert set(module.state_dict()) == set(weights)
 

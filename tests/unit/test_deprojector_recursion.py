@@ -1,8 +1,6 @@
 """The recursion agrees with itself: incremental and at once, alone and in a batch, in every dtype."""
 
 import functools
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,22 +18,16 @@ from blockwork.deprojector.families import (
 )
 from blockwork.deprojector.files import build
 from blockwork.deprojector.train.start import inverse_projection
-from safetensors.torch import load_file
+from blockwork.tests.support.deprojector_results import GOLDENS, golden
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "deprojector"
-GOLDENS = json.loads((DATA / "index.json").read_text())
 ONE_PER_FAMILY = ["t_v1_pooled", "t_v3_pooled", "v_default", "vt_default", "mvt_default", "l1_extra_outproj",
                   "l2_proj_1_5x", "l3_infokeep_1l", "r_linear_v1"]  # fmt: skip
 
 
 def module_of(name, dtype=torch.float64):
-    tensors = load_file(DATA / f"{name}.safetensors")
-    weights = {
-        key[2:]: value.to(dtype) if value.is_floating_point() else value
-        for key, value in tensors.items()
-        if key.startswith("w.")
-    }
-    return from_state_dict(weights, GOLDENS[name]["config"])
+    _, weights, case = golden(name)
+    weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+    return from_state_dict(weights, case["config"])
 
 
 def embeds_of(module, count, seed=0):
