@@ -85,7 +85,7 @@ class LoadLoRA(ByBlock):
         loaded = host.load_by_block(
             model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings)
         )
-        return io.NodeOutput(*loaded)
+        return io.NodeOutput(*loaded[:3], ui=shown(untouched=loaded.untouched))
 
 
 class HookLoRA(ByBlock):
@@ -116,7 +116,7 @@ class HookLoRA(ByBlock):
         made = host.hook_by_block(
             model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings), prev_hooks
         )
-        return io.NodeOutput(*made)
+        return io.NodeOutput(*made[:2], ui=shown(untouched=made.untouched))
 
 
 class LoRAReport(io.ComfyNode):

@@ -20,6 +20,7 @@ import { forwardWheel, loadStyle } from "./page.mjs";
 const LAYOUT = "Blockwork layout";
 const MUTED = "Blockwork muted";
 const RAN = "blockwork_text"; // what a node reports of the text it ran with
+const UNTOUCHED = "blockwork_untouched"; // the blocks that a node's LoRA does not change
 const SIZE = { minWidth: 430, minHeight: 60 };
 const REFOCUS = 2000; // ms in which a deck that undo brings back gets the focus again
 
@@ -35,6 +36,8 @@ function widgetOf(type, make, tracks = 1) {
     let text = String(inputData?.[1]?.default ?? "");
     /** @type {string | null} */
     let ran = null;
+    /** @type {string[]} */
+    let untouched = [];
     /** @type {string | null} the layout that the user chose over the model's */
     let chosen = null;
     const model = new ModelLayout((path) => api.fetchApi(path), () => {
@@ -67,6 +70,7 @@ function widgetOf(type, make, tracks = 1) {
         gesture.begin();
         bake(node);
       },
+      untouched: () => untouched,
       measured: () => measured(words(app.extensionManager.setting.get("Comfy.Locale"))),
       words: words(app.extensionManager.setting.get("Comfy.Locale")),
     });
@@ -118,12 +122,20 @@ function widgetOf(type, make, tracks = 1) {
     chain(node, "onExecuted", (/** @type {any} */ output) => {
       const told = output?.[RAN]?.[0];
       if (typeof told === "string") ran = told;
+      untouched = output?.[UNTOUCHED]?.[0] ?? [];
       refresh();
     });
     deck.show(text);
     keepFocus(deck.element, () => `${node.id}/${name}`);
     followLayout(node, (id) => deck.relayout(id));
     followShaping(node, refresh);
+    const file = node.widgets?.find((/** @type {any} */ other) => other.name === "lora_name");
+    if (file) {
+      chain(file, "callback", () => {
+        untouched = [];
+        refresh();
+      });
+    }
     return { widget, ...SIZE };
   };
 }

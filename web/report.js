@@ -22,7 +22,7 @@ app.registerExtension({
     node.onExecuted = function (/** @type {any[]} */ ...given) {
       const answer = chained?.apply(this, given);
       const change = given[0]?.[CHANGE]?.[0];
-      if (change) keep("modelChange", change);
+      if (change) keep(node.comfyClass === "BlockworkLoRAReport" ? "loraChange" : "modelChange", change);
       const text = given[0]?.[KEY]?.[0];
       if (typeof text !== "string") return answer;
       view ??= addView(node);

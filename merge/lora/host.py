@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.hooks
 import comfy.lora
@@ -42,6 +42,29 @@ class Placed:
     blocks: dict[Any, str | None]  # None: text encoder, or in no block
     is_text: dict[Any, bool]
     not_loaded: list[str] = field(default_factory=list)
+
+    @property
+    def untouched(self) -> list[str]:
+        """The blocks of the model that have no patch."""
+        touched = set(self.blocks.values())
+        return [block for block in self.layout.blocks if block not in touched]
+
+
+class Loaded(NamedTuple):
+    """MODEL and CLIP with a LoRA, the report, and the blocks that the LoRA does not change."""
+
+    model: Any
+    clip: Any
+    report: str
+    untouched: list[str]
+
+
+class Hooked(NamedTuple):
+    """HOOKS of a LoRA, the report, and the blocks that the LoRA does not change."""
+
+    hooks: Any
+    report: str
+    untouched: list[str]
 
 
 @dataclass(frozen=True)
@@ -183,8 +206,8 @@ def load_by_block(
     strength_clip: float,
     text: str,
     settings: Settings = Settings(),
-) -> tuple[Any, Any, str]:
-    """MODEL and CLIP with the LoRA at ``strength`` times the weight of each block, and a report.
+) -> Loaded:
+    """MODEL and CLIP with the LoRA at ``strength`` times the weight of each block.
 
     Weight 1 everywhere is core's LoraLoader; weight 0 attaches nothing.
     """
@@ -201,7 +224,7 @@ def load_by_block(
         loaded_clip.patcher = incremental(clip.patcher)
         texts = {k: w for k, w in found.items() if placed.is_text[k]}
         _attach(loaded_clip.patcher, texts, placed, strength_clip, file)
-    return loaded, loaded_clip, report(file, placed, found, weights, elemental)
+    return Loaded(loaded, loaded_clip, report(file, placed, found, weights, elemental), placed.untouched)
 
 
 def hook_by_block(
@@ -213,8 +236,8 @@ def hook_by_block(
     text: str,
     settings: Settings = Settings(),
     previous: Any = None,
-) -> tuple[Any, str]:
-    """HOOKS with the LoRA by block, one of core's weight hooks per distinct weight; and a report.
+) -> Hooked:
+    """HOOKS with the LoRA by block, one of core's weight hooks per distinct weight.
 
     ``model`` and ``clip`` give the names of keys only.
     """
@@ -234,7 +257,7 @@ def hook_by_block(
         if weight:
             hooks = comfy.hooks.create_hook_lora(tensors, strength * weight, strength_clip * weight)
             group = group.clone_and_combine(hooks)
-    return group, report(file, placed, found, weights, elemental)
+    return Hooked(group, report(file, placed, found, weights, elemental), placed.untouched)
 
 
 def _check_strengths(*strengths: float) -> None:
@@ -272,10 +295,8 @@ def report(
     order = [TEXT, *placed.layout.blocks]
     for (block, weight), count in sorted(counts.items(), key=lambda item: _place(item[0][0], order)):
         lines.append(f"  {block:<12} x {weight:.6g}  ({count} patches)")
-    touched = {placed.blocks[key] for key in placed.patches}
-    untouched = [block for block in placed.layout.blocks if block not in touched]
-    if untouched:
-        lines.append(f"The LoRA does not change {len(untouched)} blocks: {some(untouched)}.")
+    if placed.untouched:
+        lines.append(f"The LoRA does not change {len(placed.untouched)} blocks: {some(placed.untouched)}.")
     keys = [(tensor_name(key), placed.blocks[key] or "") for key in found if not placed.is_text[key]]
     if unused := elemental.unused(keys):
         lines.append(f"No patch matches these entries of elemental: {some(map(str, unused))}.")

@@ -15,7 +15,8 @@ numbers  blocks in order                                     for
 BASE is the text encoder and what is in no block. In a list a block without a number has weight 0; in names, ranges and
 presets a block that is not named has weight 1. ``R`` is a random number in 0..1, ``U`` in -1.5..1.5 (three decimals,
 seeded); ``A`` and ``B`` are two numbers of the caller, ``a`` and ``b`` their halves. ``NAME:1,0,...`` is a list with a
-label. Source: hako-mikan, sd-webui-lora-block-weight; ltdrdata, ComfyUI-Inspire-Pack.
+label. What follows a list or preset changes it, later items take precedence: ``MIDD, IN04=0.5, OUT03=R``. Source:
+hako-mikan, sd-webui-lora-block-weight; ltdrdata, ComfyUI-Inspire-Pack.
 """
 
 import random
@@ -111,38 +112,105 @@ def read(
             f"The LoRA weights have {len(text)} characters. The limit is {weights.LONGEST_TEXT}."
         )
     body, own = text.strip() or "1", dict(own_presets or {})
-    if body not in own:
-        name = body.removeprefix("SD-") if body.removeprefix("SD-") in PRESETS else body
-        name = _SDXL_OF.get(name, name) if layout.name == "sdxl" else name
-        body = {"NONE": "0", "ALL": "1", "ALL0.5": "0.5"}.get(name) or PRESETS.get(name, body)
     items = [item.strip() for item in _without_label(body).rstrip(",").split(",")]
-    if all(is_number(item) or (item in LETTERS and item) for item in items):
-        numbers = _letters(items, seed, a, b)
-        if len(numbers) > 1:
-            return _list(numbers, layout, body)
-        body = weights.number_text(numbers[0])
+    count = _head(items)
+    presets = any(item not in own and _preset(item, layout) for item in items[count:])
+    letters = any(_is_letter(item) or _is_letter(_pair(item)[1]) for item in items)
+    if not presets and not letters and count <= 1:
+        return _parsed(body, layout, own)  # names, ranges, one number: no form of LoRA Block Weight
+    draw = random.Random(seed)
+    found = LoraWeights({}, 1.0)
+    if count:
+        found = _numbers(items[:count], layout, draw, a, b)
+    for item in items[count:]:
+        name, value = _pair(_not_a_value(item))
+        if item not in own and (preset := _preset(item, layout)):
+            found = _numbers(preset.split(","), layout, draw, a, b)
+        elif _is_letter(value):
+            number_ = weights.number_text(_letter(value, draw, a, b))
+            found = _over(found, weights.parse(f"{name}={number_}", layout, 1.0, own))
+        else:
+            found = _over(found, weights.parse(item, layout, 1.0, own))
+    return found
+
+
+def _parsed(body: str, layout: Layout, own: Mapping[str, Sequence[float]]) -> LoraWeights:
+    """A text without forms of LoRA Block Weight."""
     parsed = weights.parse(body, layout, default=1.0, own_presets=own)
-    listed = parsed.named is None
     outside = dict(parsed.extra)
     blocks = {block: parsed.of(block, 1.0) for block in layout.blocks}
     rest = parsed.rest if parsed.rest is not None else 1.0
     base = outside.get(BASE, outside.get(CLIP, rest))
-    return LoraWeights({**blocks, **outside}, 0.0 if listed else base, base)
+    return LoraWeights({**blocks, **outside}, 0.0 if parsed.named is None else base, base)
 
 
 def check(text: str, own_presets: Collection[str] = ()) -> None:
     """What can be checked before a model is known: numbers, letters, presets; BlockError says what is wrong."""
-    body = text.strip()
-    if not body or body.removeprefix("SD-") in {**PRESETS, **_SDXL_OF}:
-        return
-    items = [item.strip() for item in _without_label(body).rstrip(",").split(",")]
-    if all(is_number(item) or (item in LETTERS and item) for item in items):
-        _letters(items, 0, 1.0, 0.0)
-    else:
-        weight_check.check(body, own_presets)
+    items = [item.strip() for item in _without_label(text.strip()).rstrip(",").split(",")]
+    count = _head(items)
+    for item in items[:count]:
+        _letter(item, random.Random(0), 1.0, 0.0)
+    rest = []
+    for item in items[count:]:
+        name, value = _pair(item)
+        if item.removeprefix("SD-") not in PRESETS or item in own_presets:
+            rest.append(f"{name}=1" if _is_letter(value) else _not_a_value(item))
+    if text.strip() and rest:
+        weight_check.check(", ".join(rest), own_presets)
 
 
-def _list(numbers: list[float], layout: Layout, body: str) -> LoraWeights:
+def _over(found: LoraWeights, later: weights.BlockWeights) -> LoraWeights:
+    """The weights with those that a later item of the text names."""
+    named = {block: later.of(block, 1.0) for block in later.layout.blocks if later.is_named(block)}
+    outside = dict(later.extra)
+    base = outside.get(BASE, outside.get(CLIP, found.text))
+    return LoraWeights({**found.blocks, **named, **outside}, found.unlisted, base, found.note)
+
+
+def _pair(item: str) -> tuple[str, str]:
+    """Name and value of ``name=value``; both empty for other items."""
+    name, equals, value = (part.strip() for part in item.partition("="))
+    return (name, value) if equals else ("", "")
+
+
+def _head(items: Sequence[str]) -> int:
+    """How many numbers and letters a text starts with."""
+    return next((place for place, item in enumerate(items) if not _is_value(item)), len(items))
+
+
+def _not_a_value(item: str) -> str:
+    """The item, or a BlockError where it is a number or letter after other items."""
+    if _is_value(item):
+        raise BlockError(
+            f"{item!r} in the LoRA weights is for no block. A list comes first. Write a block and its weight, as in IN04=0.5."
+        )
+    return item
+
+
+def _is_value(item: str) -> bool:
+    return is_number(item) or _is_letter(item)
+
+
+def _is_letter(item: str) -> bool:
+    return len(item) == 1 and item in LETTERS
+
+
+def _preset(item: str, layout: Layout) -> str:
+    """The list of a preset of LoRA Block Weight; empty for other items."""
+    name = item.removeprefix("SD-") if item.removeprefix("SD-") in PRESETS else item
+    name = _SDXL_OF.get(name, name) if layout.name == "sdxl" else name
+    return {"NONE": "0", "ALL": "1", "ALL0.5": "0.5"}.get(name) or PRESETS.get(name, "")
+
+
+def _numbers(items: Sequence[str], layout: Layout, draw: random.Random, a: float, b: float) -> LoraWeights:
+    """One number or letter for everything, or a list of them."""
+    numbers = [_letter(item, draw, a, b) for item in items]
+    if len(numbers) > 1:
+        return _list(numbers, layout)
+    return _parsed(weights.number_text(numbers[0]), layout, {})
+
+
+def _list(numbers: list[float], layout: Layout) -> LoraWeights:
     """A list: LoRA Block Weight's order where it has one of this length, else that of ``blocks.weights``."""
     count = len(numbers)
     names = LISTS.get(layout.name, {}).get(count)
@@ -162,21 +230,17 @@ def _list(numbers: list[float], layout: Layout, body: str) -> LoraWeights:
     return LoraWeights(found, 0.0, found.get(BASE, found.get(CLIP, 1.0)))
 
 
-def _letters(items: Sequence[str], seed: int, a: float, b: float) -> list[float]:
-    draw = random.Random(seed)
+def _letter(item: str, draw: random.Random, a: float, b: float) -> float:
+    """A number, or the number that a letter stands for."""
+    if item == "R":
+        return round(draw.uniform(0.0, 1.0), 3)
+    if item == "U":
+        return round(draw.uniform(-1.5, 1.5), 3)
     values = {"A": a, "B": b, "a": a / 2, "b": b / 2}
-    found = []
-    for item in items:
-        if item == "R":
-            found.append(round(draw.uniform(0.0, 1.0), 3))
-        elif item == "U":
-            found.append(round(draw.uniform(-1.5, 1.5), 3))
-        else:
-            try:
-                found.append(values[item] if item in values else number(item))
-            except ValueError as error:
-                raise BlockError(f"{error} Write the LoRA weights as numbers, R, U, A or B.") from None
-    return found
+    try:
+        return values[item] if item in values else number(item)
+    except ValueError as error:
+        raise BlockError(f"{error} Write the LoRA weights as numbers, R, U, A or B.") from None
 
 
 def _without_label(body: str) -> str:
@@ -185,4 +249,4 @@ def _without_label(body: str) -> str:
     if not colon or "=" in label or "," in label:
         return body
     first = rest.split(",", 1)[0].strip()
-    return rest.strip() if is_number(first) or (first in LETTERS and first) else body
+    return rest.strip() if _is_value(first) else body

@@ -58,6 +58,33 @@ def test_presets_letters_and_labels():
     assert -1.5 <= wide.of("OUT11") <= 1.5
 
 
+def test_what_follows_a_list_or_preset_changes_it():
+    plain, changed = read("MIDD", SD1), read("MIDD, IN04=0.5, OUT03-OUT05=0.25, BASE=0.75", SD1)
+    named = {"IN04": 0.5, "OUT03": 0.25, "OUT04": 0.25, "OUT05": 0.25}
+    assert [changed.of(block) for block in SD1.blocks] == [named.get(b, plain.of(b)) for b in SD1.blocks]
+    assert changed.text == 0.75 and plain.text == 1 and changed.note == plain.note
+    listed = read("1," * 16 + "0.25, OUT11=0.5, IN00=2", SD1)
+    assert (listed.of("OUT11"), listed.of("IN00"), listed.of("IN03"), listed.of("IN01")) == (0.5, 2, 0, 1)
+    assert read("IN04=0.5, MIDD", SD1) == plain, "a preset gives every block a number"
+    assert read("IN04=0.5, INS", SD1).of("IN04") == 1
+    mixed = read("A, IN04=B, IN05=a, OUT03=R", SD1, seed=3, a=0.8, b=0.2)
+    assert (mixed.of("IN04"), mixed.of("IN05"), mixed.of("M00"), mixed.text) == (0.2, 0.4, 0.8, 0.8)
+    assert 0 <= mixed.of("OUT03") <= 1 and mixed == read(
+        "A, IN04=B, IN05=a, OUT03=R", SD1, seed=3, a=0.8, b=0.2
+    )
+    own = {"MIDD": [0.5] * 25}
+    assert read("MIDD, IN04=1", SD1, own_presets=own).of("IN05") == 0.5, "the user's presets come first"
+    assert read("R", SD1, seed=1).of("IN04") == read("R", SD1, seed=1).of("OUT11")
+
+
+@pytest.mark.parametrize(
+    "text", ["MIDD, IN99=1", "MIDD, IN04=Q", "MIDD, IN04", "MIDD, 0.5", "IN04=R, WRONG", "MIDD,, IN04=1"]
+)
+def test_bad_items_after_a_preset_are_refused(text):
+    with pytest.raises(BlockError):
+        read(text, SD1)
+
+
 @pytest.mark.parametrize("text", ["1,2,3", "IN99=1", "nan,1", "1," * 5000, "QQ", "IN04=1e999"])
 def test_bad_texts_are_refused(text):
     with pytest.raises(BlockError):

@@ -1,7 +1,7 @@
 // @ts-check
-/** What was measured per block in this page: a sweep's heat, a comparison's distances. Decks show it and offer it as weights. */
+/** What was measured per block in this page: a sweep's heat, a comparison's distances, a LoRA's change. Decks show it and offer it as weights. */
 
-/** @typedef {"sweepHeat" | "modelChange"} Kind */
+/** @typedef {"sweepHeat" | "modelChange" | "loraChange"} Kind */
 
 /** @type {Map<Kind, Record<string, number>>} */
 const KNOWN = new Map();

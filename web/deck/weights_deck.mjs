@@ -27,6 +27,7 @@ const BRUSH_SHARE = 1 / 12; // width of the brush, as a share of all blocks
  * @property {(muted?: Record<string, number>) => Record<string, number>} [muted] reads or keeps the numbers of muted bars
  * @property {() => import("./shaping.mjs").Shaping | null} [shaping] what the node does to the numbers afterwards, or null
  * @property {() => void} [bake] sets the node's shaping to nothing, because the text holds its result
+ * @property {() => string[]} [untouched] the blocks that the node's LoRA does not change, as its last run told
  * @property {() => {title: string, values: Record<string, number>}[]} [measured] how far each block moved, 0 to 1
  */
 

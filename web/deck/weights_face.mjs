@@ -227,6 +227,7 @@ export class WeightsFace {
       if (value === undefined) without++;
     }
     this.tint();
+    this.hatch();
     if (this.without !== without) {
       this.without = without;
       for (const refresh of this.rovers ?? []) refresh();
@@ -268,6 +269,21 @@ export class WeightsFace {
       bar.style.setProperty("--measured", String(share ?? 0));
       const [told] = (bar.title ?? "").split("\n").filter((line) => line.startsWith(`${bar.dataset.key}:`));
       bar.title = [told, share === undefined ? "" : `${found?.title}: ${share}`, this.deck.host.words("barHelp")].filter(Boolean).join("\n");
+    }
+  }
+
+  /** Blocks that the LoRA does not change are hatched. */
+  hatch() {
+    const untouched = this.deck.host.untouched?.() ?? [];
+    const stamp = `${this.built} ${untouched.join()} ${this.tinted}`;
+    if (this.hatched === stamp) return;
+    this.hatched = stamp;
+    const told = this.deck.host.words("untouched");
+    for (const bar of this.bars) {
+      const is = untouched.includes(bar.dataset.key ?? "");
+      bar.classList.toggle("bw-untouched", is);
+      const lines = (bar.title ?? "").split("\n").filter((line) => line !== told);
+      bar.title = [...(is ? [told] : []), ...lines].join("\n");
     }
   }
 

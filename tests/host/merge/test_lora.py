@@ -175,7 +175,7 @@ def test_slices_of_fused_layers_keep_their_places(folder):
     tensors = tensors_for(fused, model, "diffusers")
     save_file(tensors, folder / "x.safetensors")
     core = with_core(model, tensors, 1.0)
-    ours, _, report = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "D00=0")
+    ours, _, report, _ = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "D00=0")
     found = weights_of(ours)
     base = weights_of(model)
     for key in core:
@@ -215,11 +215,11 @@ def test_only_the_moved_block_is_computed_again(folder, build):
     save_file(
         tensors_for(two_dimensional(model, "lora_unet_", "", 400), model, "lora"), folder / "x.safetensors"
     )
-    first, _, _ = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "IN04=0.5")
+    first = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "IN04=0.5").model
     assert isinstance(first, IncrementalPatcher)
     device = torch.device("cpu")
     first.patch_model(device)
-    second, _, _ = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "IN04=0.25")
+    second = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "IN04=0.25").model
     second.partially_load(device, 1 << 40)
     switch = second.last_switch
     inside = [key for key in second.patches if block_of(key, host.layout_of_model(model)) == "IN04"]
@@ -251,7 +251,7 @@ def test_the_report_measures_what_core_adds(folder, build):
 def test_hooks_hold_one_part_per_weight(folder, build):
     model = build("SD15", 1)
     save_file(tensors_for(two_dimensional(model, "lora_unet_", ""), model, "lora"), folder / "x.safetensors")
-    hooks, _ = host.hook_by_block(model, None, "x.safetensors", 0.5, 1.0, "IN04=0.5, OUT05=0")
+    hooks = host.hook_by_block(model, None, "x.safetensors", 0.5, 1.0, "IN04=0.5, OUT05=0").hooks
     strengths = sorted(hook._strength_model for hook in hooks.hooks)
     assert strengths == [0.25, 0.5]
     names = [set(hook.weights) for hook in hooks.hooks]
@@ -268,8 +268,8 @@ def test_two_loaders_in_a_row_and_text_encoder_left_out(folder, build):
     model = build("SD15", 1)
     tensors = tensors_for(two_dimensional(model, "lora_unet_", ""), model, "lora")
     save_file(tensors, folder / "x.safetensors")
-    once, _, _ = host.load_by_block(model, None, "x.safetensors", 0.5, 1.0, "1")
-    twice, clip, _ = host.load_by_block(once, None, "x.safetensors", 0.25, 1.0, "1")
+    once = host.load_by_block(model, None, "x.safetensors", 0.5, 1.0, "1").model
+    twice, clip, _, _ = host.load_by_block(once, None, "x.safetensors", 0.25, 1.0, "1")
     core, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 0.5, 0)
     core, _ = comfy.sd.load_lora_for_models(core, None, dict(tensors), 0.25, 0)
     expected = weights_of(core)

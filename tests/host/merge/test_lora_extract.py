@@ -85,8 +85,8 @@ def test_the_sum_of_two_loras_is_both_in_a_row(folder, build):  # noqa: F811
         tensors_for(two_dimensional(model, "diffusion_model.", "", 20), model, "diffusers", 2),
         folder / "b.safetensors",
     )
-    once, _, _ = load_by_block(model, None, "a.safetensors", 1.0, 1.0, "IN04=0.5")
-    both, _, _ = load_by_block(once, None, "b.safetensors", 1.0, 1.0, "OUT05=0")
+    once = load_by_block(model, None, "a.safetensors", 1.0, 1.0, "IN04=0.5").model
+    both = load_by_block(once, None, "b.safetensors", 1.0, 1.0, "OUT05=0").model
     path, _ = host_extract.merge_loras(
         model,
         None,

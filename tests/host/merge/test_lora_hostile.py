@@ -78,7 +78,7 @@ def test_a_file_that_is_not_a_lora_is_a_clear_error(folder, model, content):  # 
 def test_what_is_not_a_tensor_in_a_pickle_is_skipped(folder, model, monkeypatch):  # noqa: F811
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".pt"}))
     torch.save(layers(model) | {"epoch": 3}, folder / "x.pt")
-    _, _, report = host.load_by_block(model, None, "x.pt", 1.0, 1.0, "1")
+    report = host.load_by_block(model, None, "x.pt", 1.0, 1.0, "1").report
     assert "IN04" in report
     torch.save([1, 2], folder / "list.pt")
     with pytest.raises(MergeError, match="cannot be read"):
@@ -92,7 +92,7 @@ def test_layers_of_another_shape_are_named_and_not_counted(folder, model, kind):
     whole = tensors_for({bad: two_dimensional(model, "lora_unet_", bad)[bad]}, model, kind)
     wide = {name: torch.cat([t, t]) if t.ndim else t for name, t in whole.items()}
     save_file(good | wide, folder / NAME)
-    loaded, _, report = host.load_by_block(model, None, NAME, 1.0, 1.0, "1")
+    loaded, _, report, _ = host.load_by_block(model, None, NAME, 1.0, 1.0, "1")
     core, found = with_core(model, good, 1.0), weights_of(loaded)
     assert all(torch.equal(found[key], core[key]) for key in core)
     assert "OUT05" not in report.split("does not change")[0] and "(another shape)" in report
@@ -138,7 +138,7 @@ def test_a_layer_with_a_bias_only_has_its_block_s_weight(folder, model):  # noqa
     key = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_out.0.bias"
     tensors = {f"{NAMES}_out_0.diff_b": torch.ones(model.model.state_dict()[key].shape)}
     save_file(tensors, folder / NAME)
-    hooks, _ = host.hook_by_block(model, None, NAME, 1.0, 1.0, "IN04=0.5")
+    hooks = host.hook_by_block(model, None, NAME, 1.0, 1.0, "IN04=0.5").hooks
     assert [hook.strength_model for hook in hooks.hooks] == [0.5]
     path, _ = host_report.save_by_block(model, None, NAME, "y", "IN04=0.5", Settings())
     assert torch.equal(load_file(path)[f"{NAMES}_out_0.diff_b"], 0.5 * tensors[f"{NAMES}_out_0.diff_b"])
@@ -208,6 +208,31 @@ def test_the_report_names_elemental_entries_without_effect(folder, model):  # no
     save_file(layers(model), folder / NAME)
     settings = Settings(elemental="IN04:attn1:0.5, IN99:attn1:0, IN04:nonsense:0")
     for use in (host.load_by_block, host.hook_by_block):
-        report = use(model, None, NAME, 1.0, 1.0, "1", settings)[-1]
+        report = use(model, None, NAME, 1.0, 1.0, "1", settings).report
         assert "No patch matches these entries of elemental: 2, 3." in report
-    assert "elemental" not in host.load_by_block(model, None, NAME, 1.0, 1.0, "1")[-1]
+    assert "elemental" not in host.load_by_block(model, None, NAME, 1.0, 1.0, "1").report
+
+
+@pytest.mark.parametrize("kind", ["glora", "oft", "boft", "tucker"])
+def test_adapters_of_another_shape_are_named_and_the_others_loaded(folder, model, kind, caplog):  # noqa: F811
+    key = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q"
+    rows, columns = model.model.state_dict()[f"{key}.weight"].shape
+    wrong = {
+        "glora": {f"{NAMES}_q.{part}.weight": torch.ones(rows + 1, 2) for part in ("a1", "a2", "b1", "b2")},
+        "oft": {f"{NAMES}_q.oft_blocks": torch.ones(3, rows, rows)},
+        "boft": {f"{NAMES}_q.oft_blocks": torch.ones(2, 3, rows, rows), f"{NAMES}_q.alpha": torch.tensor(1.0)},
+        "tucker": {
+            f"{NAMES}_q.lora_up.weight": torch.ones(rows, 2), f"{NAMES}_q.lora_down.weight": torch.ones(2, columns),
+            f"{NAMES}_q.lora_mid.weight": torch.ones(2, 3, 3, 3),
+        },
+    }[kind]  # fmt: skip
+    good = {
+        f"{NAMES}_k.lora_up.weight": torch.ones(rows, 1),
+        f"{NAMES}_k.lora_down.weight": torch.ones(1, columns),
+    }
+    save_file(wrong | good, folder / NAME)
+    loaded, _, report, _ = host.load_by_block(model, None, NAME, 1.0, 1.0, "1")
+    assert list(loaded.patches) == [key.replace("to_q", "to_k") + ".weight"]
+    assert f"{key}.weight (another shape)" in report
+    host_report.lora_report(model, None, NAME)
+    assert "ERROR" not in caplog.text, "core was given a patch that it cannot apply"
