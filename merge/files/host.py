@@ -14,6 +14,7 @@ from ...blocks.host import check_weights, own_presets
 from ...blocks.host import fingerprint as preset_stamps
 from ..elemental import check_selectors
 from ..errors import MergeError
+from ..lora.host_bake import Loras
 from ..methods import METHODS
 from ..recipe.grammar import parse, to_text
 from ..recipe.items import node_line
@@ -132,6 +133,7 @@ def to_file(recipe: Recipe | str, name: str, *, line: int = 0, overwrite: bool =
         resolve=find,
         line=line - 1,
         own_presets=own_presets(),
+        loras=Loras(),
         overwrite=overwrite,
         on_progress=progress(),
     )
@@ -169,7 +171,12 @@ def live(recipe: Recipe | str, *, line: int = 0, disable_dynamic: bool = False):
     """
     report = progress()
     with opened(
-        recipe, resolve=find, line=line - 1, own_presets=own_presets(), tick=lambda moved: report(0, 1)
+        recipe,
+        resolve=find,
+        line=line - 1,
+        own_presets=own_presets(),
+        loras=Loras(),
+        tick=lambda moved: report(0, 1),
     ) as open_recipe:
         result = open_recipe.result
         total, done = sum(entry.nbytes for entry in result.entries.values()), 0
@@ -219,6 +226,7 @@ def replay_file(checkpoint: str, name: str, overwrite: bool = False) -> tuple[Me
         target(name, kind_of(checkpoint)),
         resolve=find,
         own_presets=own_presets(),
+        loras=Loras(),
         overwrite=overwrite,
         on_progress=progress(),
     )
@@ -239,17 +247,18 @@ def ratio_texts(method: str, weights: str, second: str) -> dict[str, str]:
 def fingerprint(recipe: str | None) -> str:
     """Changes when a source of the recipe changes on disk. Constant while the recipe is linked or cannot be read."""
     try:
-        return stamps(parse(recipe or "").sources())
+        read = parse(recipe or "")
     except MergeError:
         return ""
+    return stamps(read.sources(), [term.name for term in read.loras()])
 
 
-def stamps(names: Sequence[str]) -> str:
-    """Place, size and time of the named model files and of the user's presets, for ComfyUI's cache."""
+def stamps(names: Sequence[str], loras: Sequence[str] = ()) -> str:
+    """Place, size and time of the named files and of the user's presets, for ComfyUI's cache."""
     found = []
-    for name in names:
+    for name, where in [*((name, find) for name in names), *((name, Loras().find) for name in loras)]:
         try:
-            path = find(name)
+            path = where(name)
             status = path.stat()
             found.append(f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}")
         except (MergeError, OSError):

@@ -1,6 +1,7 @@
 """One line of a recipe as a checkpoint that does not exist yet: tensors are computed when they are read."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,10 +12,11 @@ from ...blocks.keys import EMA, MARKERS, OTHER, POSITION_IDS, VAE_PART, part_of
 from ..errors import MergeError
 from ..methods import METHODS
 from ..methods.finite import all_finite
-from ..plan import Blend, Keep, Take, make_plan
+from ..plan import Blend, Keep, Step, Take, make_plan
 from ..ratios import Ratios, common_layout, written_out
 from ..recipe.model import Line
 from ..report import letter
+from .added import Added
 from .checkpoint import Checkpoint, Stored
 from .dtypes import output_dtype
 from .ema import EmaSwapped
@@ -39,6 +41,7 @@ class MergedCheckpoint(Computed):
         sources: Sequence[Checkpoint],
         vae: Checkpoint | None = None,
         own_presets: Mapping[str, Sequence[float]] | None = None,
+        loras: Sequence[Added] = (),
     ):
         self.line, self.name = line, line.output
         self.sources = [EmaSwapped(source) for source in sources] if line.ema == "swap" else list(sources)
@@ -53,7 +56,13 @@ class MergedCheckpoint(Computed):
             read=partial(weights.parse, own_presets=own_presets),
             labels={name: f"{line.output}, {name}" for name, _ in line.ratios},
         )
-        self.written_out = tuple(written_out(pair, table, own_presets or {}) for pair in line.ratios)
+        self.written_out = replace(
+            line,
+            ratios=tuple(written_out(pair, table, own_presets or {}) for pair in line.ratios),
+            loras=tuple(
+                replace(term, weights=lora.weights) for term, lora in zip(line.loras, loras, strict=True)
+            ),
+        )
         left_out = {key: why for key in self.sources[0].entries if (why := self._left_out(key))}
         self.plan = make_plan(
             line.output,
@@ -68,6 +77,11 @@ class MergedCheckpoint(Computed):
         self.report.sources = tuple(source.name for source in self.sources)
         for why in left_out.values():
             self.report.count(why)
+        self.added: dict[str, list[Added]] = {}
+        for lora in loras:
+            self.report.remark(lora.report)
+            for key in lora.keys:
+                self.added.setdefault(key, []).append(lora)
         self.baked: dict[str, tuple[Checkpoint, str]] = {}
         self.entries = {key: self._entry(key, self._origin(key)) for key in self.plan.steps}
         if line.position_ids == "reset":
@@ -166,6 +180,8 @@ class MergedCheckpoint(Computed):
         if key in self.baked:
             vae, inner = self.baked[key]
             return vae.divisible(inner)
+        if key in self.added:
+            return False
         step = self.plan.steps[key]
         if isinstance(step, Blend) and (step.channels or not self.method.elementwise):
             return False
@@ -177,7 +193,8 @@ class MergedCheckpoint(Computed):
 
     def _stored_bytes(self, key: str) -> Stored | None:
         first = self.sources[0]
-        if key in self.baked or self._repairs(key) or not isinstance(self.plan.steps[key], Keep):
+        changed = key in self.baked or key in self.added or self._repairs(key)
+        if changed or not isinstance(self.plan.steps[key], Keep):
             return None
         return first.stored(key) if first.entries[key].dtype == self.entries[key].dtype else None
 
@@ -208,6 +225,8 @@ class MergedCheckpoint(Computed):
         if self._repairs(key):
             return self._position_ids(key, given)
         step = self.plan.steps[key]
+        if key in self.added:
+            return self._with_loras(step, given, key)
         if isinstance(step, Keep):
             return given[0].to(entry.dtype)  # A's own bits, whatever they are
         if isinstance(step, Take):
@@ -230,6 +249,25 @@ class MergedCheckpoint(Computed):
         shared = [tensor[:, : step.channels] for tensor in tensors]
         out[:, : step.channels] = self.method.blend(shared, step.ratios, options, seed=seed, dtype=dtype)
         return out
+
+    def _with_loras(self, step: Step, given: Sequence[Tensor], key: str) -> Tensor:
+        """What the line makes of its models, plus its LoRAs, in float32 and rounded once; the whole tensor."""
+        sources = self.sources
+        if not isinstance(step, Blend):
+            sources = [sources[step.source if isinstance(step, Take) else 0]]
+        tensors = [one.view(source.entries[key].shape) for one, source in zip(given, sources, strict=False)]
+        names = [source.name for source in sources]
+        self._refuse_nan(tensors, names, key)
+        if isinstance(step, Blend):
+            out = self._blend(step, tensors, key, torch.float32)
+        else:
+            out = tensors[0].to(torch.float32, copy=True)
+        for lora in self.added[key]:
+            out = lora.apply(key, out)
+        a = given[-1] if isinstance(step, Take) else given[0]
+        return self._checked(out.to(self.entries[key].dtype), tensors, names, key, a.view(out.shape)).reshape(
+            -1
+        )
 
     def _position_ids(self, key: str, given: Sequence[Tensor]) -> Tensor:
         """0, 1, 2, ... as integers: merges by other tools left fractions or half floats here."""

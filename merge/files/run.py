@@ -9,8 +9,9 @@ from ..errors import MergeError
 from ..recipe.grammar import check_portable, parse
 from ..recipe.model import LINE_REFERENCE, Recipe
 from ..recipe.names import Folders, portable
+from .added import Added, Loras, NoLoras
 from .atomic import check_target
-from .checkpoint import Checkpoint, FileCheckpoint, metadata_of
+from .checkpoint import Checkpoint, FileCheckpoint, OpenFile, metadata_of
 from .ema import EmaSwapped
 from .merged import MergedCheckpoint
 from .metadata import RECIPE, describe
@@ -35,6 +36,7 @@ class OpenRecipe:
 
     recipe: Recipe
     files: Mapping[str, FileCheckpoint]
+    loras: Mapping[str, OpenFile]  # by the name of their pin
     result: MergedCheckpoint
 
     @property
@@ -47,17 +49,23 @@ class OpenRecipe:
 
         ``tick`` is called while files are hashed and may raise to stop.
         """
-        stand_ins = [f"{index:064x}" for index in range(len(self.files))]
-        hashes = [file.hash(tick) for file in self.files.values()] if hashed else stand_ins
-        return describe(self.recipe, self.result.line, self.first, self.files, self.result.layout, hashes)
+        names = [*self.files, *self.loras]
+        hashes = self.hashes(tick) if hashed else {name: f"{i:064x}" for i, name in enumerate(names)}
+        recipe = self.recipe.pinned({name: hashes[name] for name in self.loras})
+        of_files = [hashes[name] for name in self.files]
+        return describe(recipe, self.result.line, self.first, self.files, self.result.layout, of_files)
 
     def hashes(self, tick: Tick = lambda done: None) -> dict[str, str]:
-        """The sha256 of every source by name."""
-        return {name: file.hash(tick) for name, file in self.files.items()}
+        """The sha256 of every source by the name of its pin."""
+        return {name: file.hash(tick) for name, file in self.sources().items()}
+
+    def sources(self) -> dict[str, OpenFile]:
+        """The files of models and LoRAs, by the name of their pin."""
+        return {**self.files, **self.loras}
 
     def check_unchanged(self) -> None:
         """MergeError when a source was changed since it was opened."""
-        for file in self.files.values():
+        for file in self.sources().values():
             file.check_unchanged()
 
     def order(self) -> list[str]:
@@ -76,6 +84,7 @@ def merge_files(
     resolve: Resolve | None = None,
     line: int = -1,
     own_presets: Mapping[str, Sequence[float]] | None = None,
+    loras: Loras | None = None,
     overwrite: bool = False,
     threads: int = 0,
     chunk: int = CHUNK,
@@ -84,7 +93,7 @@ def merge_files(
     """Run a recipe and write the result of its last line (or ``line``) to ``output``.
 
     Model names are looked up in ``files`` (name or variable -> path), then by ``resolve`` alone, or else as paths and
-    in ``folders``. ``on_progress(bytes done, bytes in all)`` may raise to stop. Nothing half-written is left; a
+    in ``folders``; names of LoRAs by ``loras``. ``on_progress(bytes done, bytes in all)`` may raise to stop. Nothing half-written is left; a
     source is never overwritten, another file only with ``overwrite``; a file made by this very recipe from these
     very sources is left as it is. Raises MergeError (RecipeError,
     BlockError) with what to do about it.
@@ -104,6 +113,7 @@ def merge_files(
         resolve=resolve,
         line=line,
         own_presets=own_presets,
+        loras=loras,
         tick=waiting,
     ) as open_recipe:
         if _is_there_already(target, open_recipe, overwrite, waiting):
@@ -143,6 +153,7 @@ def opened(
     resolve: Resolve | None = None,
     line: int = -1,
     own_presets: Mapping[str, Sequence[float]] | None = None,
+    loras: Loras | None = None,
     tick: Tick = lambda done: None,
 ) -> Iterator[OpenRecipe]:
     """Open the files a line needs, check pinned hashes, and plan the line; files close at the end.
@@ -165,20 +176,26 @@ def opened(
         for name in recipe.sources():
             sources[name] = FileCheckpoint(paths[name] if name in paths else finder(name), name)
             stack.callback(sources[name].close)
+        placer = loras or NoLoras()
+        added: dict[str, OpenFile] = {}
+        for term in recipe.loras():
+            if term.pin not in added:
+                added[term.pin] = OpenFile(placer.find(term.name), term.name)
+                stack.callback(added[term.pin].close)
         for name, digest in recipe.pins:
-            if name in sources and (found := sources[name].hash(tick)) != digest:
+            source = sources.get(name) or added.get(name)
+            if source and (found := source.hash(tick)) != digest:
                 raise MergeError(
                     f"{name} is not the file this recipe was made with: its sha256 is {found[:16]}..., "
                     f"the recipe has {digest[:16]}.... Find the right file, or remove the pin line to merge anyway."
                 )
-        lines = _plan_lines(recipe, sources, own_presets)
+        lines = _plan_lines(recipe, sources, own_presets, placer)
         written_out = tuple(
-            replace(line, ratios=lines[index].written_out) if index in lines else line
-            for index, line in enumerate(recipe.lines)
+            lines[index].written_out if index in lines else line for index, line in enumerate(recipe.lines)
         )
         recipe = replace(recipe, lines=written_out)
         check_portable(recipe)
-        yield OpenRecipe(recipe, sources, lines[len(written_out) - 1])
+        yield OpenRecipe(recipe, sources, added, lines[len(written_out) - 1])
 
 
 def recipe_of(path: Path) -> tuple[Recipe, dict[str, str]]:
@@ -203,7 +220,10 @@ def _up_to(recipe: Recipe, line: int) -> Recipe:
 
 
 def _plan_lines(
-    recipe: Recipe, files: Mapping[str, FileCheckpoint], own_presets: Mapping[str, Sequence[float]] | None
+    recipe: Recipe,
+    files: Mapping[str, FileCheckpoint],
+    own_presets: Mapping[str, Sequence[float]] | None,
+    loras: Loras,
 ) -> dict[int, MergedCheckpoint]:
     """The last line as a checkpoint, and those it needs, by index."""
     bound, done = dict(recipe.variables), dict[int, MergedCheckpoint]()
@@ -215,7 +235,11 @@ def _plan_lines(
     for index in _needed(recipe):
         line = recipe.lines[index]
         vae = ingredient(line.vae) if line.vae else None
-        done[index] = MergedCheckpoint(line, [ingredient(name) for name in line.models], vae, own_presets)
+        models = [ingredient(name) for name in line.models]
+        added: list[Added] = [
+            loras.place(bound.get(term.name, term.name), term, line, models[0]) for term in line.loras
+        ]
+        done[index] = MergedCheckpoint(line, models, vae, own_presets, added)
     result = done[len(recipe.lines) - 1]
     for index, inner in done.items():
         if inner is not result:
@@ -249,7 +273,7 @@ def _is_there_already(target: Path, open_recipe: OpenRecipe, overwrite: bool, ti
     """Whether the target exists with this very recipe and these sources; MergeError when it must not be written."""
     if not target.exists():
         return False
-    for file in open_recipe.files.values():
+    for file in open_recipe.sources().values():
         if target.samefile(file.path):
             raise MergeError(f"The output {target.name} is the source {file.name}. Choose another name.")
     if overwrite:

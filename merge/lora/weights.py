@@ -134,6 +134,24 @@ def read(
     return found
 
 
+def written_out(text: str, layout: Layout, own_presets: Mapping[str, Sequence[float]]) -> str:
+    """The text for a recipe that is kept: presets of the user, which mean nothing elsewhere, as pairs."""
+    items = [item.strip() for item in text.split(",")]
+    if not set(items) & own_presets.keys():
+        return text
+    found = []
+    for item in items:
+        if item in own_presets:
+            read_ = weights.parse(item, layout, 1.0, own_presets)
+            pairs = {block: read_.of(block, 1.0) for block in layout.blocks if read_.is_named(block)}
+            found += [
+                f"{name}={weights.number_text(value)}" for name, value in (pairs | dict(read_.extra)).items()
+            ]
+        else:
+            found.append(item)
+    return ", ".join(found)
+
+
 def _parsed(body: str, layout: Layout, own: Mapping[str, Sequence[float]]) -> LoraWeights:
     """A text without forms of LoRA Block Weight."""
     parsed = weights.parse(body, layout, default=1.0, own_presets=own)

@@ -9,6 +9,7 @@ The grammar is that of bbc-mc's merge-board, read as it is, and a superset of it
     out = __O1__ + B + C, 1.0, safetensors          add difference, A the result of line 1
     out = A + B, alpha=[GRAD_V, BASE=0.2], method=slerp, elemental="OUT03:attn2:0.5", dtype=bf16
     O=test/IN00, IN_A_00=0.75, Model_A=A            a command line of mbw_each
+    mix = A + lora(style, 0.8, [IN04-IN08=0.5])     a LoRA with strength and block weights, on A or on a merge
     pin sd15.safetensors = <sha256>                 the file must have this hash
 
 A weight list is any text that block weights take (numbers, preset, name=value pairs); CLIP and VAE name the
@@ -20,9 +21,10 @@ import re
 from ...blocks.numbers import is_number
 from ..errors import MergeError
 from . import mbw_each
-from .items import check_reference, read_line
-from .model import CHOICES, LINE_REFERENCE, VARIABLE, Line, Recipe
-from .scanner import RecipeError, Span, always_quoted, quoted, without_comment
+from .items import ADDED, check_reference, read_line
+from .lora_term import is_lora, lora_text, read_lora
+from .model import CHOICES, LINE_REFERENCE, VARIABLE, Line, LoraTerm, Recipe
+from .scanner import LORA, RecipeError, Span, always_quoted, quoted, without_comment
 
 LONGEST_RECIPE, LONGEST_LINE = 1_000_000, 10_000  # characters
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -69,7 +71,7 @@ def to_text(recipe: Recipe) -> str:
     lines = [f"{name} = {quoted(file)}" for name, file in recipe.variables]
     lines += [f"{name}, {note}" for name, note in recipe.notes]
     lines += [_line_text(line) for line in recipe.lines]
-    lines += [f"pin {quoted(name)} = {digest}" for name, digest in recipe.pins]
+    lines += [f"pin {_pinned(name)} = {digest}" for name, digest in recipe.pins]
     return "\n".join(lines) + "\n"
 
 
@@ -94,6 +96,12 @@ def _pin(line: Span) -> tuple[str, str] | None:
     if not equals or not name or not _DIGEST.fullmatch(digest):
         return None
     return Span(name, name, 0).unquoted(), digest.lower()
+
+
+def _pinned(name: str) -> str:
+    """The name of a pin: that of a file, or ``lora(NAME)``."""
+    rest = name.removeprefix(LORA)
+    return name if rest != name and quoted(rest) == rest else quoted(name)
 
 
 def _is_variable(line: Span) -> bool:
@@ -130,13 +138,21 @@ def _merge_line(line: Span, earlier: int) -> Line:
     if not output.text:
         raise RecipeError("The result has no name. Write one before the =.", output)
     terms = formula.split(" + " if formula.find(" + ") else "+")
+    models: list[str] = []
+    loras: list[LoraTerm] = []
     for term in terms:
         if not term.text:
             raise RecipeError("A model name is missing.", term)
-        check_reference(term, earlier)
-    return read_line(
-        output.unquoted(), tuple(term.unquoted() for term in terms), items, line, formula, earlier
-    )
+        if is_lora(term):
+            loras.append(read_lora(term))
+        else:
+            check_reference(term, earlier)
+            models.append(term.unquoted())
+    if not models:
+        raise RecipeError(
+            "A LoRA is added to a model. Write one, as in `out = A + lora(name, 0.8)`.", formula
+        )
+    return read_line(output.unquoted(), tuple(models), tuple(loras), items, line, formula, earlier)
 
 
 def _each_line(line: Span, earlier: int) -> Line:
@@ -148,14 +164,16 @@ def _each_line(line: Span, earlier: int) -> Line:
 
 
 def _line_text(line: Line) -> str:
-    items = [f"{quoted(line.output)} = {' + '.join(map(quoted, line.models))}"]
-    for name, text in line.ratios:
+    terms = [*map(quoted, line.models), *map(lora_text, line.loras)]
+    items = [f"{quoted(line.output)} = {' + '.join(terms)}"]
+    added = bool(line.loras) and len(line.models) == 1 and (line.method, line.ratios) == ADDED
+    for name, text in () if added else line.ratios:
         if name == "alpha" and is_number(text):
             items.append(text)
         else:
             items.append(f"{name}={text}" if re.fullmatch(r"[\w.+*/-]+", text) else f"{name}=[{text}]")
     items += [f"{name}={value!r}" for name, value in line.options]
-    items.append(f"method={line.method}")
+    items += [] if added else [f"method={line.method}"]
     items += [f"elemental={always_quoted(line.elemental)}"] if line.elemental else []
     items += [f"vae={quoted(line.vae)}"] if line.vae else []
     items += [f"seed={line.seed}"] if line.seed else []

@@ -1,14 +1,16 @@
 """The items of a recipe line after its models: ratios, options of the method, settings."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...blocks.numbers import is_number, number, whole
 from ..errors import MergeError
 from ..methods import METHODS
-from .model import CHOICES, LINE_REFERENCE, Line
+from .model import CHOICES, LINE_REFERENCE, Line, LoraTerm
 from .scanner import RecipeError, Span
 
 _DEFAULT = {1: "scale", 2: "weighted_sum", 3: "add_difference"}
+ADDED = ("scale", (("alpha", "1"),))  # method and ratios of a line with one model, as it is, and LoRAs
 _FORMATS = ("safetensors", "ckpt")  # merge-board's file formats; the pack writes safetensors only
 
 
@@ -28,7 +30,13 @@ class _Found:
 
 
 def read_line(
-    output: str, models: tuple[str, ...], items: list[Span], line: Span, formula: Span, earlier: int
+    output: str,
+    models: tuple[str, ...],
+    loras: tuple[LoraTerm, ...],
+    items: list[Span],
+    line: Span,
+    formula: Span,
+    earlier: int,
 ) -> Line:
     """The line with these items; RecipeError points at the first that cannot be read."""
     found = _Found()
@@ -36,8 +44,16 @@ def read_line(
         _read(item, found, earlier)
     method = str(found.settings.pop("method", _DEFAULT.get(len(models), "average")))
     _check_count(method, len(models), formula)
+    settings: dict[str, Any] = dict(found.settings)
+    if loras and len(models) == 1 and "method" not in found.places:
+        if name := next(iter(found.numbers), None):
+            raise RecipeError(
+                f"A line with one model and LoRAs has no {name}. Write the strength in the LoRA, as in lora(name, 0.8).",
+                found.places[name][0],
+            )
+        return Line(output, models, *ADDED, loras=loras, **settings)
     ratios, options = _ratios(method, found, line), _options(method, found)
-    return Line(output, models, method, ratios, options, **found.settings)  # pyright: ignore[reportArgumentType]
+    return Line(output, models, method, ratios, options, loras=loras, **settings)
 
 
 def node_line(

@@ -18,9 +18,24 @@ VARIABLE = re.compile(r"__(?!O[0-9]+__\Z)\w+__\Z")
 
 
 @dataclass(frozen=True)
+class LoraTerm:
+    """A LoRA that a line adds: the name of its file, its strength, its block weights."""
+
+    name: str
+    strength: float = 1.0
+    weights: str = "1"
+
+    @property
+    def pin(self) -> str:
+        """The name under which a recipe keeps the hash of the file."""
+        return f"lora({self.name})"
+
+
+@dataclass(frozen=True)
 class Line:
     """One merge: ``output = models[0] + models[1] + ...`` by ``method``; the next lines may use its result.
 
+    ``loras`` are added to what the method makes of the models.
     ``ratios`` are weight texts by ratio name, ``options`` numbers of the method; every other field is one of
     ``CHOICES`` (its first value is the default), a model name (``vae``) or text.
     """
@@ -40,6 +55,7 @@ class Line:
     position_ids: str = "auto"
     extra_keys: str = "ignore"
     nan: str = "error"
+    loras: tuple[LoraTerm, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,9 +77,16 @@ class Recipe:
                     names[bound.get(name, name)] = None
         return tuple(names)
 
+    def loras(self) -> tuple[LoraTerm, ...]:
+        """The LoRAs that the lines add, with their files' names, in order of first use."""
+        bound = dict(self.variables)
+        terms = (term for line in self.lines for term in line.loras)
+        return tuple(dict.fromkeys(replace(term, name=bound.get(term.name, term.name)) for term in terms))
+
     def free(self) -> tuple[str, ...]:
         """Variables that no file is bound to yet."""
-        return tuple(name for name in self.sources() if VARIABLE.match(name))
+        names = (*self.sources(), *(term.name for term in self.loras()))
+        return tuple(dict.fromkeys(name for name in names if VARIABLE.match(name)))
 
     def bind(self, files: Mapping[str, str]) -> "Recipe":
         """The recipe with variables bound to files: ``recipe.bind({"__SD15__": "sd15.safetensors"})``."""

@@ -57,7 +57,7 @@ def is_model_file(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def match_name(name: str, known: Sequence[str]) -> str:
+def match_name(name: str, known: Sequence[str], what: str = "model") -> str:
     """The one of ``known`` that a recipe means by ``name``: equal, without suffix, or by its last part alone."""
     wanted = name.replace("\\", "/")
     stem = wanted.rsplit(" [", 1)[0] if wanted.endswith("]") else wanted  # AUTOMATIC1111 titles end in [hash]
@@ -74,7 +74,7 @@ def match_name(name: str, known: Sequence[str]) -> str:
         if hits:
             raise MergeError(f"{_short(name)} could be {' or '.join(hits[:20])}. Write the folder too.")
     listed = f" Available: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}." if known else ""
-    raise MergeError(f"There is no model called {_short(name)}.{listed}")
+    raise MergeError(f"There is no {what} called {_short(name)}.{listed}")
 
 
 def _stem(name: str, suffixes: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..errors import MergeError
 
 SHOWN = 200  # characters of a long line in an error
+LORA = "lora("  # opens a bracket where a term of a formula starts
 
 
 class RecipeError(MergeError):
@@ -61,8 +62,8 @@ class Span:
     def find(self, separator: str) -> list[int]:
         """Where the separator is outside quotes and brackets.
 
-        A quote opens only at the start of a part and a bracket only after "=", so that names such as
-        ``model [81761151]`` or ``5" mix`` stay plain text.
+        A quote opens only at the start of a part, a bracket only after "=" or ",", and ``lora(`` only at the start or after "=" or
+        "+", so that names such as ``model [81761151]``, ``5" mix`` or ``my model (v2)`` stay plain text.
         """
         places, index, seen, text = (
             [],
@@ -76,8 +77,10 @@ class Span:
                 seen == 0 or text[seen - 1] in ",=+" or (seen == 3 and text.startswith("pin"))
             ):
                 index = self._closing(index, '"')
-            elif letter == "[" and seen and text[seen - 1] == "=":
+            elif letter == "[" and seen and text[seen - 1] in "=,":
                 index = self._closing(index, "]")
+            elif text.startswith(LORA, index) and (not seen or text[seen - 1] in "=+"):
+                index = self.closing(index)
             elif text.startswith(separator, index):
                 places.append(index)
                 index += len(separator) - 1
@@ -85,6 +88,23 @@ class Span:
             if passed := text[begin:index].rstrip():
                 seen = begin + len(passed)
         return places
+
+    def closing(self, start: int) -> int:
+        """Where the bracket closes that the first ``(`` from ``start`` on opens; quotes and [] inside are skipped."""
+        text, depth, index, before = self.text, 0, self.text.index("(", start), ""
+        while index < len(text):
+            letter = text[index]
+            if letter == '"' and before in ("(", ",", "="):
+                index = self._closing(index, '"')
+            elif letter == "[" and before in (",", "="):
+                index = self._closing(index, "]")
+            elif letter in "()":
+                depth += 1 if letter == "(" else -1
+                if not depth:
+                    return index
+            before = text[index] if not text[index].isspace() else before
+            index += 1
+        raise RecipeError("There is no closing ).", self.part(start))
 
     def shown(self) -> str:
         """The text between quotes for a message, shortened."""
@@ -119,7 +139,7 @@ def without_comment(line: Span) -> Span:
 def quoted(name: str) -> str:
     """The name as a recipe writes it: quoted when its characters mean something in the grammar."""
     plain = name and name == name.strip() and not any(mark in name for mark in ',="#+[]\\')
-    if plain and not name.startswith("_"):
+    if plain and not name.startswith(("_", LORA)):
         return name
     if plain and name.startswith("__") and name.endswith("__"):
         return name
