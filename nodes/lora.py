@@ -144,8 +144,8 @@ class LoRAReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora_name, clip=None, key_map="mbw") -> io.NodeOutput:
-        image, text = host_report.lora_report(model, clip, lora_name, key_map)
-        return io.NodeOutput(image, text, ui=shown(text, image, cls=cls))
+        image, text, shares = host_report.lora_report(model, clip, lora_name, key_map)
+        return io.NodeOutput(image, text, ui=shown(text, image, change=shares, cls=cls))
 
 
 class SaveLoRA(ByBlock):

@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.lora
 import comfy.model_management
@@ -36,8 +36,16 @@ class BlockChange:
         return self.norm / self.own if self.own else 0.0
 
 
-def lora_report(model: Any, clip: Any, name: str, key_map: str = "mbw") -> tuple[torch.Tensor, str]:
-    """The change per block as IMAGE ``1 h w 3`` and as a table; can be interrupted."""
+class LoraReport(NamedTuple):
+    """The change per block as IMAGE ``1 h w 3``, as a table, and as the share of each block's own norm."""
+
+    image: torch.Tensor
+    text: str
+    shares: dict[str, float]
+
+
+def lora_report(model: Any, clip: Any, name: str, key_map: str = "mbw") -> LoraReport:
+    """How much a LoRA changes each block of a model; can be interrupted."""
     file = open_lora(name)
     placed = place(file, model, clip, key_map)
     found = measured(placed, model, clip)
@@ -50,7 +58,8 @@ def lora_report(model: Any, clip: Any, name: str, key_map: str = "mbw") -> tuple
     lines.append(f"{'all':<14}{total:>12.5g}")
     if placed.not_loaded:
         lines.append(f"{len(placed.not_loaded)} tensors were not loaded, first {placed.not_loaded[0]}.")
-    return torch.from_numpy(_image(placed, found))[None], "\n".join(lines)
+    shares = {block: found[block].share if block in found else 0.0 for block in placed.layout.blocks}
+    return LoraReport(torch.from_numpy(_image(placed, found))[None], "\n".join(lines), shares)
 
 
 def measured(placed: Placed, model: Any, clip: Any) -> dict[str, BlockChange]:

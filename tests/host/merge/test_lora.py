@@ -244,7 +244,7 @@ def test_the_report_measures_what_core_adds(folder, build):
         keys = [key for key in placed.patches if placed.blocks[key] == block]
         dense = sum(float((core[key].double() - base[key].double()).square().sum()) for key in keys) ** 0.5
         assert change.norm == pytest.approx(dense, rel=1e-5) and 0 < change.rank <= RANK
-    image, text = host_report.lora_report(model, None, "x.safetensors")
+    image, text, _ = host_report.lora_report(model, None, "x.safetensors")
     assert image.shape[-1] == 3 and "IN04" in text and layout.name in text
 
 
