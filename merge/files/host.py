@@ -14,6 +14,7 @@ from ...blocks.host import check_weights, own_presets
 from ...blocks.host import fingerprint as preset_stamps
 from ..elemental import check_selectors
 from ..errors import MergeError
+from ..lora.host import check_weights as check_lora_weights
 from ..lora.host_bake import Loras
 from ..methods import METHODS
 from ..recipe.grammar import parse, to_text
@@ -121,6 +122,8 @@ def check_recipe(text: str) -> None:
         for _, weights in line.ratios:
             check_weights(weights)
         check_selectors(line.elemental)
+        for term in line.loras:
+            check_lora_weights(term.weights)
 
 
 def to_file(recipe: Recipe | str, name: str, *, line: int = 0, overwrite: bool = False) -> Merged:
