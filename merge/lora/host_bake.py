@@ -24,8 +24,9 @@ from ..files.checkpoint import Checkpoint
 from ..recipe.lora_term import lora_text
 from ..recipe.model import Line, LoraTerm
 from ..recipe.names import match_name
-from .host import Placed, Settings, block_weights, place, report, tensor_name, weight_of
+from .host import Settings, block_weights, report, weight_of
 from .host_files import FOLDER, open_lora, stamp
+from .host_place import Placed, place, tensor_name
 from .weights import written_out
 
 META = torch.device("meta")

@@ -14,8 +14,9 @@ from ...blocks.names import NO_LAYOUT
 from ..compare.host import patched
 from ..errors import MergeError
 from .factor import error, factors, relative, truncated
-from .host import Placed, Settings, block_weights, layout_of_model, place, some, weight_of
+from .host import Settings, block_weights, some, weight_of
 from .host_files import open_lora, write
+from .host_place import Placed, layout_of_model, place
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -15,8 +15,9 @@ from ...blocks.drawing import draw_weights
 from ...blocks.weights import BlockWeights
 from ..errors import MergeError
 from . import measure
-from .host import TEXT, Placed, Settings, block_weights, module_of, place, placed_modules, weight_of
+from .host import TEXT, Settings, block_weights, weight_of
 from .host_files import open_lora, write
+from .host_place import Placed, module_of, place, placed_modules
 from .measure import Change
 from .scale import scaled
 

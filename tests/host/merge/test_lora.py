@@ -12,7 +12,7 @@ import torch
 from blockwork.blocks.keymap import block_of
 from blockwork.merge.errors import MergeError
 from blockwork.merge.live.host_incremental import IncrementalPatcher
-from blockwork.merge.lora import host, host_report
+from blockwork.merge.lora import host, host_place, host_report
 from blockwork.merge.lora.host import Settings
 from blockwork.merge.lora.host_files import open_lora
 from comfy.model_patcher import ModelPatcher
@@ -141,7 +141,7 @@ def test_blocks_by_number_and_core_at_one(folder, build, family, prefix, kind):
     nothing = ours("0")
     assert all(torch.equal(nothing[key], base[key]) for key in base)
 
-    layout = host.layout_of_model(model)
+    layout = host_place.layout_of_model(model)
     touched = {
         block_of(key if isinstance(key, str) else key[0], layout) for key in names.values()
     } & layout.index.keys()
@@ -158,7 +158,7 @@ def test_a_weight_between_equals_core_at_that_strength(folder, build):
     save_file(tensors, folder / "x.safetensors")
     half = weights_of(host.load_by_block(model, None, "x.safetensors", 0.8, 1.0, "IN04=0.5")[0])
     low, high = with_core(model, tensors, 0.4), with_core(model, tensors, 0.8)
-    layout = host.layout_of_model(model)
+    layout = host_place.layout_of_model(model)
     for key, value in half.items():
         inside = key.startswith("diffusion_model.") and block_of(key, layout) == "IN04"
         assert torch.equal(value, (low if inside else high)[key]), key
@@ -222,7 +222,7 @@ def test_only_the_moved_block_is_computed_again(folder, build):
     second = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "IN04=0.25").model
     second.partially_load(device, 1 << 40)
     switch = second.last_switch
-    inside = [key for key in second.patches if block_of(key, host.layout_of_model(model)) == "IN04"]
+    inside = [key for key in second.patches if block_of(key, host_place.layout_of_model(model)) == "IN04"]
     assert (
         switch is not None and switch.recomputed == len(inside) and switch.restored == 0 and switch.kept > 0
     )
@@ -236,10 +236,10 @@ def test_the_report_measures_what_core_adds(folder, build):
     model = build("SD15", 1)
     tensors = tensors_for(two_dimensional(model, "lora_unet_", ""), model, "lora")
     save_file(tensors, folder / "x.safetensors")
-    placed = host.place(open_lora("x.safetensors"), model)
+    placed = host_place.place(open_lora("x.safetensors"), model)
     found = host_report.measured(placed, model, None)
     base, core = weights_of(model), with_core(model, tensors, 1.0)
-    layout = host.layout_of_model(model)
+    layout = host_place.layout_of_model(model)
     for block, change in found.items():
         keys = [key for key in placed.patches if placed.blocks[key] == block]
         dense = sum(float((core[key].double() - base[key].double()).square().sum()) for key in keys) ** 0.5

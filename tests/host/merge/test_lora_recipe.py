@@ -12,7 +12,7 @@ from blockwork.merge.files.checkpoint import TensorCheckpoint
 from blockwork.merge.files.header import Entry
 from blockwork.merge.files.run import merge_files, recipe_of
 from blockwork.merge.live.host import merge_models
-from blockwork.merge.lora import host, host_bake
+from blockwork.merge.lora import host, host_bake, host_place
 from blockwork.merge.recipe.model import Line, LoraTerm
 from blockwork.tests.host.merge.test_lora import folder, tensors_for, weights_of  # noqa: F401
 from blockwork.tests.support import networks, tiny
@@ -51,7 +51,7 @@ def modules(model, prefix: str) -> dict:
         for name, key in names.items()
         if name.startswith(prefix)
         and not name.endswith((".weight", "bias"))
-        and getattr(state.get(host.tensor_name(key)), "ndim", 0) == 2
+        and getattr(state.get(host_place.tensor_name(key)), "ndim", 0) == 2
     }
 
 
