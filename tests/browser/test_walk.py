@@ -1,5 +1,6 @@
 """From the template browser to a merged picture, as someone who has never seen the pack would go."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def stocked() -> Iterator[Server]:
+def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with two small checkpoints of the names that the example asks for."""
     script = layout.ROOT / "tools" / "make_checkpoints.py"
     subprocess.run([layout.venv_bin("python"), script, layout.TESTS_BASE, "sd15_a", "sd15_b"], check=True)
-    with Server(layout.TESTS_BASE) as running:
+    paths = tmp_path_factory.mktemp("walk") / "model_paths.yaml"
+    paths.write_text(
+        json.dumps({"tests": {"checkpoints": str(layout.TESTS_BASE / "models" / "checkpoints")}})
+    )
+    with Server(  # the server tests may run beside this one, on another worker
+        layout.HOST / "browser-walk", arguments=("--cpu", "--extra-model-paths-config", str(paths))
+    ) as running:
         yield running
 
 
