@@ -40,16 +40,13 @@ def out_of_range(model, texts, samplers, scheduler, cfg, steps=4):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("cfg, steps", [(15.0, 4), (7.0, 3)])
-def test_every_sampler_and_scheduler_stays_in_range(stage, texts, scheduler, cfg, steps):
-    assert (len(SAMPLERS), len(SCHEDULERS)) == (44, 9)
+def test_every_sampler_and_scheduler_stays_in_range(stage, texts, scheduler):
     model = with_threshold(stage, IF_THRESHOLD, default=True)
     names = [name for name in SAMPLERS if name != "dpm_adaptive"]
-    assert not out_of_range(model, texts, names, scheduler, cfg, steps)
+    assert not out_of_range(model, texts, names, scheduler, cfg=15.0)
 
 
-@pytest.mark.parametrize("cfg", [15.0, 7.0])
-def test_dpm_adaptive_stays_in_range_all_the_way(stage, texts, cfg):
+def test_dpm_adaptive_stays_in_range_all_the_way(stage, texts):
     """It reads the two ends of a list alone: the run to the lowest end passes by those of all schedulers."""
     states = []
     model = with_threshold(stage, IF_THRESHOLD, default=True)
@@ -61,7 +58,7 @@ def test_dpm_adaptive_stays_in_range_all_the_way(stage, texts, cfg):
     lists = [scheduled(model, scheduler) for scheduler in SCHEDULERS]
     for first in {float(sigmas[0]) for sigmas in lists}:
         last = min(float(sigmas[-2]) for sigmas in lists if float(sigmas[0]) == first)
-        out = run(model, texts, "dpm_adaptive", torch.tensor([first, last, 0.0]), cfg)
+        out = run(model, texts, "dpm_adaptive", torch.tensor([first, last, 0.0]), cfg=15.0)
         assert out.abs().max() <= 1.5 + 5 * last
     assert len(states) > 100 and all(worst <= 1.5 + 5 * sigma for worst, sigma in states)
 

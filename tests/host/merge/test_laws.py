@@ -74,7 +74,13 @@ def assert_alike(live, plan, result: MergedCheckpoint) -> None:
     assert body(plan.report()) == body(result.report.text())
 
 
-@pytest.fixture(scope="module", params=[(layout, dtype) for layout in MODELS for dtype in FLOATS], ids=str)
+# Every layout in the usual dtype, and every dtype with a U-Net and a transformer.
+LAYOUTS_AND_DTYPES = [(layout, torch.float16) for layout in MODELS] + [
+    ("sd", torch.float32), ("flux", torch.float32), ("sdxl", torch.bfloat16), ("qwen", torch.bfloat16),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=LAYOUTS_AND_DTYPES, ids=str)
 def three(request):
     layout, dtype = request.param
     return layout, [tiny(layout, seed, dtype) for seed in (1, 2, 3)]
