@@ -43,6 +43,9 @@ from .lora import ExtractLoRA, HookLoRA, LoadLoRA, LoRAReport, MergeLoRA, SaveLo
 from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeVAE, ScaleBlocks
 from .merge_files import CompareFiles, CompareModels, MergeToFile
 from .recipes import ReadRecipe, RecipeLive, RecipeToFile, ReplayRecipe
+from .search import SearchAsk, SearchCases, SearchLoop, SearchSpace, SearchTell
+from .search_result import SearchResult
+from .search_scores import ScoreDemo, ScoreImage, ScoreSum, ScoreText
 from .sheet import ImageSheet, RatingSheet
 from .sweep import BlockSweep, SweepGrid
 
@@ -77,6 +80,17 @@ NODES: list[type[io.ComfyNode]] = [
     SweepGrid,
     ImageSheet,
     RatingSheet,
+    # Search of block weights
+    SearchSpace,
+    SearchAsk,
+    SearchTell,
+    SearchCases,
+    SearchResult,
+    ScoreText,
+    ScoreImage,
+    ScoreDemo,
+    ScoreSum,
+    SearchLoop,
     # Injection: a different prompt per block
     InjectIntoBlocks,
     InjectIntoModel,

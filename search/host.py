@@ -1,0 +1,249 @@
+"""Studies in ComfyUI: their folder, the server that runs a trial, Ask and Tell in the graph."""
+
+import os
+import platform
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import psutil
+from comfy_execution.graph_utils import ExecutionBlocker, is_link
+from comfy_execution.utils import get_executing_context
+
+from ..blocks.host import own_presets
+from ..blocks.names import Layout, layout_of
+from .errors import SearchError
+from .space import Space, parse_space
+from .storage import open_storage, optuna, read_settings
+from .study import DIRECTIONS, Row, Study, stored_space
+
+ASK, TELL = "BlockworkSearchAsk", "BlockworkSearchTell"
+TRIAL_OUTPUT = 1  # of Ask
+SCORES = ("score", "score_2", "score_3")
+MOST_STUDIES = 500  # files in the folder
+BLOCKED = ExecutionBlocker(None)  # in the place of weights: what hangs on them does not run outside the loop
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a search samples: the inputs of Ask."""
+
+    sampler: str
+    seed: int
+    trials: int
+    loop: bool
+    skip_failed: bool
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What Ask gives to Tell: a trial, or the study alone (``number`` None) where there is nothing to run or a loop does."""
+
+    study: Study
+    settings: Settings
+    number: int | None = None
+    weights: str = ""
+    started: float = 0.0
+    holdout: bool = False
+
+    def seconds(self) -> float:
+        """Since the trial was asked for."""
+        return time.monotonic() - self.started
+
+
+def studies_folder() -> Path:
+    """``user/blockwork/studies``; it need not exist."""
+    return Path(folder_paths.get_user_directory()) / "blockwork" / "studies"
+
+
+def settings_file() -> Path:
+    """``user/blockwork/search.json``, which an administrator may write; no node and no route does."""
+    return Path(folder_paths.get_user_directory()) / "blockwork" / "search.json"
+
+
+def space_of(text: str, layout: str, model: Any = None) -> Space:
+    """The space of a text for a MODEL, or for a layout by name."""
+    shape: str | Layout = layout if model is None else layout_of(model.model_state_dict("diffusion_model."))
+    return parse_space(text, shape, own_presets())
+
+
+def owner() -> str:
+    """This server process, as it is known to others."""
+    process = psutil.Process()
+    return f"{platform.node()} {process.pid} {process.create_time():.2f}"
+
+
+def alive(other: str) -> bool | None:
+    """Whether the server process ``other`` still runs; None on another computer."""
+    node, pid, started = other.rsplit(" ", 2)
+    if node != platform.node():
+        return None
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
+    except psutil.Error:
+        return False
+
+
+_running: dict[
+    str, tuple[str, list[int]]
+] = {}  # per study the prompt that runs trials here, and their numbers
+
+
+def open_study(name: str, space: Space, directions: Sequence[str]) -> Study:
+    """The study of that name, made where there is none; trials that nobody runs any more are failed."""
+    address = read_settings(settings_file())
+    folder = studies_folder()
+    optuna()
+    if (
+        not address
+        and not (folder / f"{name}.log").exists()
+        and len(list(folder.glob("*.log"))) >= MOST_STUDIES
+    ):
+        raise SearchError(
+            f"There are {MOST_STUDIES} studies in {folder.name}. Remove some, or use an existing one."
+        )
+    study = Study(open_storage(folder, name, address), name, space, directions, owner())
+    reference, numbers = _running.get(name, (None, []))
+    if reference is None or reference() is not prompt:
+        numbers = []
+        _running[name] = (weakref.ref(prompt), numbers)
+    study.release(alive, numbers)
+    return study
+
+
+def read_study(name: str) -> Study:
+    """A study that exists; SearchError where there is none of that name."""
+    storage = open_storage(studies_folder(), name, read_settings(settings_file()), must_exist=True)
+    space, directions = stored_space(storage, name)
+    return Study(storage, name, space, directions, owner())
+
+
+def ask(study: Study, settings: Settings) -> Handle | None:
+    """The next trial of the study; None where it has as many as are set, or every combination was tried."""
+    if study.done() >= settings.trials:
+        return None
+    asked = study.ask(settings.sampler, settings.seed)
+    if asked is None:
+        return None
+    _running[study.name][1].append(asked[0])
+    return Handle(study, settings, *asked, started=time.monotonic())
+
+
+def ask_several(study: Study, settings: Settings, count: int) -> list[Handle]:
+    """Up to ``count`` trials at once, fewer where the study ends."""
+    found: list[Handle] = []
+    while len(found) < min(count, settings.trials - study.done()):
+        handle = ask(study, settings)
+        if handle is None:
+            break
+        found.append(handle)
+    return found
+
+
+def unfinished(handle: Handle, holdout: int) -> bool:
+    """Whether a loop has something to run: trials, or hold-out scores of the best ones."""
+    if not handle.settings.loop:
+        return False
+    study = handle.study
+    return study.done() < handle.settings.trials or any(not row.holdout for row in study.best(holdout))
+
+
+def tell(handles: Sequence[Handle], scores: Sequence[Sequence[Any]]) -> None:
+    """Record the scores of trials: of one trial the mean of each list, of several one number or an equal part each."""
+    problems = []
+    for place, handle in enumerate(handles):
+        if handle.number is None:
+            continue
+        try:
+            means = [_mean(_part(values, place, len(handles))) for values in scores]
+            handle.study.tell(handle.number, means, handle.seconds())
+        except SearchError as error:
+            if handle.number in handle.study.open_numbers():
+                handle.study.fail(handle.number, str(error), handle.seconds())
+            problems.append(error)
+    if problems and not handles[0].settings.skip_failed:
+        raise problems[0]
+
+
+def mean_scores(scores: Sequence[Sequence[Any]]) -> list[float]:
+    """The mean of each list of scores; SearchError where one holds something else than numbers."""
+    return [_mean(values) for values in scores]
+
+
+def _part(values: Sequence[Any], place: int, count: int) -> Sequence[Any]:
+    each, left = divmod(len(values), count)
+    if left or not each:
+        raise SearchError(
+            f"{len(values)} scores are given for {count} trials. Give one score per trial, or the same number for each."
+        )
+    return values[place * each : (place + 1) * each]
+
+
+def _mean(values: Sequence[Any]) -> float:
+    numbers = [
+        float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    if len(numbers) < len(values) or not numbers:
+        found = next(
+            (type(value).__name__ for value in values if not isinstance(value, int | float)), "nothing"
+        )
+        raise SearchError(f"The score is {found}, not a number. Connect a FLOAT.")
+    return sum(numbers) / len(numbers)
+
+
+def current_prompt() -> str:
+    """The id of the prompt that runs."""
+    context = get_executing_context()
+    return context.prompt_id if context else ""
+
+
+def directions_of(prompt: Any) -> list[str]:
+    """The directions that the Tell node of the running Ask node sets; SearchError where there is not exactly one."""
+    context = get_executing_context()
+    if context is None or prompt is None:
+        raise RuntimeError("A search only runs as nodes of a ComfyUI prompt.")
+    ids = [node_id for node_id in prompt.all_node_ids() if prompt.get_node(node_id)["class_type"] == TELL]
+    mine = [prompt.get_node(i)["inputs"] for i in ids]
+    mine = [inputs for inputs in mine if inputs.get("trial") == [context.node_id, TRIAL_OUTPUT]]
+    if len(mine) != 1:
+        raise SearchError(
+            f"The trial of Search: Ask is connected to {len(mine)} Search: Tell nodes. Connect it to exactly one."
+        )
+    return directions(mine[0])
+
+
+def directions(inputs: Mapping[str, Any]) -> list[str]:
+    """The directions of the connected scores of a Tell node."""
+    found = []
+    for name in SCORES:
+        if name == SCORES[0] or is_link(inputs.get(name)):
+            choice = inputs.get(name.replace("score", "direction"), DIRECTIONS[0])
+            if choice not in DIRECTIONS:
+                raise SearchError("The direction of a score must be chosen on Search: Tell, not connected.")
+            found.append(choice)
+    return found
+
+
+def best_row(study: Study) -> Row | None:
+    """The best trial so far."""
+    return next(iter(study.best(1)), None)
+
+
+def with_weights(handle: Handle, number: int, weights: str) -> Handle:
+    """The handle of a finished trial for its hold-out scores."""
+    return replace(handle, number=number, weights=weights, holdout=True, started=time.monotonic())
+
+
+def export_csv(name: str, text: str) -> str:
+    """Save a CSV text as ``output/blockwork_search/<name>.csv``; its path below the output folder."""
+    folder = Path(folder_paths.get_output_directory()) / "blockwork_search"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.csv"
+    half = path.with_suffix(f".{os.getpid()}")
+    half.write_text(text, encoding="utf-8", newline="")
+    half.replace(path)
+    return f"{folder.name}/{path.name}"

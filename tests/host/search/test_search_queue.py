@@ -1,0 +1,257 @@
+"""Whole searches through ComfyUI's own executor: the loop, its errors, resuming, hold-out scores, one trial per run."""
+
+import json
+import math
+
+import folder_paths
+import pytest
+import torch
+from blockwork.blocks.weights import parse
+from blockwork.search import host
+from blockwork.tests.support import executor_kit as kit
+
+import nodes as core
+
+pytest.importorskip("optuna")
+
+SCORER, IMAGES, PLUS = "ScoreOfWeights", "ImageOfWeights", "PlusOne"
+CALLS: list = []
+FAULTS: dict[int, object] = {}  # call number -> what the scorer gives or raises
+
+
+class ScoreOfWeights:
+    """A score with a known optimum, IN00 = 0.3: reads the weights, and does what FAULTS says."""
+
+    RETURN_TYPES = ("FLOAT",)
+    FUNCTION = "score"
+    CATEGORY = ""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"weights": ("STRING", {"forceInput": True})},
+            "optional": {"seed": ("INT", {"forceInput": True}), "plus": ("FLOAT", {"forceInput": True})},
+        }
+
+    def score(self, weights, seed=0, plus=0.0):
+        CALLS.append((weights, seed))
+        fault = FAULTS.get(len(CALLS))
+        if isinstance(fault, BaseException):
+            raise fault
+        if fault is not None:
+            return (fault,)
+        return (plus - (parse(weights, "sd1").of("IN00", 0.0) - 0.3) ** 2 + seed,)
+
+
+class ImageOfWeights:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "draw"
+    CATEGORY = ""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"weights": ("STRING", {"forceInput": True})}}
+
+    def draw(self, weights):
+        return (torch.full((1, 8, 8, 3), 0.5),)
+
+
+class PlusOne:
+    """A slow thing outside the loop, which must run once."""
+
+    RETURN_TYPES = ("FLOAT",)
+    FUNCTION = "give"
+    CATEGORY = ""
+    calls = 0
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"text": ("STRING", {})}}
+
+    def give(self, text):
+        PlusOne.calls += 1
+        return (1.0,)
+
+
+@pytest.fixture(autouse=True)
+def things(tmp_path, monkeypatch):
+    known, user = dict(core.NODE_CLASS_MAPPINGS), folder_paths.get_user_directory()
+    kit.register()
+    mine = {SCORER: ScoreOfWeights, IMAGES: ImageOfWeights, PLUS: PlusOne}
+    core.NODE_CLASS_MAPPINGS.update(mine)
+    folder_paths.set_user_directory(str(tmp_path))
+    CALLS.clear()
+    FAULTS.clear()
+    PlusOne.calls = 0
+    yield
+    kit.KEPT.clear()
+    core.NODE_CLASS_MAPPINGS.clear()
+    core.NODE_CLASS_MAPPINGS.update(known)
+    folder_paths.set_user_directory(user)
+
+
+def prompt(space="IN00 = 0..1; M00 = 0.5", ask=None, tell=None, scorer=None, more=None):
+    inputs = {"study": "a study", "space": ["1", 0], "sampler": "random", "seed": 1, "trials": 6}
+    found = {
+        "1": {"class_type": "BlockworkSearchSpace", "inputs": {"layout": "sd1", "space": space}},
+        "2": {"class_type": "BlockworkSearchAsk", "inputs": {**inputs, **(ask or {})}},
+        "3": {"class_type": SCORER, "inputs": {"weights": ["2", 0], **(scorer or {})}},
+        "4": {
+            "class_type": "BlockworkSearchTell",
+            "inputs": {"trial": ["2", 1], "score": ["3", 0], "direction": "maximize", **(tell or {})},
+        },
+        **(more or {}),
+    }
+    for output, name in enumerate(("study", "weights", "report")):
+        found[name] = {"class_type": kit.KEEP, "inputs": {"thing": ["4", output], "name": name}}
+    return found
+
+
+def rows():
+    return host.read_study("a study").rows()
+
+
+def test_one_run_makes_all_trials_and_what_is_outside_runs_once():
+    plus = {
+        "5": {"class_type": PLUS, "inputs": {"text": "x"}},
+        "6": {"class_type": IMAGES, "inputs": {"weights": ["2", 0]}},
+    }
+    executor = kit.Executor()
+    graph = prompt(scorer={"plus": ["5", 0]}, tell={"images": ["6", 0]}, more=plus)
+    assert executor.run(graph)
+    assert PlusOne.calls == 1 and len(CALLS) == 6
+    found = rows()
+    assert [row.state for row in found] == ["complete"] * 6
+    best = max(found, key=lambda row: row.scores)
+    assert kit.KEPT["weights"] == best.weights and "6 with a score" in kit.KEPT["report"]
+    for row in found:
+        weights = parse(row.weights, "sd1")
+        assert 0 <= weights.of("IN00", -1) <= 1 and weights.of("M00", -1) == 0.5
+        assert not weights.is_named("OUT03")
+        assert row.scores[0] == pytest.approx(1 - (weights.of("IN00", 0) - 0.3) ** 2)
+    bars = [nodes["4"] for nodes in executor.progress() if "4" in nodes]
+    assert bars[-1]["max"] == 6 and bars[-1]["value"] == 6
+
+    assert kit.Executor().run(graph) and len(CALLS) == 6, "a finished study runs nothing"
+    graph["2"]["inputs"]["trials"] = 8
+    assert executor.run(graph) and len(CALLS) == 8 and len({row.weights for row in rows()}) == 8
+
+
+@pytest.mark.parametrize(
+    "fault, said", [(ValueError("no image today"), "no image today."), (math.nan, "nan"), ("text", "str")]
+)
+def test_a_trial_whose_score_fails_is_failed_with_a_sentence(fault, said):
+    FAULTS[2] = fault
+    assert kit.Executor().run(prompt())
+    found = rows()
+    assert [row.state for row in found] == ["complete", "failed", *["complete"] * 4]
+    assert said in found[1].error and found[1].error[0].isupper() and found[1].error.endswith(".")
+
+    FAULTS[len(CALLS) + 1] = fault
+    with pytest.raises(RuntimeError, match="Trial 6 failed"):
+        kit.Executor().run(prompt(ask={"on_error": "stop", "trials": 9}))
+    assert rows()[6].state == "failed" and len(rows()) == 7
+
+
+def test_a_score_that_always_fails_stops_the_run():
+    FAULTS.update(dict.fromkeys(range(1, 100), RuntimeError("out of paper")))
+    with pytest.raises(RuntimeError, match="out of paper"):
+        kit.Executor().run(prompt(ask={"trials": 50}))
+    assert len(CALLS) == 5 and all(row.error for row in rows())
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_resumes():
+    import comfy.model_management
+
+    FAULTS[4] = comfy.model_management.InterruptProcessingException()
+    assert not kit.Executor().run(prompt())
+    assert [row.state for row in rows()] == ["complete"] * 3 + ["failed"] and rows()[3].error == ""
+    assert kit.Executor().run(prompt())
+    assert sum(row.state == "complete" for row in rows()) == 6 and len(CALLS) == 7
+
+
+def test_one_trial_per_run_and_several_at_once():
+    executor = kit.Executor()
+    for count in (1, 2):
+        assert executor.run(prompt(ask={"run": "one per run"})) and len(rows()) == count
+    assert executor.run(prompt(ask={"run": "one per run", "at_once": 3}))
+    assert [row.state for row in rows()] == ["complete"] * 5
+    for row in rows():
+        assert row.scores[0] == pytest.approx(-((parse(row.weights, "sd1").of("IN00", 0) - 0.3) ** 2))
+    for _ in range(2):  # the last one, and none
+        assert executor.run(prompt(ask={"run": "one per run", "at_once": 3})) and len(rows()) == 6
+    assert kit.KEPT["study"] == "a study"
+
+
+def test_a_trial_that_its_run_left_open_is_failed():
+    FAULTS[1] = ValueError("broken")
+    with pytest.raises(RuntimeError, match="broken"):
+        kit.Executor().run(prompt(ask={"run": "one per run"}))
+    assert rows()[0].state == "running"
+    assert kit.Executor().run(prompt(ask={"run": "one per run"}))
+    assert [row.state for row in rows()] == ["failed", "complete"]
+
+
+def test_the_best_are_scored_on_seeds_the_search_never_saw():
+    cases = {
+        "5": {
+            "class_type": "BlockworkSearchCases",
+            "inputs": {"trial": ["2", 1], "prompts": "a cat", "seeds": "1, 2", "holdout_seeds": "11-14"},
+        }
+    }
+    graph = prompt(scorer={"seed": ["5", 1]}, tell={"holdout": 2}, more=cases)
+    assert kit.Executor().run(graph)
+    assert {seed for _, seed in CALLS[:12]} == {1, 2} and [seed for _, seed in CALLS[12:]] == [
+        11,
+        12,
+        13,
+        14,
+    ] * 2
+    best = host.read_study("a study").best(3)
+    assert [len(row.holdout) for row in best] == [1, 1, 0]
+    assert best[0].holdout[0] - best[0].scores[0] == pytest.approx(12.5 - 1.5)
+    assert kit.Executor().run(graph) and len(CALLS) == 20
+    graph["5"]["inputs"]["holdout_seeds"], graph["2"]["inputs"]["trials"] = "2-3", 9
+    with pytest.raises(RuntimeError, match="hold-out"):
+        kit.Executor().run(graph)
+    assert not any(row.error for row in rows()), "an error that no weights cause is not the trial's"
+
+
+def test_two_scores_and_the_result():
+    graph = prompt(
+        "IN00 = 0..1; IN01 = one 0..1",
+        ask={"trials": 12},
+        tell={"score_2": ["3", 0], "direction_2": "minimize"},
+    )
+    graph["9"] = {
+        "class_type": "BlockworkSearchResult",
+        "inputs": {"study": ["4", 0], "best": 3, "save_csv": False},
+    }
+    for output, name in enumerate(("weights", "candidates", "image", "report", "csv")):
+        graph[f"r_{name}"] = {"class_type": kit.KEEP, "inputs": {"thing": ["9", output], "name": f"r_{name}"}}
+    assert kit.Executor().run(graph)
+    assert kit.KEPT["r_csv"].count("\n") == 13 and "score_2" in kit.KEPT["r_csv"].splitlines()[0]
+    assert kit.KEPT["r_image"].ndim == 4 and 0 <= kit.KEPT["r_image"].min() and kit.KEPT["r_image"].max() <= 1
+    assert "no other beats" in kit.KEPT["r_report"] and json.dumps(kit.KEPT["r_weights"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"space": "IN00 = 0.5"}, "no free weight"),
+        ({"ask": {"study": "../x"}}, "not a valid name"),
+        ({"ask": {"study": "postgresql://host/x"}}, "not a valid name"),
+        ({"tell": {"holdout": 2}}, "Prompts and Seeds"),
+        ({"ask": {"sampler": "CMA-ES"}, "tell": {"score_2": ["3", 0]}}, "CMA-ES optimises one score"),
+    ],
+)
+def test_what_cannot_run_says_so(change, message):
+    with pytest.raises(RuntimeError, match=message):
+        kit.Executor().run(prompt(**change))
+    assert CALLS == []
+
+
+def test_another_space_needs_another_name():
+    assert kit.Executor().run(prompt(ask={"trials": 2}))
+    with pytest.raises(RuntimeError, match="another search space"):
+        kit.Executor().run(prompt("IN00 = 0..2"))
