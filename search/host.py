@@ -88,13 +88,15 @@ def alive(other: str) -> bool | None:
         return False
 
 
-_running: dict[
-    str, tuple[str, list[int]]
-] = {}  # per study the prompt that runs trials here, and their numbers
+# Per study a weak reference to the prompt that runs trials here, and the numbers of these trials.
+_running: dict[str, tuple[Any, list[int]]] = {}
 
 
-def open_study(name: str, space: Space, directions: Sequence[str]) -> Study:
-    """The study of that name, made where there is none; trials that nobody runs any more are failed."""
+def open_study(name: str, space: Space, directions: Sequence[str], prompt: Any) -> Study:
+    """The study of that name, made where there is none; trials that nobody runs any more are failed.
+
+    ``prompt`` is core's DynamicPrompt: what another prompt of this server left open is failed too.
+    """
     address = read_settings(settings_file())
     folder = studies_folder()
     optuna()
@@ -107,11 +109,9 @@ def open_study(name: str, space: Space, directions: Sequence[str]) -> Study:
             f"There are {MOST_STUDIES} studies in {folder.name}. Remove some, or use an existing one."
         )
     study = Study(open_storage(folder, name, address), name, space, directions, owner())
-    reference, numbers = _running.get(name, (None, []))
-    if reference is None or reference() is not prompt:
-        numbers = []
-        _running[name] = (weakref.ref(prompt), numbers)
-    study.release(alive, numbers)
+    if name not in _running or _running[name][0]() is not prompt:
+        _running[name] = (weakref.ref(prompt), [])
+    study.release(alive, _running[name][1])
     return study
 
 
