@@ -1,0 +1,79 @@
+"""Searches on real servers: the template on the demo models, and two servers on one study of which one is killed."""
+
+import csv
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from refhost.client import Client
+from refhost.server import Server
+
+pytest.importorskip("optuna")
+PACK = Path(__file__).parent / "search_pack"
+
+
+def test_the_template_searches_the_demo_models_and_resumes(client, example):
+    prompt = example("search_demo")
+    prompt["4"]["inputs"] |= {"study": f"template {time.time_ns()}", "trials": 3}
+    prompt["5"]["inputs"] |= {
+        "prompts": "a red circle",
+        "holdout_prompts": "a blue ring",
+        "holdout_seeds": "11",
+    }
+    prompt["15"]["inputs"]["holdout"] = 1
+    prompt["22"]["inputs"]["steps"] = 1
+    entry = client.run(prompt)
+    assert "3 with a score, 0 failed" in client.texts(entry)["16"][0]
+    assert "on other seeds and prompts" in client.texts(entry)["16"][0] and len(client.images(entry)) >= 2
+    prompt["4"]["inputs"]["trials"] = 4
+    assert "4 with a score, 0 failed" in client.texts(client.run(prompt))["16"][0]
+
+
+def search(trials: int) -> dict:
+    """A search that needs no model."""
+    ask = {"study": "shared", "space": ["1", 0], "sampler": "random", "seed": 1, "trials": trials}
+    return {
+        "1": {
+            "class_type": "BlockworkSearchSpace",
+            "inputs": {"layout": "sd1", "space": "IN00-IN01 = 0..1 by 0.05"},
+        },
+        "2": {"class_type": "BlockworkSearchAsk", "inputs": ask},
+        "3": {"class_type": "ScoreOfWeights", "inputs": {"weights": ["2", 0], "seconds": 0.1}},
+        "4": {
+            "class_type": "BlockworkSearchTell",
+            "inputs": {"trial": ["2", 1], "score": ["3", 0], "direction": "maximize"},
+        },
+        "5": {"class_type": "BlockworkSearchResult", "inputs": {"study": ["4", 0], "save_csv": True}},
+    }
+
+
+def test_two_servers_share_a_study_and_one_is_killed(tmp_path):
+    """All trials are recorded once; the killed server loses only the trial that it ran."""
+    journal = tmp_path / "share" / "studies.log"
+    bases = [tmp_path / "one", tmp_path / "two"]
+    for base in bases:
+        (base / "user" / "blockwork").mkdir(parents=True)
+        (base / "user" / "blockwork" / "search.json").write_text(
+            json.dumps({"storage": f"journal:{journal}"})
+        )
+    packs = {"search_pack": PACK}
+    with Server(bases[0], packs=packs) as one, Server(bases[1], packs=packs) as two:
+        first, second = Client(one.url), Client(two.url)
+        first.queue(search(40))
+        waiting = second.queue(search(40))
+        while not journal.exists() or journal.read_text().count('"state":1') < 12:
+            time.sleep(0.05)
+        os.kill(one.pid, signal.SIGKILL)
+        second.wait(waiting)
+        second.run(search(42))  # what the killed server left open is failed, and the search goes on
+        table = (bases[1] / "output" / "blockwork_search" / "shared.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(table)))
+    complete = [row for row in rows if row["state"] == "complete"]
+    assert 42 <= len(complete) <= 43 and len({row["weights"] for row in complete}) == len(complete)
+    assert [row["state"] for row in rows if row["state"] != "complete"] in ([], ["failed"])
+    assert all(float(row["score"]) == len(row["weights"]) for row in complete)
+    assert not (bases[0] / "user" / "blockwork" / "studies").exists()
