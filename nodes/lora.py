@@ -21,9 +21,11 @@ def _file():
     return io.Combo.Input("lora_name", options=folder_paths.get_filename_list(FOLDER), tooltip="The LoRA file. All types and namings that ComfyUI reads work.")  # fmt: skip
 
 
-def _model(tooltip: str):
+def _model(tooltip: str, optional: bool = False):
+    if optional:
+        tooltip += " Without it the blocks are those that the names in the file tell."
     return [
-        io.Model.Input("model", tooltip=tooltip),
+        io.Model.Input("model", optional=optional, tooltip=tooltip),
         io.Clip.Input("clip", optional=True, tooltip="The text encoder. Without it the text-encoder part of the LoRA is not used."),
     ]  # fmt: skip
 
@@ -131,7 +133,7 @@ class LoRAReport(io.ComfyNode):
             description="Shows how much a LoRA changes each block: exact norm of the change, its share of the model's own norm, and the effective rank, as an image and a table.",
             search_aliases=["lora analysis", "lora block norm", "which blocks does a lora change", "lora rank"],
             is_output_node=True,
-            inputs=[*_model("The model that the LoRA is for."), _file(), key_map_input()],
+            inputs=[*_model("The model that the LoRA is for.", optional=True), _file(), key_map_input()],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="Blocks in the shape of the model; the longest bar is the block with the largest share."),
                 io.String.Output("report", display_name="report", tooltip="Per block: norm of the change, share of the model's norm, effective rank, patches."),
@@ -143,7 +145,7 @@ class LoRAReport(io.ComfyNode):
         return stamp(lora_name) if lora_name else ""
 
     @classmethod
-    def execute(cls, model, lora_name, clip=None, key_map="mbw") -> io.NodeOutput:
+    def execute(cls, lora_name, model=None, clip=None, key_map="mbw") -> io.NodeOutput:
         image, text, shares = host_report.lora_report(model, clip, lora_name, key_map)
         return io.NodeOutput(image, text, ui=shown(text, image, change=shares, cls=cls))
 
@@ -161,7 +163,7 @@ class SaveLoRA(ByBlock):
             search_aliases=["bake lora blocks", "lora block weight save", "resize lora", "LBW save"],
             is_output_node=True,
             inputs=[
-                *_model("The model that the LoRA is for. It gives the names of the layers and is not changed."),
+                *_model("The model that the LoRA is for. It gives the names of the layers and is not changed.", optional=True),
                 _file(),
                 io.String.Input("filename_prefix", default="loras/by_block", tooltip="Name of the file below the output folder; loaders list files in output/loras. A number is added."),
                 *_weights(),
@@ -173,7 +175,9 @@ class SaveLoRA(ByBlock):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, lora_name, filename_prefix, clip=None, weights="1", **settings) -> io.NodeOutput:
+    def execute(
+        cls, lora_name, filename_prefix, model=None, clip=None, weights="1", **settings
+    ) -> io.NodeOutput:
         path, text = host_report.save_by_block(
             model, clip, lora_name, filename_prefix, weights, Settings(**settings)
         )
@@ -232,11 +236,11 @@ class MergeLoRA(io.ComfyNode):
             node_id="BlockworkMergeLoRA",
             display_name="Merge LoRAs by Block",
             category=CATEGORY,
-            description="Saves the sum of two LoRAs as one LoRA, each with its own weight per block. Exact (ranks add), or reduced to a rank. Files of different naming can be mixed.",
+            description="Saves the sum of two LoRAs as one LoRA, each with its own weight per block. Exact (ranks add), or reduced to a rank. With a model, files of different naming can be mixed.",
             search_aliases=["lora merge", "combine loras", "add loras", "lora resize"],
             is_output_node=True,
             inputs=[
-                *_model("The model that both LoRAs are for. It gives the names of the layers and is not changed."),
+                *_model("The model that both LoRAs are for. It gives the names of the layers and is not changed.", optional=True),
                 io.Combo.Input("lora_a", options=folder_paths.get_filename_list(FOLDER), tooltip="The first LoRA file."),
                 io.Combo.Input("lora_b", options=folder_paths.get_filename_list(FOLDER), tooltip="The second LoRA file."),
                 io.String.Input("filename_prefix", default="loras/merged", tooltip="Name of the file below the output folder; a number is added."),
@@ -259,7 +263,7 @@ class MergeLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, lora_a, lora_b, filename_prefix, clip=None, rank=0, dtype="fp16", key_map="mbw", weights_b="1",
+        cls, lora_a, lora_b, filename_prefix, model=None, clip=None, rank=0, dtype="fp16", key_map="mbw", weights_b="1",
         weights="1",
     ) -> io.NodeOutput:  # fmt: skip
         path, text = host_extract.merge_loras(

@@ -1,6 +1,7 @@
 """Making LoRA files: from the difference of two models, and from two LoRAs."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,10 @@ def merge_loras(
     differences: dict[Any, torch.Tensor] = {}
     modules: dict[Any, str] = {}
     notes: list[str] = []
+    namings: list[Mapping[str, str]] = []
     for name, text in zip(names, texts, strict=True):
         placed = place(open_lora(name), model, clip, settings.key_map)
+        namings.append(placed.naming or {})
         weights, elemental = block_weights(placed, text, settings)
         if placed.not_loaded:
             notes.append(
@@ -139,6 +142,7 @@ def merge_loras(
             up, down, alpha = values[:3]
             scale = weight * (1.0 if alpha is None else alpha / down.shape[0])
             parts[key].append((up.float().flatten(1) * scale, down.float().flatten(1)))
+    _check_naming(names, namings)
     out: dict[str, torch.Tensor] = {}
     for key, found in parts.items():
         up, down = torch.cat([u for u, _ in found], 1), torch.cat([d for _, d in found], 0)
@@ -165,6 +169,17 @@ def merge_loras(
     ranks = [tensor.shape[0] for name, tensor in out.items() if name.endswith(".lora_down.weight")]
     layers = f"{path.name}: {len(parts.keys() | differences.keys())} layers, rank {min(ranks, default=0)} to {max(ranks, default=0)}."
     return path, "\n".join([layers, *notes])
+
+
+def _check_naming(names: tuple[str, str], namings: Sequence[Mapping[str, str]]) -> None:
+    """MergeError where two files name the same layers in other ways, which only a model can match."""
+    first, second = namings
+    if bool(first) != bool(second) or any(first[row] != second[row] for row in first.keys() & second.keys()):
+        ways = " and ".join(next(iter(naming.values()), "other names") for naming in namings)
+        raise MergeError(
+            f"{names[0]} and {names[1]} name their layers in different ways ({ways}). Without a model, files of one naming are "
+            "expected. Connect the model that both LoRAs are for."
+        )
 
 
 def _generic_first(placed: Placed):

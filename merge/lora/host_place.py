@@ -16,6 +16,7 @@ from ...blocks.keys import MODEL
 from ...blocks.names import NO_LAYOUT, BlockError, Layout, layout_of
 from ..errors import MergeError
 from .host_files import LoraFile, unreadable
+from .names import TEXTS, own_names
 from .shapes import fits
 
 
@@ -29,6 +30,7 @@ class Placed:
     blocks: dict[Any, str | None]  # None: text encoder, or in no block
     is_text: dict[Any, bool]
     not_loaded: list[str] = field(default_factory=list)
+    naming: Mapping[str, str] | None = None  # how the file writes its blocks, where no model gives the names
 
     @property
     def untouched(self) -> list[str]:
@@ -38,16 +40,18 @@ class Placed:
 
 
 def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") -> Placed:
-    """Read the patches of a file for a MODEL and an optional CLIP; MergeError when nothing fits."""
+    """Read the patches of a file for a MODEL and an optional CLIP; MergeError when nothing fits.
+
+    Without a MODEL the layers and blocks are those that the file's own names tell.
+    """
+    if model is None:
+        return _by_own_names(file, key_map)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     of_model = set(names.values())
     if clip is not None:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
     known = model.model_state_dict() | (clip.patcher.model_state_dict() if clip is not None else {})
-    try:
-        found = comfy.lora.load_lora(file.tensors, names, log_missing=False)
-    except Exception as error:  # a layer without its other half, an alpha that is not one number
-        raise unreadable(file.name, error) from error
+    found = load(file, names)
     there = {key: patch for key, patch in found.items() if (key if isinstance(key, str) else key[0]) in known}
     patches = {key: patch for key, patch in there.items() if _fits(patch, key, known)}
     if not patches:
@@ -68,6 +72,33 @@ def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") ->
     missing += [str(key) for key in found if key not in there]
     missing += [f"{tensor_name(key)} (another shape)" for key in there if key not in patches]
     return Placed(layout, names, patches, blocks, {key: not inside[key] for key in patches}, missing)
+
+
+def _by_own_names(file: LoraFile, key_map: str) -> Placed:
+    own = own_names(file.tensors)
+    patches = load(file, own.keys)
+    texts = {own.keys[module] for module in own.texts}
+    if (not own.has_blocks and not patches.keys() <= texts) or not patches:
+        example = next((name for name in file.tensors if not name.startswith(TEXTS)), "no tensors")
+        raise MergeError(
+            f"The names in {file.name} do not tell the blocks of its layers (first name: {example}). Without a model, names "
+            "with the numbers of known blocks are expected. Connect the model that the LoRA is for."
+        )
+    is_text = {key: key in texts for key in patches}
+    blocks = {
+        key: None if is_text[key] or not own.has_blocks else block_of(key, own.layout, key_map)
+        for key in patches
+    }
+    missing = [name for name in file.tensors if module_of(name, own.keys) is None]
+    return Placed(own.layout, dict(own.keys), patches, blocks, is_text, missing, own.naming)
+
+
+def load(file: LoraFile, names: Mapping[str, Any]) -> dict[Any, Any]:
+    """Core's patches for the layers of these names."""
+    try:
+        return comfy.lora.load_lora(file.tensors, names, log_missing=False)
+    except Exception as error:  # a layer without its other half, an alpha that is not one number
+        raise unreadable(file.name, error) from error
 
 
 def tensor_name(key: Any) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from ..errors import MergeError
 from . import measure
 from .host import TEXT, Settings, block_weights, weight_of
 from .host_files import open_lora, write
-from .host_place import Placed, module_of, place, placed_modules
+from .host_place import Placed, module_of, place, placed_modules, tensor_name
 from .measure import Change
 from .scale import scaled
 
@@ -38,11 +39,11 @@ class BlockChange:
 
 
 class LoraReport(NamedTuple):
-    """The change per block as IMAGE ``1 h w 3``, as a table, and as the share of each block's own norm."""
+    """The change per block as IMAGE ``1 h w 3``, as a table, and per block its share (its norm without a model)."""
 
     image: torch.Tensor
     text: str
-    shares: dict[str, float]
+    sizes: dict[str, float]
 
 
 def lora_report(model: Any, clip: Any, name: str, key_map: str = "mbw") -> LoraReport:
@@ -54,13 +55,16 @@ def lora_report(model: Any, clip: Any, name: str, key_map: str = "mbw") -> LoraR
     lines.append(f"{'block':<14}{'|change|':>12}{'share':>10}{'eff. rank':>11}{'patches':>9}")
     for block, change in found.items():
         rank = "-" if change.rank is None else f"{change.rank:.1f}"
-        lines.append(f"{block:<14}{change.norm:>12.5g}{change.share:>10.4%}{rank:>11}{change.tensors:>9}")
+        share = f"{change.share:.4%}" if change.own else "-"
+        lines.append(f"{block:<14}{change.norm:>12.5g}{share:>10}{rank:>11}{change.tensors:>9}")
     total = math.sqrt(sum(change.norm**2 for change in found.values()))
     lines.append(f"{'all':<14}{total:>12.5g}")
     if placed.not_loaded:
         lines.append(f"{len(placed.not_loaded)} tensors were not loaded, first {placed.not_loaded[0]}.")
-    shares = {block: found[block].share if block in found else 0.0 for block in placed.layout.blocks}
-    return LoraReport(torch.from_numpy(_image(placed, found))[None], "\n".join(lines), shares)
+    sizes = dict.fromkeys(placed.layout.blocks, 0.0)
+    for block in sizes.keys() & found.keys():
+        sizes[block] = found[block].norm if model is None else found[block].share
+    return LoraReport(torch.from_numpy(_image(placed, sizes))[None], "\n".join(lines), sizes)
 
 
 def measured(placed: Placed, model: Any, clip: Any) -> dict[str, BlockChange]:
@@ -73,11 +77,11 @@ def measured(placed: Placed, model: Any, clip: Any) -> dict[str, BlockChange]:
     for key, patch in placed.patches.items():
         comfy.model_management.throw_exception_if_processing_interrupted()
         block = TEXT if placed.is_text[key] else placed.blocks[key] or "no block"
-        patcher = clip.patcher if placed.is_text[key] else model
-        weight = _own(patcher, key)
+        patcher = model if not placed.is_text[key] or model is None else clip.patcher
+        weight = _own(patcher, key) if model is not None else None
         change = _change(patch, key, weight)
         squares[block] += change.norm**2
-        owns[block] += float(weight.double().square().sum())
+        owns[block] += float(weight.double().square().sum()) if weight is not None else 0.0
         counts[block] += 1
         if change.rank is not None:
             ranks[block].append(change.rank)
@@ -106,8 +110,8 @@ def _own(patcher: Any, key: Any) -> torch.Tensor:
     return weight
 
 
-def _change(patch: Any, key: Any, weight: torch.Tensor) -> Change:
-    """A patch's change: from small factors where its type allows, else from the dense product."""
+def _change(patch: Any, key: Any, weight: torch.Tensor | None) -> Change:
+    """A patch's change: from small factors where its type allows, else from the dense product with the weight."""
     kind: str | None = getattr(patch, "name", None)
     values: Any = getattr(patch, "weights", ())
     if kind == "lora" and values[3] is None and values[4] is None and values[5] is None:
@@ -124,16 +128,19 @@ def _change(patch: Any, key: Any, weight: torch.Tensor) -> Change:
         return measure.kronecker(first, second, scale)
     if isinstance(patch, tuple) and patch[0] == "diff":
         return measure.dense(patch[1][0])
+    if weight is None:
+        raise MergeError(
+            f"The change of {tensor_name(key)} is of type {kind or type(patch).__name__} and depends on the model's weight. "
+            "The report needs that weight. Connect the model that the LoRA is for."
+        )
     after = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.clone(), str(key))
     return measure.dense(after.double() - weight.double())
 
 
-def _image(placed: Placed, found: dict[str, BlockChange]) -> Any:
-    """Bars in the shape of the model: each block's share of the largest change per block."""
-    largest = (
-        max((found[block].share for block in placed.layout.blocks if block in found), default=0.0) or 1.0
-    )
-    values = tuple(found[block].share / largest if block in found else 0.0 for block in placed.layout.blocks)
+def _image(placed: Placed, sizes: Mapping[str, float]) -> Any:
+    """Bars in the shape of the model: the change of each block as a share of the largest."""
+    largest = max(sizes.values(), default=0.0) or 1.0
+    values = tuple(sizes[block] / largest for block in placed.layout.blocks)
     return draw_weights(BlockWeights(placed.layout, values))
 
 
