@@ -19,7 +19,7 @@ def _recipe_input():
         "recipe",
         default=EXAMPLE,
         multiline=True,
-        tooltip="Lines such as `out = A + B, 0.5` or `out = A + B + C, 1.0, fp16`; __O1__ is the result of the first line. Reads merge-board recipes and mbw_each command lines as they are.",
+        tooltip="Lines such as `out = A + B, 0.5` or `out = A + B + C, 1.0, fp16`; __O1__ is the result of the first line. `A + lora(name, 0.8, [weights])` adds a LoRA. Reads merge-board recipes and mbw_each command lines as they are.",
     )
 
 

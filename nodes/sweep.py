@@ -3,12 +3,15 @@
 from typing import Any
 
 import comfy.samplers
+import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..blocks.names import as_layout
+from ..merge.lora import host as host_lora
+from ..merge.lora.host_files import FOLDER, stamp
 from ..study import host as host_sweep
-from ..study.graph import DEFAULTS, check, sweep_graph
+from ..study.graph import DEFAULTS, LORA_MODES, LORA_RATIOS, NO_LORA, SCALE, check, sweep_graph
 from ..study.host_page import save_page
 from ..study.image import by_cell, draw_plot, draw_sweep, measure, report
 from ..study.page import sweep_page
@@ -51,8 +54,8 @@ class BlockSweep(io.ComfyNode):
             node_id="BlockworkBlockSweep",
             display_name="Block Sweep",
             category=CATEGORY,
-            description="Changes one block at a time (scales it, or takes it from a second model), samples each change with the same seeds, and shows all images in the shape of the model. Use it to see what each block does. No model is written to disk. A stopped sweep resumes.",
-            search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger", "skip block", "bypass block", "layer skip"],
+            description="Changes one block at a time (scales it, takes it from a second model, or changes it in a LoRA), samples each change with the same seeds, and shows all images in the shape of the model. Use it to see what each block does. No model is written to disk. A stopped sweep resumes.",
+            search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger", "skip block", "bypass block", "layer skip", "lora block sweep", "effective block analyzer"],
             enable_expand=True,
             hidden=[io.Hidden.dynprompt],
             inputs=[
@@ -77,9 +80,16 @@ class BlockSweep(io.ComfyNode):
                 key_map_input(),
                 io.String.Input("share_a", default="", optional=True, advanced=True, tooltip="With model_b: the share of A in the swept block (M_A). Empty keeps one minus the share of B."),
                 _page(),
+                io.Combo.Input("lora_name", options=[NO_LORA, *folder_paths.get_filename_list(FOLDER)], default=NO_LORA, optional=True, tooltip="Choose a LoRA to study its blocks instead of the model's. ALL then means the blocks that the LoRA changes."),
+                io.Combo.Input("lora_mode", options=list(LORA_MODES), default=SCALE, optional=True, tooltip="With lora_name: scale multiplies one block of the LoRA by the ratios, mute switches one block off, solo uses one block alone. The reference is the whole LoRA for scale and mute, the model without it for solo. Mute and solo do not use ratios."),
+                io.Float.Input("lora_strength", default=1.0, min=-100.0, max=100.0, step=0.01, optional=True, tooltip="With lora_name: the strength of the LoRA for the diffusion model. Prompts are encoded outside, so the text encoder is not changed."),
             ],
             outputs=_outputs(),
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=NO_LORA, **_):
+        return "" if lora_name == NO_LORA else stamp(lora_name)
 
     @classmethod
     def validate_inputs(cls, seeds=None, ratios=None, blocks="ALL", share_a=""):
@@ -88,14 +98,20 @@ class BlockSweep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, seeds, ratios, blocks, **settings) -> io.NodeOutput:
+    def execute(
+        cls, model, seeds, ratios, blocks, key_map="mbw", lora_name=NO_LORA, lora_mode=SCALE, **settings
+    ) -> io.NodeOutput:
+        if lora_name != NO_LORA:
+            ratios = ratios if lora_mode == SCALE else LORA_RATIOS[lora_mode]
+            if blocks.strip().upper() == "ALL":
+                blocks = ", ".join(host_lora.touched(model, lora_name, key_map))
         sweep = parse_sweep(host_sweep.layout_of_model(model), blocks, ratios, seeds)
         host_sweep.check_bypass(model, sweep)
         links = host_sweep.own_links(cls.hidden.dynprompt)
         widgets = {name: value for name, value in settings.items() if name not in SOCKETS}
         inputs = (
             DEFAULTS
-            | {"ratios": ratios}
+            | {"ratios": ratios, "key_map": key_map, "lora_name": lora_name, "lora_mode": lora_mode}
             | widgets
             | {name: link for name, link in links.items() if name in SOCKETS}
         )

@@ -19,7 +19,12 @@ GRID = "BlockworkSweepGrid"
 DEFAULTS = {
     "seeds": "1, 2, 3, 4", "steps": 20, "cfg": 7.0, "sampler_name": "euler_ancestral", "scheduler": "normal",
     "denoise": 1.0, "ratios": "0.75", "blocks": "ALL", "cell_size": 128, "key_map": "mbw", "share_a": "", "page": "",
+    "lora_name": "none", "lora_mode": "scale", "lora_strength": 1.0,
 }  # fmt: skip
+NO_LORA = "none"
+# How a cell changes the LoRA's block: by its ratio, off with the others on, on with the others off.
+SCALE, MUTE, SOLO = LORA_MODES = ("scale", "mute", "solo")
+LORA_RATIOS = {MUTE: "0", SOLO: "1"}  # instead of the node's
 LIST_SIZE = 10  # inputs of one of core's CreateList nodes
 
 
@@ -33,7 +38,7 @@ def cell_nodes(
     """
     graph: Graph = {}
     model = inputs["model"]
-    if cell.block:
+    if cell.block or (has_lora(inputs) and inputs["lora_mode"] != SOLO):
         model = [f"{prefix}{cell.name}", 0]
         graph[model[0]] = _merge(cell, inputs)
     pictures = []
@@ -44,6 +49,11 @@ def cell_nodes(
         graph[f"{stem}_decode"] = {"class_type": "VAEDecode", "inputs": decode}
         pictures.append([f"{stem}_decode", 0])
     return graph, pictures
+
+
+def has_lora(inputs: Mapping[str, Any]) -> bool:
+    """Whether the blocks of a LoRA are swept, and not those of the model."""
+    return inputs.get("lora_name", NO_LORA) != NO_LORA
 
 
 def sweep_graph(sweep: Sweep, inputs: Mapping[str, Any], prefix: str) -> tuple[Graph, list[Link]]:
@@ -71,9 +81,21 @@ def check(inputs: Mapping[str, Any]) -> None:
         )
     if inputs["share_a"].strip() and inputs.get("model_b") is None:
         raise BlockError("share_a needs a second model. Connect model_b, or leave share_a empty.")
+    if not has_lora(inputs):
+        return
+    if inputs.get("model_b") is not None:
+        raise BlockError(
+            "A sweep changes the blocks of a LoRA or swaps those of two models. Disconnect model_b, or set lora_name to none."
+        )
+    if OFF in map(str.strip, inputs["ratios"].lower().split(",")):
+        raise BlockError(
+            f"The ratio {OFF} bypasses blocks of the model. Use the ratio 0 for the blocks of a LoRA."
+        )
 
 
 def _merge(cell: Cell, inputs: Mapping[str, Any]) -> Node:
+    if has_lora(inputs):
+        return _lora(cell, inputs)
     common = {"weights": cell.label, "key_map": inputs["key_map"]}
     if inputs.get("model_b") is None:
         return {"class_type": "BlockworkScaleBlocks", "inputs": {"model": inputs["model"], **common}}
@@ -81,6 +103,14 @@ def _merge(cell: Cell, inputs: Mapping[str, Any]) -> Node:
     if inputs["share_a"].strip():
         models["weights_a"] = f"{cell.block}={inputs['share_a'].strip()}"
     return {"class_type": "BlockworkMergeModels", "inputs": {**models, **common}}
+
+
+def _lora(cell: Cell, inputs: Mapping[str, Any]) -> Node:
+    alone = inputs["lora_mode"] == SOLO
+    weights = (f"0, {cell.label}" if alone else cell.label) if cell.block else "1"
+    names = {"lora_name": inputs["lora_name"], "strength_model": inputs["lora_strength"]}
+    found = {"model": inputs["model"], **names, "key_map": inputs["key_map"], "weights": weights}
+    return {"class_type": "BlockworkLoadLoRA", "inputs": found}
 
 
 def sampler_node(model: Link, seed: int, inputs: Mapping[str, Any]) -> Node:
@@ -99,7 +129,9 @@ def _grid(sweep: Sweep, inputs: Mapping[str, Any], images: Link) -> Node:
     settings = {
         "images": images,
         **sweep.texts(),
-        "title": sweep.title(two),
+        "title": sweep.title(
+            two, inputs["lora_name"] if has_lora(inputs) else "", inputs.get("lora_mode", SCALE)
+        ),
         "cell_size": inputs["cell_size"],
     }
     if inputs.get("page"):

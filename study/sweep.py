@@ -59,12 +59,14 @@ class Sweep:
             "seeds": ", ".join(map(str, self.seeds)),
         }
 
-    def title(self, two_models: bool) -> str:
-        """One line that says how the blocks were changed."""
+    def title(self, two_models: bool, lora: str = "", mode: str = "scale") -> str:
+        """One line that says how the blocks were changed, of models or of a LoRA."""
         many = len(self.blocks) > 1
         ratios = ", ".join(map(_text, self.ratios))
         what = "each block" if many else self.blocks[0]
         done = f"{ratios} of B" if two_models else f"x {ratios}"
+        if lora:
+            done = f"of {lora} {done if mode == 'scale' else mode}"
         return f"{what} {done}, seeds {', '.join(map(str, self.seeds))}"
 
 

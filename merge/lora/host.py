@@ -121,6 +121,18 @@ def load_by_block(
     return Loaded(loaded, loaded_clip, report(file, placed, found, weights, elemental), placed.untouched)
 
 
+def touched(model: Any, name: str, key_map: str = "mbw") -> list[str]:
+    """The blocks of a MODEL that a LoRA changes; MergeError where there are none."""
+    placed = place(open_lora(name), model, None, key_map)
+    untouched = set(placed.untouched)
+    found = [block for block in placed.layout.blocks if block not in untouched]
+    if not found:
+        raise MergeError(
+            f"{name} changes no numbered block of this model. A LoRA with blocks to study is expected. Use another LoRA."
+        )
+    return found
+
+
 def hook_by_block(
     model: Any,
     clip: Any,

@@ -3,7 +3,9 @@
 import subprocess
 
 import pytest
+import torch
 from refhost import layout
+from safetensors.torch import save_file
 
 MAKE = """
 import sys
@@ -75,3 +77,25 @@ def test_template_of_a_family_merges(client, example, small, name):
     assert len(reports) == (2 if name == "merge_wan22" else 1)
     for report in reports:
         assert "tensors merged" in texts[report][0] and " B" in texts[report][0]
+
+
+def test_template_of_a_lora_on_a_transformer(client, example, small):
+    tensors = {}
+    for block in (3, 25):
+        name = f"diffusion_model.blocks.{block}.self_attn.q"
+        tensors |= {f"{name}.lora_A.weight": torch.ones(1, 128), f"{name}.lora_B.weight": torch.ones(128, 1)}
+    path = layout.TESTS_BASE / "models" / "loras" / "tiny_wan_lora.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    prompt = {key: node for key, node in example("lora_z_image").items() if key in "1234"}
+    prompt["1"]["inputs"]["unet_name"] = "tiny_wan_a.safetensors"
+    prompt["2"]["inputs"]["lora_name"] = prompt["4"]["inputs"]["lora_name"] = path.name
+    entry = client.run(prompt)
+    report = client.texts(entry)["3"][0]
+    assert "B03          x 0.3  (1 patches)" in report and "B25          x 0.8  (1 patches)" in report
+    assert "does not change 38 blocks: B00" in report
+    assert entry["outputs"]["2"]["blockwork_untouched"][0] == [
+        f"B{i:02}" for i in range(40) if i not in (3, 25)
+    ]
+    change = entry["outputs"]["4"]["blockwork_change"][0]
+    assert {block for block, share in change.items() if share} == {"B03", "B25"}

@@ -86,3 +86,39 @@ def test_extraction_and_sums_are_written_and_listed(client, example, style, serv
     assert "layers" in client.texts(client.run(example("lora_merge")))["2"][0]
     listed = client.get("/models/loras")
     assert any("extracted_" in name for name in listed) and any("merged_" in name for name in listed)
+
+
+def test_a_lora_in_a_recipe_is_written_with_its_hash(client, example, style):
+    prompt = example("recipe_lora")
+    report = client.texts(client.run(prompt))["2"][0]
+    assert (
+        "lora(sd15_style, 0.8, [IN04-IN08=0.5, OUT03-OUT11=1])" in report and "IN04         x 0.5" in report
+    )
+    read = {
+        "1": {
+            "class_type": "BlockworkReadRecipe",
+            "inputs": {"checkpoint": "merges/example_lora.safetensors"},
+        }
+    }
+    read["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    assert "pin lora(sd15_style) = " in client.texts(client.run(read))["2"][0]
+    prompt["1"]["inputs"]["recipe"] = "out = sd15_a + lora(sd15_style, 0.8, [NO_PRESET])"
+    with pytest.raises(PromptFailed, match="Unknown preset 'NO_PRESET'"):
+        client.run(prompt)
+
+
+def test_a_sweep_of_a_lora(client, example, style):
+    prompt = example("lora_sweep")
+    prompt["5"]["inputs"] |= {
+        "blocks": "IN04, OUT05, OUT11",
+        "seeds": "1",
+        "steps": 1,
+        "cfg": 1.0,
+        "cell_size": 64,
+    }
+    plain = client.texts(client.run(prompt))["8"][0]
+    assert plain.startswith("each block of sd15_style.safetensors solo, seeds 1")
+    prompt["5"]["inputs"]["lora_mode"] = "mute"
+    muted = client.texts(client.run(prompt))["8"][0]
+    for report in (plain, muted):
+        assert "OUT05 = " in report and "IN04 = " in report

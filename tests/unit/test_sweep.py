@@ -111,6 +111,40 @@ def test_two_models_and_custom_sampling():
     assert graph["M00_1_5_sample"]["inputs"]["noise_seed"] == 5
 
 
+@pytest.mark.parametrize(
+    ("mode", "ratios", "reference", "weights", "words"),
+    [
+        ("scale", "0.5", "1", "IN04 = 0.5", "each block of x.safetensors x 0.5"),
+        ("mute", "0", "1", "IN04 = 0", "each block of x.safetensors mute"),
+        ("solo", "1", None, "0, IN04 = 1", "each block of x.safetensors solo"),
+    ],
+)
+def test_cells_of_a_lora(mode, ratios, reference, weights, words):
+    chosen = {"lora_name": "x.safetensors", "lora_mode": mode, "lora_strength": 0.8, "ratios": ratios}
+    inputs = DEFAULTS | INPUTS | chosen
+    sweep = parse_sweep("sd1", "IN04, OUT05", ratios, "5")
+    graph, _ = sweep_graph(sweep, inputs, "")
+    loaders = {
+        key: node["inputs"] for key, node in graph.items() if node["class_type"] == "BlockworkLoadLoRA"
+    }
+    assert loaders[f"IN04_{ratios}"] == {
+        "model": inputs["model"], "lora_name": "x.safetensors", "strength_model": 0.8, "key_map": "mbw", "weights": weights,
+    }  # fmt: skip
+    assert graph[f"IN04_{ratios}_5_sample"]["inputs"]["model"] == [f"IN04_{ratios}", 0]
+    whole = graph["unmodified_5_sample"]["inputs"]["model"]
+    if reference is None:
+        assert len(loaders) == 2 and whole == inputs["model"]
+    else:
+        assert (
+            len(loaders) == 3 and loaders["unmodified"]["weights"] == reference and whole == ["unmodified", 0]
+        )
+    assert graph["grid"]["inputs"]["title"].startswith(words)
+    with pytest.raises(BlockError, match="Disconnect model_b"):
+        check(inputs | {"model_b": ["9", 0]})
+    with pytest.raises(BlockError, match="ratio 0"):
+        check(inputs | {"ratios": "0.5, off"})
+
+
 @pytest.mark.parametrize("seeds", ["1", "1-4", "1-37"])
 def test_the_grid_gets_all_pictures_in_order_whatever_their_number(seeds):
     sweep = parse_sweep("sd1", "ALL", "0.75", seeds)

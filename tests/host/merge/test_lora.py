@@ -248,6 +248,17 @@ def test_the_report_measures_what_core_adds(folder, build):
     assert image.shape[-1] == 3 and "IN04" in text and layout.name in text
 
 
+def test_the_blocks_that_a_lora_changes(folder, build):
+    model = build("SD15", 1)
+    save_file(
+        tensors_for(two_dimensional(model, "lora_unet_input_blocks_4", ""), model, "lora"),
+        folder / "x.safetensors",
+    )
+    assert host.touched(model, "x.safetensors") == ["IN04"]
+    _, _, report, untouched = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "1")
+    assert len(untouched) == 24 and "IN04" not in untouched and "does not change 24 blocks" in report
+
+
 def test_hooks_hold_one_part_per_weight(folder, build):
     model = build("SD15", 1)
     save_file(tensors_for(two_dimensional(model, "lora_unet_", ""), model, "lora"), folder / "x.safetensors")

@@ -30,7 +30,9 @@ def model_of(family, build):
 @pytest.mark.parametrize(("family", "prefix"), NAMINGS)
 def test_the_names_of_a_file_tell_the_blocks_of_the_model(folder, build, family, prefix):  # noqa: F811
     model = model_of(family, build)
-    one_name = {key: name for name, key in two_dimensional(model, prefix, "block", 60).items()}  # core has more
+    one_name = {
+        key: name for name, key in two_dimensional(model, prefix, "block", 60).items()
+    }  # core has more
     tensors = tensors_for({name: key for key, name in one_name.items()}, model, "lora")
     assert tensors
     save_file(tensors, folder / "x.safetensors")
