@@ -80,6 +80,18 @@ def tensors_for(names: dict, model, kind: str, seed: int = 1) -> dict[str, torch
         elif kind == "oft":
             out[f"{name}.oft_blocks"] = draw(4, rows // 4, rows // 4)
             out[f"{name}.alpha"] = torch.tensor(0.5)
+        elif kind == "boft":
+            out[f"{name}.oft_blocks"] = draw(2, rows // 4, 4, 4)
+            out[f"{name}.alpha"] = torch.tensor(0.5)
+        elif kind == "glora":
+            for part, size in {
+                "a1": (columns, RANK),
+                "a2": (RANK, columns),
+                "b1": (rows, RANK),
+                "b2": (RANK, columns),
+            }.items():
+                out[f"{name}.{part}.weight"] = draw(*size)
+            out[f"{name}.alpha"] = torch.tensor(2.0)
         elif kind == "diff":
             out[f"{name}.diff"] = draw(*shape)
     return out
@@ -116,7 +128,10 @@ def with_core(model, tensors, strength) -> dict[str, torch.Tensor]:
 
 
 CASES = [
-    *(("sd15", "lora_unet_", kind) for kind in ("lora", "loha", "lokr", "dora", "oft", "diff")),
+    *(
+        ("sd15", "lora_unet_", kind)
+        for kind in ("lora", "loha", "lokr", "dora", "oft", "boft", "glora", "diff")
+    ),
     ("sd15", "diffusion_model.", "diffusers"),
     ("flux", "lora_unet_", "lora"),
     ("flux", "transformer.", "diffusers"),
@@ -183,7 +198,7 @@ def test_slices_of_fused_layers_keep_their_places(folder):
     assert "D00" in report and "x 0 " in report
 
 
-@pytest.mark.parametrize("kind", ["lora", "diffusers", "loha", "lokr", "diff"])
+@pytest.mark.parametrize("kind", ["lora", "diffusers", "loha", "lokr", "glora", "diff"])
 @pytest.mark.parametrize("text", ["IN04=0.3, OUT05=0, M00=1.7", "1", "IN04-IN08=0"])
 def test_a_saved_file_loads_in_core_like_the_live_node(folder, build, kind, text):
     model = build("SD15", 1)
