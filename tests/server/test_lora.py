@@ -103,7 +103,7 @@ def test_a_lora_in_a_recipe_is_written_with_its_hash(client, example, style):
     read["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
     assert "pin lora(sd15_style) = " in client.texts(client.run(read))["2"][0]
     prompt["1"]["inputs"]["recipe"] = "out = sd15_a + lora(sd15_style, 0.8, [NO_PRESET])"
-    with pytest.raises(PromptRefused, match="Unknown preset .NO_PRESET."):
+    with pytest.raises(PromptRefused, match="Unknown preset 'NO_PRESET'"):
         client.run(prompt)
 
 

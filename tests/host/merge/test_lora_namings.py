@@ -145,13 +145,8 @@ def test_weights_land_where_the_name_says(folder, family, name):  # noqa: F811
     assert [key for key in whole if not torch.equal(whole[key], base[key])] == keys
     nothing = host.load_by_block(model, None, "x.safetensors", 0.7, 1.0, "0").model
     assert not nothing.patches
-    for text in (
-        f"{name.block.format(1)}=0",
-        f"0, {name.block.format(0)}=1",
-        f"BASE=0.5, {name.block.format(1)}=0",
-    ):
-        alone = ours(text)
-        assert torch.equal(alone[keys[0]], core[keys[0]]) and torch.equal(alone[keys[1]], base[keys[1]]), text
+    alone = ours(f"BASE=0.5, {name.block.format(1)}=0")
+    assert torch.equal(alone[keys[0]], core[keys[0]]) and torch.equal(alone[keys[1]], base[keys[1]])
     if name.third is not None:
         changed = (whole[keys[0]] != base[keys[0]]).any(1).view(3, -1)
         assert [bool(third.any()) for third in changed] == [place == name.third for place in range(3)]
