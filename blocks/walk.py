@@ -6,6 +6,7 @@ children that hold ``transformer_blocks``. ``stack`` describes a transformer: on
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -66,7 +67,6 @@ class ModelBlocks:
     native: int  # latent side at the size the model was trained on; 0: no block has a resolution
     context: int  # width of the prompt's embedding; 0: any
     kind: str = "U-Net"
-    apart: bool = True  # whether keys and values can be given different prompts
 
     @property
     def layout(self) -> Layout:
@@ -121,10 +121,10 @@ def walk(unet: Any, image_size: int | None = None) -> ModelBlocks:
     return ModelBlocks(tuple(blocks), native, context)
 
 
-def stack(kind: str, path: str, count: int, context: int, apart: bool) -> ModelBlocks:
-    """The blocks B00, B01, ... of a transformer whose ``count`` blocks stand in the module list ``path``."""
-    blocks = [Block("block", number, 1, 0, f"{path}.{number}") for number in range(count)]
-    return ModelBlocks(tuple(numbered(blocks)), 0, context, kind, apart)
+def stack(kind: str, paths: Sequence[str], context: int) -> ModelBlocks:
+    """The blocks B00, B01, ... of a transformer, given as module paths; ``context`` as in ModelBlocks."""
+    blocks = [Block("block", number, 1, 0, path) for number, path in enumerate(paths)]
+    return ModelBlocks(tuple(numbered(blocks)), 0, context, kind)
 
 
 def _down(modules: Any, native: int) -> list[Block]:

@@ -77,6 +77,15 @@ class PromptBatch:
         first = self.parts[0][0].text
         return [sum(count for _, count in self.parts), *first.shape[1:]]
 
+    def tokens(self) -> Tensor:
+        """The text states of every sample of the call."""
+        return torch.cat([comfy.utils.repeat_to_batch_size(one.text, count) for one, count in self.parts])
+
+    @property
+    def has_style(self) -> bool:
+        """Whether some prompt has a text of its own for the pooled embedding."""
+        return any(prompt.pooled_text is not None for prompt, _ in self.parts)
+
     def states(self, unet: Any, device: torch.device, dtype: torch.dtype, remember: bool) -> TextStates:
         """What the U-Net derives from these prompts; kept with the first prompt where ``remember`` is set."""
         memory = self.parts[0][0].remembered

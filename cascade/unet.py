@@ -126,10 +126,14 @@ class PixelUNet(nn.Module):
 
         ``pooled_text`` replaces the text in the pooled embedding alone (IF's style prompt).
         """
-        context = self.encoder_hid_proj(text) if self.config.projects_text else text
-        context = context.transpose(1, 2).contiguous()
+        context = self.project_text(text)
         pooled = self.add_embedding(text if pooled_text is None else pooled_text)
         return TextStates(pooled, [block.text_kv(context) for block in self.attentions()])
+
+    def project_text(self, text: Tensor) -> Tensor:
+        """The text states as the attention blocks take them (``b context_dim tokens``)."""
+        context = self.encoder_hid_proj(text) if self.config.projects_text else text
+        return context.transpose(1, 2).contiguous()
 
     def forward(
         self,

@@ -22,7 +22,10 @@ PLACES = {
     "default": "the mark of a default conditioning",
 }
 # What the text paths of models read beside the tokens, kept with an injected prompt.
-TEXT_OPTIONS = ("t5xxl_ids", "t5xxl_weights", "attention_mask", "seconds_start", "seconds_total")
+TEXT_OPTIONS = (
+    *("t5xxl_ids", "t5xxl_weights", "attention_mask", "seconds_start", "seconds_total"),
+    *("conditioning_mt5xl", "attention_mask_mt5xl", "unprocessed_ltxav_embeds"),
+)
 
 
 def stretches(conditioning: Conditioning, blocks: ModelBlocks, what: str = "prompt") -> tuple[Stretch, ...]:

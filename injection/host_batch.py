@@ -4,17 +4,20 @@ Every conditioning gets the same kinds of ``model_conds``, so that none splits o
 pooled embedding or a prompt for ControlNets, these follow it: same weight, same mode, same times.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.conds
 from torch import Tensor
 
+from ..blocks.walk import SubBlock
 from .conditioning import mixed_pooled
-from .entries import Stretch
+from .entries import InjectionError, Stretch
 from .host_carry import KEY, CONDInjections, Run
+from .host_layers import POOLED
 from .host_transformers import layers_of
 from .mixing import Mix, batch_rows, mixed
-from .passes import Act, Chunk, acting, mixes_of
+from .passes import Act, Chunk, Mixes, acting, mixes_of
 from .timing import Clock
 
 
@@ -54,22 +57,61 @@ class _Batch:
 
     def acts(self, entry: dict[str, Any]) -> list[Act]:
         """The injections of one conditioning that act now."""
-        own, context = entry["model_conds"].get(KEY), entry["model_conds"].get("c_crossattn")
-        return [] if own is None or context is None else acting(own.cond, self.clock)
+        own, tokens = entry["model_conds"].get(KEY), self.layers.tokens(entry["model_conds"])
+        return [] if own is None or tokens is None else acting(own.cond, self.clock)
 
     def levelled(self, entry: dict[str, Any], acts: list[Act], for_controlnets: bool) -> dict[str, Any]:
         """A copy of one conditioning that carries what acts now."""
         conds = dict(entry["model_conds"])
-        own, context = conds.get(KEY) or CONDInjections(()), conds.get("c_crossattn")
-        mixes = mixes_of(acts, self.clock, lambda stretch: self._tokens(entry, own, stretch))
-        length = None if context is None else context.cond.shape[1]
-        conds[KEY] = own.with_chunk(Chunk(mixes, 1, length, self.layers.repeats))
-        if for_controlnets and context is not None:
-            base = conds.get("crossattn_controlnet", context)
-            conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(self._for_controlnet(acts, base.cond))
-        if timed := [act for act in acts if act.injection.pooled != "base" and not act.injection.always]:
-            conds["y"] = self._pooled(entry, own, timed)
+        own, tokens = conds.get(KEY) or CONDInjections(()), self.layers.tokens(conds)
+        beside = {name: self._beside(conds, acts, name) for name in self.layers.beside if name in conds}
+        self._check_beside(conds, acts)
+        mixes = self._mixes(acts, lambda stretch: self._tokens(entry, own, stretch), pooled="")
+        length = None if tokens is None else tokens.shape[1]
+        conds[KEY] = own.with_chunk(Chunk(mixes, 1, length, self.layers.repeats, beside))
+        if for_controlnets and tokens is not None:
+            base = conds["crossattn_controlnet"].cond if "crossattn_controlnet" in conds else tokens
+            conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(self._for_controlnet(acts, base))
+        timed = [act for act in acts if act.injection.pooled != "base" and not act.injection.always]
+        if timed and self.layers.pooled_key in conds:
+            conds[self.layers.pooled_key] = self._pooled(entry, own, timed)
         return {**entry, "model_conds": conds}
+
+    def _mixes(
+        self, acts: list[Act], tokens_of: Callable[[Stretch], Tensor], pooled: str, mask: bool = False
+    ) -> dict[SubBlock, Mixes]:
+        """Layer -> mixes, with those of the text that the model pools by itself where ``pooled`` names it."""
+        found = mixes_of(acts, self.clock, tokens_of, mask)
+        if acts and pooled == self.layers.pools:
+            chosen = [act for act in acts if act.injection.pooled != "base"]
+            shares = [act.injection.weight if act.injection.pooled == "lerp" else 1.0 for act in chosen]
+            if chosen:
+                found[POOLED] = tuple(
+                    Mix("lerp", "kv", share, tokens_of(act.prompt))
+                    for share, act in zip(shares, chosen, strict=True)
+                )
+        return found
+
+    def _beside(self, conds: dict[str, Any], acts: list[Act], name: str) -> Chunk:
+        """What acts on something that belongs to a prompt besides its tokens."""
+        mask = name in self.layers.masks
+
+        def read(stretch: Stretch) -> Tensor:
+            found = self.layers.part_of(stretch, name)
+            return found.unsqueeze(-1) if mask else found
+
+        def part(stretch: Stretch) -> Tensor:
+            return self.run.once((name, stretch), lambda: read(stretch))
+
+        return Chunk(self._mixes(acts, part, name, mask), 1, conds[name].cond.shape[1], self.layers.repeats)
+
+    def _check_beside(self, conds: dict[str, Any], acts: list[Act]) -> None:
+        for name, option in self.layers.beside.items():
+            if name not in conds and any(option in (act.prompt.options or {}) for act in acts):
+                raise InjectionError(
+                    f"The injected prompt comes with {option!r}, and the conditioning has none. Encode both with the "
+                    "same CLIP."
+                )
 
     def _tokens(self, entry: dict[str, Any], own: CONDInjections, stretch: Stretch) -> Tensor:
         """The tokens of a prompt as the model takes them, after its own preparation of a text."""
@@ -80,7 +122,7 @@ class _Batch:
 
     def _prepared(self, entry: dict[str, Any], own: CONDInjections, stretch: Stretch) -> Tensor:
         swapped = {**entry, **(stretch.options or {}), "cross_attn": stretch.tokens}
-        for name in ("t5xxl_ids", "t5xxl_weights", "attention_mask"):
+        for name in ("t5xxl_ids", "t5xxl_weights", "attention_mask", "unprocessed_ltxav_embeds"):
             if name not in (stretch.options or {}):
                 swapped.pop(name, None)
         made = self.model.extra_conds(**self._params(swapped, own))
@@ -110,7 +152,7 @@ class _Batch:
             share = act.injection.weight if act.injection.pooled == "lerp" else 1.0
             pooled = mixed_pooled(pooled, act.prompt.pooled, share)
         made = self.model.extra_conds(**self._params({**entry, "pooled_output": pooled}, own))
-        return made.get("y", entry["model_conds"].get("y"))
+        return made.get(self.layers.pooled_key, entry["model_conds"][self.layers.pooled_key])
 
     def _params(self, entry: dict[str, Any], own: CONDInjections) -> dict[str, Any]:
         """The arguments that ComfyUI gives ``extra_conds`` for a conditioning."""

@@ -8,11 +8,11 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 
 from ..blocks.spec import Part, Window, parse
-from ..blocks.walk import ModelBlocks
 from .conditioning import Conditioning, check_pooled, mixed_pooled, stretches
 from .entries import Immutable, Injection, InjectionError, Mode, Pooled, Stretch, injection
 from .host import BY_NAME_KEY, blocks_of, is_zero, prepare
 from .host_carry import KEY, CONDInjections
+from .host_transformers import layers_of
 from .report import no_layer_note
 
 log = logging.getLogger("blockwork")
@@ -52,9 +52,9 @@ class Change(Immutable):
         for one in added:  # the others' pooled embedding is changed while they act, in ``host_batch``
             if one.pooled != "base" and one.always:
                 pooled = one.prompt[0].pooled
-                assert pooled is not None
-                share = one.weight if one.pooled == "lerp" else 1.0
-                changed["pooled_output"] = mixed_pooled(changed.get("pooled_output"), pooled, share)
+                if pooled is not None:  # else the model pools the tokens by itself
+                    share = one.weight if one.pooled == "lerp" else 1.0
+                    changed["pooled_output"] = mixed_pooled(changed.get("pooled_output"), pooled, share)
         return changed
 
 
@@ -119,9 +119,8 @@ def change(
         pooled=pooled,
         for_controlnet=for_controlnet,
     )
-    if pooled != "base":
+    if pooled != "base" and layers_of(model.model).pools is None:
         check_pooled(made.prompt)
-    check_parts(made, walked)
     if made.skipped:
         log.warning("%s", no_layer_note(made.skipped))
     return Change((made,))
@@ -139,13 +138,3 @@ def inject_all(
     for prompt, spec in zip(prompts, blocks, strict=True):
         conditioning = change(model, prompt, spec).on(conditioning)
     return conditioning
-
-
-def check_parts(made: Injection, blocks: ModelBlocks) -> None:
-    """InjectionError where keys and values are asked for apart in a model whose blocks read one text for both."""
-    parts = {setting.part for settings in made.layers.values() for setting in settings}
-    if not blocks.apart and parts - {"kv"}:
-        raise InjectionError(
-            f"The keys and the values of a {blocks.kind} block cannot be given different prompts in this ComfyUI. "
-            "Use 'keys and values' (no /k, no /v)."
-        )

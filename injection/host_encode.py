@@ -10,7 +10,7 @@ from ..blocks.walk import ModelBlocks
 from .conditioning import Conditioning, stretches
 from .entries import Injection, injection
 from .host import blocks_of
-from .host_change import Change, check_parts
+from .host_change import Change
 from .host_xti import embedded_xti
 from .prompt_syntax import BlockPrompt, Variant, read
 from .report import layer_names
@@ -36,8 +36,6 @@ def encode_block_prompt(model: ModelPatcher, clip: Any, text: str) -> tuple[Chan
     ]
     encoded = {words: _encode(clip, words) for words in {prompt.base, *(v.text for v in prompt.variants)}}
     injections = tuple(_injection(variant, encoded[variant.text], blocks) for variant in prompt.variants)
-    for one in injections:
-        check_parts(one, blocks)
     return Change(injections), encoded[prompt.base], "\n".join([resolved(prompt, blocks), *warned])
 
 

@@ -1,6 +1,7 @@
 """Around one call of the model: takes the injections out of its arguments and works out their contexts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import comfy.model_management
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from .entries import InjectionError
 from .host_carry import KEY, PASS_KEY, Run
+from .host_layers import POOLED, Call, UNetLayers
 from .host_transformers import layers_of
 from .passes import Chunk, Pass
 
@@ -30,27 +32,49 @@ def apply_model(
     carried = kwargs.pop(KEY, None)
     options = dict(transformer_options or {})
     options[PASS_KEY] = None
-    if carried is not None and c_crossattn is not None and any(chunk.mixes for chunk in carried.chunks):
-        temporal = "num_video_frames" in kwargs  # such a U-Net has layers that see rows over time
-        model = executor.class_obj
-        c_crossattn, current = _begin_pass(model, carried.chunks, x, c_crossattn, options, temporal)
-        options[PASS_KEY] = current
-        layers_of(model).enter(options, model, current)
-    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    if carried is None or not any(chunk.mixes for chunk in carried.chunks):
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    model = executor.class_obj
+    layers = layers_of(model)
+    tokens = layers.batched(c_crossattn, kwargs)
+    assert tokens is not None  # an injection acts on conditionings that have some
+    current = _begin_pass(model, layers, carried.chunks, x, tokens, options, kwargs)
+    options[PASS_KEY] = current
+    if c_crossattn is not None:
+        c_crossattn = current.context
+    with ExitStack() as stack:
+        layers.enter(Call(options, model, kwargs, stack), current)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
 def _begin_pass(
-    model: Any, chunks: Sequence[Chunk], x: Tensor, context: Tensor, options: dict[str, Any], temporal: bool
-) -> tuple[Tensor, Pass]:
-    """The context as the blocks will see it, and the contexts to inject."""
+    model: Any,
+    layers: UNetLayers,
+    chunks: Sequence[Chunk],
+    x: Tensor,
+    tokens: Tensor,
+    options: dict[str, Any],
+    given: Mapping[str, Any],
+) -> Pass:
+    """The contexts to inject, and beside them the context as the blocks would see it."""
     run = options.get(KEY) or Run()
-    chunks = _chunks_of_rows(chunks, x, context, options, run)
-    window = options.get("context_window")
-    source = comfy.model_management.cast_to_device(context, x.device, context.dtype)
-    context = comfy.model_management.cast_to_device(source, x.device, model.get_dtype_inference())
-    return context, Pass(
-        chunks, context, source, lambda tensor: _frames(run.to(tensor, x.device), window), temporal
-    )
+    chunks = _chunks_of_rows(chunks, x, tokens, options, run)
+    window, dtype = options.get("context_window"), model.get_dtype_inference()
+    temporal = "num_video_frames" in given  # such a U-Net has layers that see rows over time
+
+    def begun(chunks: Sequence[Chunk], tokens: Tensor) -> Pass:
+        source = comfy.model_management.cast_to_device(tokens, x.device, tokens.dtype)
+        context = source if not source.is_floating_point() else source.to(dtype)
+        return Pass(chunks, context, source, lambda one: _frames(run.to(one, x.device), window), temporal)
+
+    current = begun(chunks, tokens)
+    for name in chunks[0].beside:
+        part = given[name].unsqueeze(-1) if name in layers.masks else given[name]
+        current.beside[name] = begun([chunk.beside[name] for chunk in chunks], part)
+    pooling = current if layers.pools == "" else current.beside.get(layers.pools or "")
+    if pooling is not None and POOLED in pooling.ready:
+        current.pooled = pooling.ready[POOLED][0]
+    return current
 
 
 def _chunks_of_rows(

@@ -10,6 +10,7 @@ whole and the other is repeated and cut to its length.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,9 +23,12 @@ LIMIT = 4  # ComfyUI's own, in comfy.conds: how often a context may be repeated 
 
 @dataclass(frozen=True, eq=False)
 class Mix:
-    """One change to the context of a layer, with everything it needs at hand: tensors ``b t d``."""
+    """One change to the context of a layer, with everything it needs at hand: tensors ``b t d``.
 
-    mode: Mode
+    Mode ``union`` is for masks of texts that are mixed: a token counts where any of them has one.
+    """
+
+    mode: Mode | Literal["union"]
     part: Part
     weight: float
     tokens: Tensor
@@ -81,9 +85,21 @@ def add(base: Tensor, tokens: Tensor, reference: Tensor, weight: float) -> Tenso
     return base + weight * (tokens - reference)
 
 
+def union(masks: Sequence[Tensor]) -> Tensor:
+    """Masks ``b t 1``, each met with the first as a mix meets texts: the larger value of each token."""
+    found = masks[0]
+    for mask in masks[1:]:
+        length = pair_length(found.shape[1], mask.shape[1])
+        found = torch.maximum(fit_tokens(found, length), fit_tokens(mask, length))
+    return found
+
+
 def mixed(mix: Mix, base: Tensor) -> Tensor:
     """What becomes of one context under one mix."""
     tokens = batch_rows(mix.tokens, base.shape[0])
+    if mix.mode == "union":
+        others = [] if mix.reference is None else [batch_rows(mix.reference, base.shape[0])]
+        return union([base, union([tokens, *others])])
     if mix.mode == "concat":
         return torch.cat([base, tokens], dim=1)
     if mix.mode == "add":
@@ -119,10 +135,9 @@ def _mixed_length(mix: Mix, have: int) -> int:
     given = mix.tokens.shape[1]
     if mix.mode == "concat":
         return have + given
-    if mix.mode == "add":
-        assert mix.reference is not None
+    if mix.reference is not None:
         return pair_length(have, pair_length(given, mix.reference.shape[1]))
-    return given if mix.weight == 1 else pair_length(have, given)
+    return given if mix.weight == 1 and mix.mode != "union" else pair_length(have, given)
 
 
 def even(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

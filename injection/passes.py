@@ -1,6 +1,6 @@
 """One evaluation of a model: which rows get which context in which layer, worked out beforehand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -20,13 +20,15 @@ class Chunk:
     """The rows of one conditioning within a batch, with what is mixed into them in this evaluation.
 
     ``tokens`` is the length of its own prompt before ComfyUI repeats it to join a batch. ``repeats`` says whether a
-    text may be repeated at all: not where text tokens attend to each other inside the model.
+    text may be repeated at all: not where text tokens attend to each other inside the model. ``beside`` is the same
+    for what belongs to the prompt besides its tokens: its mask, the states of a second encoder.
     """
 
     mixes: dict[SubBlock, Mixes] = field(default_factory=dict)
     rows: int = 1
     tokens: int | None = None
     repeats: bool = True
+    beside: Mapping[str, "Chunk"] = field(default_factory=dict)
 
     @property
     def lengths(self) -> set[int]:
@@ -38,7 +40,10 @@ class Chunk:
     def fits(self, other: "Chunk") -> bool:
         """Whether ComfyUI would evaluate contexts of the two chunks' lengths in one batch."""
         pairs = ((a, b) for a in self.lengths for b in other.lengths)
-        return all(a == b or (self.repeats and common_length(a, b) is not None) for a, b in pairs)
+        fit = all(a == b or (self.repeats and common_length(a, b) is not None) for a, b in pairs)
+        return fit and all(
+            one.fits(other.beside[name]) for name, one in self.beside.items() if name in other.beside
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +70,27 @@ def acting(injections: Sequence[Injection], clock: Clock) -> list[Act]:
 
 
 def mixes_of(
-    acts_now: Sequence[Act], clock: Clock, tokens_of: Callable[[Stretch], Tensor]
+    acts_now: Sequence[Act], clock: Clock, tokens_of: Callable[[Stretch], Tensor], mask: bool = False
 ) -> dict[SubBlock, Mixes]:
-    """Layer -> mixes, for the layers that some injection acts on now; equal layers share one tuple."""
+    """Layer -> mixes, for the layers that some injection acts on now; equal layers share one tuple.
+
+    ``mask``: what is mixed are the masks of the prompts.
+    """
     found: dict[SubBlock, Mixes] = {}
     shared: dict[tuple[Mixes, Mix], Mixes] = {}
     for act in acts_now:
         injection, ready = act.injection, dict[tuple[float, str], Mix]()
         tokens = tokens_of(act.prompt)
-        minus = None if act.reference is None else tokens_of(act.reference)
+        minus = tokens_of(act.reference) if injection.mode == "add" and act.reference else None
         for sub_block, settings in injection.layers.items():
             for setting in settings:
                 if not acts(injection, setting, clock):
                     continue
                 key = (setting.weight, setting.part)
                 if key not in ready:
-                    ready[key] = Mix(injection.mode, setting.part, setting.weight, tokens, minus)
+                    whole = injection.mode == "concat" or (minus is None and setting.weight == 1)
+                    mode = "union" if mask and not whole else injection.mode
+                    ready[key] = Mix(mode, setting.part, setting.weight, tokens, minus)
                 before = found.get(sub_block, ())
                 step = (before, ready[key])
                 found[sub_block] = shared.setdefault(step, (*before, ready[key]))
@@ -104,6 +114,8 @@ class Pass:
         temporal: bool = False,
     ):
         self.context, self.temporal = context, temporal
+        self.beside: dict[str, Pass] = {}  # the same for what belongs to the prompts besides their tokens
+        self.pooled: Tensor | None = None  # the text that the model pools by itself, where that changes
         self.rows = sum(chunk.rows for chunk in chunks)
         moved = {
             mix: replace(

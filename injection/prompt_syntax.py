@@ -20,9 +20,15 @@ from ..blocks.walk import ModelBlocks, SubBlock
 from .report import layer_names
 
 OPEN, CLOSE = re.compile(r"(?<!\\)\(~:"), re.compile(r":~\)")
-NEARLY_OPEN = re.compile(r"(?<!\\)\(\s{0,8}~\s{0,8}(:?)")
-NEARLY_CLOSED = re.compile(r"(:?)\s{0,8}~\s{0,8}\)")
+NEARLY_OPEN = re.compile(r"(?<!\\)(\()\s{0,8}:\s{0,8}~|(?<!\\)([(\[{<])\s{0,8}~\s{0,8}(:?)")
+NEARLY_CLOSED = re.compile(r":\s{0,8}~\s{0,8}[)\]}>]")
+WEIGHT = re.compile(r":\s{0,8}[-+]?[0-9.]{1,10}\s{0,8}$")  # ComfyUI's own: (words:1.2)
+RATIO = re.compile(r"\d\s{0,8}:\s{0,8}\d")
+BLOCK_FIRST = re.compile(
+    r"\s{0,8}(?:(?:IN|OUT|M|B)\d{1,3}\b|MID\b|(?:input|output|middle|idx)[:.]\d)", re.IGNORECASE
+)
 HINT = "Block prompts are written (~: blocks: text; blocks: text :~), with _ for all other blocks."
+PLAIN_HINT = r"Write \( for a plain parenthesis."
 NAME_BEFORE_COLON = re.compile(
     r"\b(?:input|output|middle|idx|(?:[a-z]{1,20}_)?blocks?|layers)(?:_blocks?)?\s*$", re.I
 )
@@ -171,13 +177,22 @@ def _spans(text: str) -> list[tuple[int, int]]:
 def _no_near_miss(text: str, plain: str, start: int, end: int) -> None:
     """SpecError where ``text[start:end]`` holds what looks like a bracket and is not one."""
     part = plain[start:end]
-    opening, closing = NEARLY_OPEN.search(part), NEARLY_CLOSED.search(part)
-    if opening and (opening.group(1) or (closing and ":" in part[opening.end() : closing.start()])):
-        problem = "This looks like a block prompt, which opens with (~: and closes with :~)."
-        raise SpecError(problem, text, start + opening.start(), start + opening.end(), HINT)
-    if closing and closing.group(1):
+    for opening in NEARLY_OPEN.finditer(part):
+        inside = part[opening.end() :].split(")", 1)[0]
+        if opening.group(1) or opening.group(3) or (opening.group(2) == "(" and _means_blocks(inside)):
+            problem = "This looks like a block prompt, which opens with (~: and closes with :~)."
+            raise SpecError(
+                problem, text, start + opening.start(), start + opening.end(), f"{HINT} {PLAIN_HINT}"
+            )
+    if closing := NEARLY_CLOSED.search(part):
         problem = "This looks like the end of a block prompt, which is written :~)."
         raise SpecError(problem, text, start + closing.start(), start + closing.end(), HINT)
+
+
+def _means_blocks(inside: str) -> bool:
+    """Whether what follows ``(~`` names blocks: a colon that is not a weight's, or a block's name at its start."""
+    rest = RATIO.sub("", WEIGHT.sub("", inside))
+    return ":" in rest or BLOCK_FIRST.match(inside) is not None
 
 
 def _bracket(text: str, start: int, end: int, blocks: ModelBlocks) -> _Bracket:

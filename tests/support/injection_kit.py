@@ -141,7 +141,7 @@ def sample(guider: Any, noise: Tensor, steps: int = 3, sampler: str = "euler") -
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
     return guider.sample(
         noise,
-        torch.zeros_like(noise),
+        noise * 0.0,
         comfy.samplers.sampler_object(sampler),
         sigmas,
         disable_pbar=True,

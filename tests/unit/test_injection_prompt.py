@@ -113,6 +113,12 @@ def test_full_width_brackets():
     assert sentences(f"a (~: M00: {words}; _: b :~)")["M00"] == f"a {words}"
 
 
+@pytest.mark.parametrize("near", ["(~ M00: dog)", "(~ M00 dog ~)", "(:~ M00: dog ~:)", "[~: M00: dog :~]"])
+def test_near_misses_in_full_width(near: str):
+    with pytest.raises(SpecError, match=r"looks like a block prompt.*\n.*\n.*\n.*plain parenthesis"):
+        read(f"a {full_width(near)} b", SD1)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -122,6 +128,10 @@ def test_full_width_brackets():
         r"\(~ M00: not ours ~\)",
         "(~) and :)",
         "(~: M00: (~5:1.1) :~)",
+        "(~8 people (blue:1.3)), cute~)",
+        "a (~16:9) frame, (~ 3 : 2)",
+        "(~_~) [cat:dog:0.5] <lora:a:1>",
+        r"a \(~ M00: dog)",
     ],
 )
 def test_what_is_no_block_prompt_passes(text):
@@ -142,6 +152,22 @@ def test_variants_as_specs():
     [
         ("a (~ M00: dog ~) b", "(~ ", "looks like a block prompt"),
         ("a ( ~ : M00: dog :~) b", "( ~ :", "looks like a block prompt"),
+        *(
+            (f"a {near} b", marked, "looks like a block prompt")
+            for near, marked in (
+                ("(~ M00: dog)", "(~ "),
+                ("(~M00: dog", "(~"),
+                ("(~ M00 dog ~)", "(~ "),
+                ("(~ M00: dog:1.2)", "(~ "),
+                ("(~ M0O: dog)", "(~ "),
+                ("(~ input:7 dog)", "(~ "),
+                ("(:~ M00: dog ~:)", "(:~"),
+                ("[~: M00: dog :~]", "[~:"),
+                ("{~: M00: dog :~}", "{~:"),
+                ("(~5:1.2) (~~ M00: dog)", "(~"),
+            )
+        ),
+        ("a M00: dog :~] b", ":~]", "looks like the end"),
         ("a (~: M00: sad :( ; _: happy :~)", "(", "not closed"),
         ("a (~: M00: (dog; _: cat :~)", "(", "not closed"),
         ("(~: M00@0-0.5: a; M00@s3-5: b :~)", " M00@s3-5", "in steps and in shares"),

@@ -4,20 +4,14 @@ import importlib
 import inspect
 from types import SimpleNamespace
 
-import comfy.ldm.cosmos.model
+import comfy.ldm.cascade.stage_b
 import comfy.ldm.flux.model
-import comfy.ldm.hydit.models
-import comfy.ldm.lightricks.model
-import comfy.ldm.pixart.pixartms
 import comfy.ldm.qwen_image.model
-import comfy.ldm.wan.ar_model
 import comfy.ldm.wan.model
 import pytest
 import torch
 from blockwork.blocks.walk import NotAUNet
-from blockwork.cascade.unet import PixelUNet
 from blockwork.injection import host
-from blockwork.injection.entries import InjectionError
 from blockwork.injection.host_transformers import layers_of
 from blockwork.nodes.injection import InjectIntoBlocks, InjectionPlan
 from blockwork.tests.support import transformer_kit as kit
@@ -32,10 +26,21 @@ from blockwork.tests.support.injection_kit import (
     worst,
 )
 
-APART = ("anima", "cosmos")
+SLOTS = (
+    "wan",
+    "wan_vace",
+    "wan_causal",
+    "kandinsky",
+    "stable_audio",
+    "ltxv",
+    "ltx2",
+    "hunyuan",
+)  # with a slot
+LIKE = {"ltx23": "ltx2"}  # the same code, with one more option: the first test and K/V only
+NO_AREAS = {"pixart"}  # ComfyUI divides by zero on small areas there
 
 
-@pytest.fixture(scope="module", params=kit.MODELS)
+@pytest.fixture(scope="module", params=[kind for kind in kit.MODELS if kind not in LIKE])
 def kind(request):
     return request.param
 
@@ -56,11 +61,10 @@ def run(kind, model, positive, negative, batch=1, **options):
 
 
 def pooled(kind):
-    return "injected" if kind == "kandinsky" else "base"
+    return kind in ("kandinsky", "hunyuan", "cascade")
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize(("batch", "cfg"), [(1, 1.0), (3, 4.0)])
 def test_x_in_all_blocks_is_x_and_nothing_is_nothing(kind, model, batch, cfg):
     own, negative, x = (kit.prompt(kind, seed) for seed in (1, 2, 3))
     base = run(kind, model, own, negative, batch, cfg=cfg)
@@ -68,7 +72,7 @@ def test_x_in_all_blocks_is_x_and_nothing_is_nothing(kind, model, batch, cfg):
     got = run(
         kind,
         host.prepare(model),
-        carry(model, own, x, pooled=pooled(kind) == "injected"),
+        carry(model, own, x, pooled=pooled(kind)),
         negative,
         batch,
         cfg=cfg,
@@ -85,7 +89,7 @@ def test_x_in_all_blocks_is_x_and_nothing_is_nothing(kind, model, batch, cfg):
 def test_the_negative_alone(kind, model):
     own, negative, x = (kit.prompt(kind, seed) for seed in (1, 2, 3))
     base, expected = run(kind, model, own, negative), run(kind, model, own, x)
-    injected = carry(model, negative, x, pooled=pooled(kind) == "injected")
+    injected = carry(model, negative, x, pooled=pooled(kind))
     got = run(kind, host.prepare(model), own, injected)
     assert torch.equal(got.predictions[0][COND], base.predictions[0][COND])
     assert torch.equal(got.predictions[0][UNCOND], expected.predictions[0][UNCOND])
@@ -97,9 +101,12 @@ def test_another_token_count(kind, model, tokens):
     own, negative, x = kit.prompt(kind, 1), kit.prompt(kind, 2), kit.prompt(kind, 3, tokens)
     expected = run(kind, model, x, negative)
     base = run(kind, model, own, negative)
-    got = run(kind, host.prepare(model), carry(model, own, x, pooled=pooled(kind) == "injected"), negative)
+    got = run(kind, host.prepare(model), carry(model, own, x, pooled=pooled(kind)), negative)
     assert worst(got.predictions[0][COND], expected.predictions[0][COND]) < 1e-5
-    assert worst(got.predictions[0][UNCOND], base.predictions[0][UNCOND]) < 1e-5
+    other = (
+        expected if kind == "cascade" else base
+    )  # Cascade: ComfyUI repeats the negative, which is not neutral there
+    assert worst(got.predictions[0][UNCOND], other.predictions[0][UNCOND]) < 1e-5
 
 
 def test_blocks_weights_and_windows(kind, model):
@@ -118,7 +125,7 @@ def test_blocks_weights_and_windows(kind, model):
 
 def test_two_samplers_and_chained_injections(kind, model):
     own, negative, x, y = (kit.prompt(kind, seed) for seed in (1, 2, 3, 4))
-    chained = carry(model, carry(model, own, y), x, pooled=pooled(kind) == "injected")
+    chained = carry(model, carry(model, own, y), x, pooled=pooled(kind))
     for sampler in ("euler", "heun"):
         images = [
             sample(cfg_guider(one, conditioning, negative), kit.noise(kind), steps=3, sampler=sampler)
@@ -127,27 +134,23 @@ def test_two_samplers_and_chained_injections(kind, model):
         assert torch.equal(*images)
 
 
-def test_keys_and_values(kind, model):
+@pytest.mark.parametrize("kind", kit.MODELS)
+def test_keys_and_values(kind):
+    model = kit.MODELS[kind]()
     own, negative, x = (kit.prompt(kind, seed) for seed in (1, 2, 3))
-    if kind not in APART:
-        for options in ({"part": "keys"}, {"blocks": "all/v"}):
-            with pytest.raises(InjectionError, match="cannot be given different prompts"):
-                InjectIntoBlocks.execute(model, own, x, **{"blocks": "all", **options})
-        return
-    expected = run(kind, model, x, negative).predictions[0][COND]
-    base = run(kind, model, own, negative).predictions[0][COND]
+    expected = run(kind, model, x, negative).predictions[0]
+    base = run(kind, model, own, negative).predictions[0]
     ready = host.prepare(model)
     keys = run(kind, ready, carry(model, own, x, part="k"), negative).predictions[0][COND]
     values = run(kind, ready, carry(model, own, x, "all/v"), negative).predictions[0][COND]
-    both = run(kind, ready, carry(model, carry(model, own, x, part="k"), x, part="v"), negative).predictions[
-        0
-    ][COND]
-    assert torch.equal(both, expected)
-    assert min(worst(keys, base), worst(values, base), worst(keys, values)) > 1e-4
+    first = carry(model, own, x, part="k", pooled=pooled(kind))
+    both = run(kind, ready, carry(model, first, x, part="v", pooled=pooled(kind)), negative).predictions[0]
+    assert torch.equal(both[COND], expected[COND]) and torch.equal(both[UNCOND], base[UNCOND])
+    assert min(worst(keys, base[COND]), worst(values, base[COND]), worst(keys, values)) > 1e-4
 
 
 def test_areas(kind, model):
-    if len(kit.LATENTS[kind]) != 3:
+    if len(kit.LATENTS[kind]) != 3 or kind in NO_AREAS:
         pytest.skip("areas of this model's latents are not two-dimensional in ComfyUI")
     own, negative, x = (kit.prompt(kind, seed) for seed in (1, 2, 3))
     left, right = (4, 2, 0, 0), (4, 2, 0, 2)
@@ -156,7 +159,7 @@ def test_areas(kind, model):
         return placed(first, area=left, strength=1.0) + placed(kit.prompt(kind, 4), area=right, strength=1.0)
 
     base, expected = run(kind, model, areas(own), negative), run(kind, model, areas(x), negative)
-    injected = carry(model, own, x, pooled=pooled(kind) == "injected")
+    injected = carry(model, own, x, pooled=pooled(kind))
     got = run(kind, host.prepare(model), areas(injected), negative)
     assert torch.equal(got.predictions[0][COND], expected.predictions[0][COND])
     assert torch.equal(got.predictions[0][UNCOND], base.predictions[0][UNCOND])
@@ -164,23 +167,23 @@ def test_areas(kind, model):
 
 def test_a_patch_in_the_slot_stays(kind, model):
     """Another node's patch of a block, set before or after: both act."""
-    if kind in APART:
-        pytest.skip("these models have a list of patches, no slot")
+    if kind not in SLOTS:
+        pytest.skip("this model's blocks have no slot")
     own, negative, x = (kit.prompt(kind, seed) for seed in (1, 2, 3))
     result = "x" if kind == "kandinsky" else "img"
     seen = []
 
     def double(args, extra):
         seen.append(1)
-        out = extra["original_block"](args)
-        return {result: out[result] * 1.5}
+        out = extra["original_block"](args)[result]
+        return {result: tuple(one * 1.5 for one in out) if isinstance(out, tuple) else out * 1.5}
 
     def slotted(one):
         one = one.clone()
         one.set_model_patch_replace(double, "dit", "double_block", 1)
         return one
 
-    injected = carry(model, own, x, pooled=pooled(kind) == "injected")
+    injected = carry(model, own, x, pooled=pooled(kind))
     got = [
         run(kind, one, injected, negative).predictions[0][COND]
         for one in (slotted(host.prepare(model)), host.prepare(slotted(model)))
@@ -195,7 +198,7 @@ def test_the_plan_and_the_names(kind, model):
     ready, injected = InjectIntoBlocks.execute(model, own, x, blocks="B01=0.5").result
     images, text = InjectionPlan.execute(ready, injected).result
     assert "replace 0.5 in B01" in text and images.shape[0] == 1
-    with pytest.raises(ValueError, match=r"with cross-attention: B00 B01 B02\. Groups: all"):
+    with pytest.raises(ValueError, match=r"with cross-attention: B00 B01 B02( B03)?\. Groups: all"):
         InjectIntoBlocks.execute(model, own, x, blocks="IN07")
 
 
@@ -204,17 +207,11 @@ def test_the_plan_and_the_names(kind, model):
     [
         (comfy.ldm.flux.model.Flux, "joint attention"),
         (comfy.ldm.qwen_image.model.QwenImageTransformer2DModel, "joint attention"),
-        (comfy.ldm.wan.model.VaceWanModel, "VACE blocks"),
-        (comfy.ldm.wan.ar_model.CausalWanModel, "no place to change the text"),
-        (comfy.ldm.lightricks.model.LTXVModel, "mask"),
-        (comfy.ldm.hydit.models.HunYuanDiT, "two encoders"),
-        (comfy.ldm.pixart.pixartms.PixArtMS, "one row"),
-        (comfy.ldm.cosmos.model.GeneralDIT, "Cosmos 1"),
-        (PixelUNet, "IF stage"),
+        (comfy.ldm.cascade.stage_b.StageB, "pooled embedding of the prompt only.*Stage C"),
     ],
 )
 def test_refusals_name_the_model_and_the_reason(network, reason):
-    with pytest.raises(NotAUNet, match=rf"{network.__name__}.*{reason}.*Use a model of"):
+    with pytest.raises(NotAUNet, match=rf"{network.__name__}.*{reason}"):
         layers_of(SimpleNamespace(diffusion_model=network.__new__(network)))
 
 
@@ -225,13 +222,7 @@ def test_every_wan_that_is_accepted_hands_its_blocks_the_text():
         return {one, *(found for child in one.__subclasses__() for found in kinds(child))}
 
     importlib.import_module("comfy.model_base")  # imports every kind of Wan
-    refused = set()
     for one in kinds(comfy.ldm.wan.model.WanModel):
-        try:
-            layers_of(SimpleNamespace(diffusion_model=one.__new__(one)))
-        except NotAUNet:
-            refused.add(one.__name__)
-            continue
+        layers_of(SimpleNamespace(diffusion_model=one.__new__(one)))
         source = inspect.getsource(one.forward_orig)
         assert "self.text_embedding(context)" in source and '"txt": context' in source, one
-    assert refused == {"VaceWanModel", "CausalWanModel"}
