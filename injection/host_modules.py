@@ -221,7 +221,7 @@ class StageLayers(UNetLayers):
 
         if current.pooled is not None and call.given[self.text_key].has_style:
             raise InjectionError(
-                "The pooled embedding of a prompt with IF Style is the style's. Set 'pooled' to base, or remove IF Style."
+                "A prompt with an IF Style Prompt is pooled from the style. Set 'pooled' to base, or remove the style."
             )
 
         def change(args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:

@@ -275,7 +275,7 @@ def test_the_native_size_comes_from_the_family_or_the_configuration():
 
 
 def test_transformers_have_one_row_of_blocks():
-    anima = stack("Anima", "blocks", 28, 1024, apart=True)
+    anima = stack("Anima", [f"blocks.{number}" for number in range(28)], 1024)
     assert list(parse("B00, B07-B09, blocks.11, idx:27", anima).weights) == [
         ("block", n, 0) for n in (0, 7, 8, 9, 11, 27)
     ]
