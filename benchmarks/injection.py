@@ -1,10 +1,10 @@
-"""Sampling with a prompt injected into all 16 blocks of SD1, against none, and against a patch per block.
+"""Sampling with a prompt injected into all blocks of SD1 and of Anima, against none, and against a patch per block.
 
-    .venv/bin/python benchmarks/injection.py [ROUNDS]
+    .venv/bin/python benchmarks/injection.py [ROUNDS] [sd1|anima]
 
-The U-Net has SD1's 16 cross-attention layers at 320 channels throughout and random weights: small, so that what
-injection adds weighs more than it does in the real model. Prints `name: ours, peer, ratio` in CPU seconds, and
-what the bookkeeping of one pass costs on its own.
+The U-Net has SD1's 16 cross-attention layers at 320 channels throughout, Anima 14 blocks of 512 channels, both random
+weights: small, so that what injection adds weighs more than it does in the real models. Prints `name: ours, peer,
+ratio` in CPU seconds, and what the bookkeeping of one pass costs on its own.
 """
 
 import sys
@@ -28,6 +28,7 @@ from blockwork.injection.host_batch import calc_cond_batch
 from blockwork.injection.host_carry import KEY, Run
 from blockwork.injection.host_layers import attn2_patch
 from blockwork.injection.host_pass import apply_model
+from blockwork.tests.support import transformer_kit
 from blockwork.tests.support.injection_kit import (
     SD1,
     Recorder,
@@ -41,6 +42,8 @@ from comfy.conds import CONDCrossAttn
 
 STEPS = 2
 SIDE = 12
+ANIMA = {"model_channels": 512, "num_blocks": 14, "num_heads": 8}
+ANIMA_STEPS, ANIMA_SIDE = 4, 24
 
 
 class PatchPerBlock:
@@ -116,8 +119,39 @@ def bookkeeping(model, conditioning) -> float:
     return median(times)
 
 
+def anima(rounds: int) -> None:
+    """Anima with keys and values of every block injected, against the same model without."""
+    model = transformer_kit.anima(**ANIMA)
+    positive, negative, other = (transformer_kit.prompt("anima", seed) for seed in (1, 2, 3))
+    injected, prepared = carry(model, positive, other), host.prepare(model)
+    noise = torch.randn(1, 16, 1, ANIMA_SIDE, ANIMA_SIDE, generator=torch.Generator().manual_seed(0))
+    passes = []
+    for one, conditioning in ((prepared, injected), (model, positive)):
+        record = Recorder()
+        sample(cfg_guider(record.watch(one), conditioning, negative), noise, 1)
+        passes.append(record.passes)
+    print(f"passes through Anima: {passes[0]} with injection, {passes[1]} without")
+    contenders = {
+        "ours": lambda: sample(cfg_guider(prepared, injected, negative), noise, ANIMA_STEPS),
+        "none": lambda: sample(cfg_guider(model, positive, negative), noise, ANIMA_STEPS),
+    }
+    timings = rotated(contenders, rounds)
+    for name, timing in timings.items():
+        print(timing.line(f"  Anima, {name}"))
+    print(ratio_line("Anima: injection in 14 blocks against none", timings["ours"], timings["none"]))
+
+
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6
+    wanted = sys.argv[2] if len(sys.argv) > 2 else ""
+    if wanted != "sd1":
+        anima(rounds)
+    if wanted != "anima":
+        unet(rounds)
+
+
+def unet(rounds: int) -> None:
+    """SD1's layers, injected, without, and with a patch per block."""
     config = {**SD1, "model_channels": 320, "channel_mult": [1, 1, 1, 1]}
     model = random_model(comfy.supported_models.SD15, config)
     positive, negative, other = prompt(1), prompt(2), prompt(3)

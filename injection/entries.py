@@ -1,5 +1,6 @@
 """What is injected: a prompt, the cross-attention layers it reaches, how strongly, how and when."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -87,9 +88,11 @@ def injection(
     """An Injection of ``prompt`` into the layers of ``spec``; layers whose weight is zero are left alone.
 
     A spec's own weights are multiplied by ``weight``; its own part (``/k``, ``/v``) goes before ``part``. Raises
-    InjectionError for a fraction in mode ``concat``, for mode ``add`` without a reference, and for a schedule
+    InjectionError for a weight that is not finite, a fraction in mode ``concat``, for mode ``add`` without a reference, and for a schedule
     with two entries at the same time.
     """
+    if not math.isfinite(weight):
+        raise InjectionError(f"The weight is {weight}. Give a number.")
     if mode == "add" and not reference:
         raise InjectionError(
             "Mode 'add' moves the prompt by (prompt - reference), and no reference is given. Connect the reference "

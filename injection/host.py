@@ -8,7 +8,7 @@ injections. Three pieces, attached to the model once:
 - around ``calc_cond_batch`` (``host_batch``): works out what acts now, and gives conditionings without injections an
   empty object, so that batches stay whole;
 - around ``apply_model`` (``host_pass``): works out all contexts of this pass (``passes.Pass``);
-- in cross-attention (``host_layers``, ``host_transformers``): hands each layer its context.
+- in cross-attention (``host_layers``, ``host_transformers``, ``host_slots``, ``host_modules``): hands each layer its context.
 
 A fourth, around the whole sampling, holds what a run remembers and serves the injections that a model carries
 for conditionings by name.

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import comfy.conds
@@ -58,7 +57,7 @@ class CONDInjections(comfy.conds.CONDRegular, Immutable):
         return CONDInjections(self.cond, chunk, self.side)
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> "CONDInjections":
-        return self.with_chunk(replace(self.chunk, rows=batch_size))
+        return self.with_chunk(self.chunk.of_rows(batch_size))
 
     def can_concat(self, other: Any) -> bool:
         return isinstance(other, CONDInjections) and self.chunk.fits(other.chunk)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ..blocks.spec import Part, Window, parse
 from .conditioning import Conditioning, check_pooled, mixed_pooled, stretches
@@ -44,6 +45,7 @@ class Change(Immutable):
     def _changed(self, entry: dict[str, Any], tokens: Any) -> dict[str, Any]:
         model_conds, on_zeros = entry.get("model_conds", {}), is_zero(tokens)
         before = model_conds.get(KEY, CONDInjections(()))
+        _check_widths(self.injections, tokens)
         added = tuple(
             replace(one, on_zeros=on_zeros, prompt=_with_hooks(one.prompt, entry.get("hooks")))
             for one in self.injections
@@ -56,6 +58,16 @@ class Change(Immutable):
                     share = one.weight if one.pooled == "lerp" else 1.0
                     changed["pooled_output"] = mixed_pooled(changed.get("pooled_output"), pooled, share)
         return changed
+
+
+def _check_widths(injections: Sequence[Injection], tokens: Any) -> None:
+    """InjectionError where a prompt is not as wide as the conditioning it goes into."""
+    widths = {stretch.tokens.shape[-1] for one in injections for stretch in (*one.prompt, *one.reference)}
+    if isinstance(tokens, Tensor) and widths - {tokens.shape[-1]}:
+        raise InjectionError(
+            f"The prompt is {min(widths - {tokens.shape[-1]})} numbers wide per token, and the conditioning "
+            f"{tokens.shape[-1]}: two kinds of CLIP made them. Encode both with the CLIP of this checkpoint."
+        )
 
 
 def _with_hooks(prompt: tuple[Stretch, ...], hooks: Any) -> tuple[Stretch, ...]:

@@ -37,6 +37,11 @@ class Chunk:
             return set()
         return {self.tokens, *(mixed_lengths(mixes, self.tokens) for mixes in set(self.mixes.values()))}
 
+    def of_rows(self, rows: int) -> "Chunk":
+        """The same for a batch of so many rows."""
+        beside = {name: chunk.of_rows(rows) for name, chunk in self.beside.items()}
+        return replace(self, rows=rows, beside=beside)
+
     def fits(self, other: "Chunk") -> bool:
         """Whether ComfyUI would evaluate contexts of the two chunks' lengths in one batch."""
         pairs = ((a, b) for a in self.lengths for b in other.lengths)

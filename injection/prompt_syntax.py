@@ -33,6 +33,7 @@ NAME_BEFORE_COLON = re.compile(
     r"\b(?:input|output|middle|idx|(?:[a-z]{1,20}_)?blocks?|layers)(?:_blocks?)?\s*$", re.I
 )
 LONGEST = 20000  # characters of a prompt
+NEAR = 400  # characters after (~ in which a colon makes it a near miss
 PLAIN = Setting()
 Choice = tuple[Setting, str]
 
@@ -178,7 +179,7 @@ def _no_near_miss(text: str, plain: str, start: int, end: int) -> None:
     """SpecError where ``text[start:end]`` holds what looks like a bracket and is not one."""
     part = plain[start:end]
     for opening in NEARLY_OPEN.finditer(part):
-        inside = part[opening.end() :].split(")", 1)[0]
+        inside = part[opening.end() : opening.end() + NEAR].split(")", 1)[0]
         if opening.group(1) or opening.group(3) or (opening.group(2) == "(" and _means_blocks(inside)):
             problem = "This looks like a block prompt, which opens with (~: and closes with :~)."
             raise SpecError(

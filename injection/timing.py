@@ -97,7 +97,7 @@ def windows(
     """The windows that a node's four numbers ask for; InjectionError for an empty one."""
     asked = (Window(start_percent, end_percent), Window(first_step, last_step, "step"))
     for window in asked:
-        if window.start >= window.end:
+        if not window.start < window.end:  # also where one is not a number
             raise InjectionError(
                 f"The injection would never act: it starts at {window.start:g} and ends at {window.end:g} "
                 f"({window.unit}). Set a start that is before the end."

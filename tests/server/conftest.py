@@ -3,11 +3,14 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from refhost import layout
 from refhost.client import Client, Prompt
 from refhost.server import Server
+
+TEST_PACK = Path(__file__).parent / "pack"
 
 
 def _make(*names: str) -> None:
@@ -17,9 +20,9 @@ def _make(*names: str) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A running ComfyUI with the pack and the checkpoints sd15_a, sd15_b and sd15_c."""
+    """A running ComfyUI with the pack, the nodes for tests and the checkpoints sd15_a, sd15_b and sd15_c."""
     _make("sd15_a", "sd15_b", "sd15_c")
-    with Server(layout.TESTS_BASE) as running:
+    with Server(layout.TESTS_BASE, packs={"server_test": TEST_PACK}) as running:
         yield running
 
 

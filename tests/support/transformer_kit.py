@@ -122,6 +122,10 @@ def _of(kind: str, image_model: str, base: str, config: dict[str, Any]) -> Calla
     return make
 
 
+def wan_i2v() -> Any:
+    return _of("WAN21_I2V", "wan2.1", "WAN21", {**WAN, "model_type": "i2v"})()
+
+
 def cascade() -> Any:
     config = comfy.supported_models.Stable_Cascade_C(dict(CASCADE))
     return _patcher(_model(config, comfy.model_base.StableCascade_C))

@@ -239,7 +239,8 @@ def test_steps_count_from_the_samplers_own_start_also_upwards():
 def test_a_nodes_windows():
     assert timing.windows() == ()
     assert timing.windows(0.2, 1.0, 0, 5) == (Window(0.2, 1.0), Window(0, 5, "step"))
-    for wrong in ({"start_percent": 0.5, "end_percent": 0.5}, {"first_step": 5, "last_step": 2}):
+    nan = {"start_percent": math.nan}
+    for wrong in ({"start_percent": 0.5, "end_percent": 0.5}, {"first_step": 5, "last_step": 2}, nan):
         with pytest.raises(InjectionError, match="never act"):
             timing.windows(**wrong)
 
@@ -250,6 +251,9 @@ def test_entries_refuse_what_makes_no_sense():
         injection(parse("M00=0.5", SD1), [tokens], mode="concat")
     with pytest.raises(InjectionError, match="reference"):
         injection(parse("M00", SD1), [tokens], mode="add")
+    for weight in (math.nan, math.inf):
+        with pytest.raises(InjectionError, match=r"weight is (nan|inf)\. Give a number"):
+            injection(parse("M00", SD1), [tokens], weight=weight)
     with pytest.raises(InjectionError, match="two prompts at the same time"):
         injection(parse("M00", SD1), [tokens, tokens])
     assert not injection(parse("M00=0", SD1), [tokens]).layers
