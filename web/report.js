@@ -7,6 +7,7 @@ import { keep } from "./deck/measured.mjs";
 import { words } from "./deck/messages.mjs";
 import { forwardWheel, loadStyle } from "./page.mjs";
 import { ReportView } from "./report/view.mjs";
+import { addBestButton } from "./search/button.mjs";
 
 const KEY = "blockwork_report";
 const CHANGE = "blockwork_change"; // by block
@@ -16,6 +17,7 @@ app.registerExtension({
   name: "blockwork.report",
   nodeCreated(/** @type {any} */ node) {
     if (!node.comfyClass?.startsWith("Blockwork")) return;
+    if (node.comfyClass === "BlockworkSearchResult") addBestButton(app, node, words(app.extensionManager.setting.get("Comfy.Locale")));
     /** @type {ReportView | undefined} */
     let view;
     const chained = node.onExecuted;

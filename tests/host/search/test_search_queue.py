@@ -1,7 +1,9 @@
 """Whole searches through ComfyUI's own executor: the loop, its errors, resuming, hold-out scores, one trial per run."""
 
+import gc
 import json
 import math
+import weakref
 
 import folder_paths
 import pytest
@@ -16,6 +18,7 @@ pytest.importorskip("optuna")
 
 SCORER, IMAGES, PLUS = "ScoreOfWeights", "ImageOfWeights", "PlusOne"
 CALLS: list = []
+DRAWN: list = []  # weak references to the images
 FAULTS: dict[int, object] = {}  # call number -> what the scorer gives or raises
 
 
@@ -53,7 +56,9 @@ class ImageOfWeights:
         return {"required": {"weights": ("STRING", {"forceInput": True})}}
 
     def draw(self, weights):
-        return (torch.full((1, 8, 8, 3), 0.5),)
+        image = torch.full((1, 8, 8, 3), 0.5)
+        DRAWN.append(weakref.ref(image))
+        return (image,)
 
 
 class PlusOne:
@@ -81,6 +86,7 @@ def things(tmp_path, monkeypatch):
     core.NODE_CLASS_MAPPINGS.update(mine)
     folder_paths.set_user_directory(str(tmp_path))
     CALLS.clear()
+    DRAWN.clear()
     FAULTS.clear()
     PlusOne.calls = 0
     yield
@@ -120,6 +126,10 @@ def test_one_run_makes_all_trials_and_what_is_outside_runs_once():
     graph = prompt(scorer={"plus": ["5", 0]}, tell={"images": ["6", 0]}, more=plus)
     assert executor.run(graph)
     assert PlusOne.calls == 1 and len(CALLS) == 6
+    gc.collect()
+    assert len(DRAWN) == 6 and not any(image() is not None for image in DRAWN), (
+        "a trial leaves nothing in memory"
+    )
     found = rows()
     assert [row.state for row in found] == ["complete"] * 6
     best = max(found, key=lambda row: row.scores)
