@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .keymap import block_of
-from .keys import AUDIO_MODEL, COSMOS, MODEL, PLAIN, PREFIXES, UNET
+from .keys import AUDIO_MODEL, COSMOS, MODEL, PLAIN, PREFIXES, UNET, is_quantised
 from .names import BlockError
 from .stacks import read_layout
 
@@ -29,7 +29,11 @@ def layout_of_file(path: Path) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _layout_of_file(path: Path, size: int, _: int) -> dict[str, Any]:
     header = _read_header(path, size)
-    keys = dict(zip(diffusion_keys(header), header.values(), strict=True))
+    keys = {
+        key: info
+        for key, info in zip(diffusion_keys(header), header.values(), strict=True)
+        if not is_quantised(key)
+    }
     layout = read_layout(keys)
     tensors, numbers = Counter[str](), Counter[str]()
     for key, info in keys.items():

@@ -23,7 +23,6 @@ MARKERS = (
     "edm_vpred.sigma_min",
     "edm_mean",
     "edm_std",
-    "scaled_fp8",
 )
 _QUANTISED = frozenset(
     [

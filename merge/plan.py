@@ -171,7 +171,7 @@ def _step(
         return Keep(OUTSIDE)
     if reason is not None:
         return Keep(reason)
-    if key.endswith(POSITION_IDS):
+    if key.endswith(POSITION_IDS) or is_quantised(key):
         return Keep(NOT_A_WEIGHT)
     if not entry.dtype.is_floating_point:
         return Keep(NOT_FLOAT)
@@ -290,7 +290,8 @@ def _note(plan: Plan, sources: Sequence[Source], ratios: Ratios, copy: Callable[
     notes.order(ratios.layout.blocks)
     for number, other in enumerate(sources[1:], start=1):
         for key in other.entries:
-            if key in sources[0].entries or part_of(key) == EMA or key in MARKERS or key in plan.steps:
+            known = key in sources[0].entries or key in plan.steps
+            if known or part_of(key) == EMA or key in MARKERS or is_quantised(key):
                 continue
             if copy(key):
                 plan.steps[key] = Take(number)

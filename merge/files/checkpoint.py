@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import MergeError
 from .header import Entry, read_header
 from .kinds import naming_of, refuse_unmergeable
+from .quantised import with_quantised
 
 HASH_STRETCH = 4 << 20
 PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
@@ -52,7 +53,7 @@ class Checkpoint(Protocol):
         ...
 
     def stored(self, key: str) -> "Stored | None":
-        """Where the bytes of this tensor are in a file; None when it is computed, cast or checked."""
+        """Where the bytes of this tensor are in a file; None when it is computed, cast, checked or quantised."""
         ...
 
 
@@ -154,7 +155,8 @@ class FileCheckpoint(OpenFile):
     """A safetensors file as a checkpoint, its keys as merges name them (see ``kinds``).
 
     Raises MergeError when the file cannot be opened, is not a whole and valid safetensors file, or holds what
-    cannot be merged: quantised weights, a LoRA, one shard, a model in the diffusers format.
+    cannot be merged: a LoRA, one shard, a model in the diffusers format, weights that are quantised in an unknown form.
+    Quantised weights are read as float32.
     """
 
     def __init__(self, path: Path, name: str | None = None):
@@ -164,17 +166,25 @@ class FileCheckpoint(OpenFile):
                 self.name, self.size, lambda start, count: self.bytes_at(start, count).tobytes()
             )
             refuse_unmergeable(self.name, header.entries)
+            self.metadata, self.start = header.metadata, header.start
+            self.naming = naming_of(header.entries)
+            self._offsets = {self.naming.hold(key): span for key, span in header.offsets.items()}
+            entries = with_quantised(
+                self.name,
+                header.entries,
+                header.metadata,
+                lambda key: Stored(self, header.start + header.offsets[key][0]),
+            )
+            self.entries = {self.naming.hold(key): entry for key, entry in entries.items()}
         except BaseException:
             self.close()
             raise
-        self.metadata, self.start = header.metadata, header.start
-        self.naming = naming_of(header.entries)
-        self.entries = {self.naming.hold(key): entry for key, entry in header.entries.items()}
-        self._offsets = {self.naming.hold(key): span for key, span in header.offsets.items()}
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         entry = self.entries[key]
         stop = entry.numel if stop is None else stop
+        if entry.quantised is not None:
+            return entry.quantised.read(entry.shape, start, stop)
         width = entry.dtype.itemsize
         raw = self.bytes_at(self.start + self._offsets[key][0] + start * width, (stop - start) * width)
         return torch.from_numpy(raw).view(entry.dtype)
@@ -183,7 +193,7 @@ class FileCheckpoint(OpenFile):
         return True
 
     def stored(self, key: str) -> Stored | None:
-        return Stored(self, self.start + self._offsets[key][0])
+        return None if self.entries[key].quantised else Stored(self, self.start + self._offsets[key][0])
 
     def offset(self, key: str) -> int:
         """Where the tensor begins in the file, for reading in the file's own order."""

@@ -4,6 +4,7 @@ import torch
 
 from ...blocks.keys import OTHER, UNET
 from .header import Entry
+from .quantised import fp8_scaled
 
 DTYPES = {
     "fp32": torch.float32,
@@ -14,13 +15,42 @@ DTYPES = {
 }
 
 
+FP8_SCALED = "fp8_scaled"
+SIDES = 16  # columns and rows of the matrices that GPUs multiply in fp8 are multiples of this
+
+
+def written_as(choice: str, part: str, entry: Entry, in_block: bool = True) -> Entry:
+    """dtype and form in which a tensor is written, its codes and scales kept where the form stays the same.
+
+    ``fp8_scaled``: a scale for each matrix of the diffusion model that ``in_block`` admits.
+    """
+    if choice == "same" or part == OTHER:
+        return entry
+    if choice == FP8_SCALED:
+        if part != UNET or not in_block:
+            return entry
+        same = entry.quantised is not None and entry.quantised.format == fp8_scaled(entry.shape).format
+        return entry if same else Entry(torch.float32, entry.shape, fp8_scaled(entry.shape))
+    if choice.startswith("fp8") and (part != UNET or len(entry.shape) < 2):
+        return entry
+    return Entry(output_dtype(choice, part, entry), entry.shape)
+
+
+def is_matrix(key: str, entry: Entry) -> bool:
+    """Whether a tensor can be written as fp8_scaled: the matrix of a linear layer."""
+    floating, sides = entry.dtype.is_floating_point, entry.shape
+    return (
+        key.endswith(".weight") and floating and len(sides) == 2 and not any(side % SIDES for side in sides)
+    )
+
+
 def output_dtype(choice: str, part: str, entry: Entry) -> torch.dtype:
     """The dtype a tensor is written in.
 
     ``same`` keeps it. Integers and schedule buffers are never cast. fp8 is for the matrices and kernels of the
     diffusion model alone: norms, biases, text encoder and VAE need more than three bits of mantissa.
     """
-    if choice == "same" or part == OTHER or not entry.dtype.is_floating_point:
+    if choice in ("same", FP8_SCALED) or part == OTHER or not entry.dtype.is_floating_point:
         return entry.dtype
     if choice.startswith("fp8") and (part != UNET or len(entry.shape) < 2):
         return entry.dtype

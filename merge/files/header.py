@@ -7,20 +7,24 @@ name. The rules are those of the safetensors format: https://github.com/huggingf
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import MergeError
 
+if TYPE_CHECKING:
+    from .quantised import Quantised
+
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-CODES = ("F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")  # dtypes of block scales and packed codes
+CODES = ("F4", "F6_E2M3", "F6_E3M2")  # dtypes of packed codes
 LARGEST_HEADER = 100_000_000  # the limit of safetensors' own reader
 LARGEST_SHAPE = 2**63 - 1
 MOST_SIDES = 64  # as torch
@@ -30,17 +34,18 @@ _SIGNS = (
     (b"<!doctype", "is a web page, not a model. Download the file itself; the site may ask you to log in."),
     (b"<html", "is a web page, not a model. Download the file itself; the site may ask you to log in."),
     (b"pk\x03\x04", "is a zip archive, or a PyTorch file with another suffix. Extract it, or convert it to safetensors."),
-    (b"gguf", "is a GGUF file, which holds quantised weights. Use the fp16 or bf16 safetensors file."),
+    (b"gguf", "is a GGUF file, which cannot be merged. Use the fp16, bf16 or fp8_scaled safetensors file of this model."),
 )  # fmt: skip
 Read = Callable[[int, int], bytes]  # offset, count -> bytes
 
 
 @dataclass(frozen=True)
 class Entry:
-    """dtype and shape of one tensor."""
+    """dtype and shape of one tensor, and how it is stored where it is quantised (its dtype is then float32)."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
+    quantised: "Quantised | None" = field(default=None, compare=False, repr=False)
 
     @property
     def numel(self) -> int:
@@ -116,7 +121,8 @@ def _entry(name: str, key: str, info: object) -> Entry:
     dtype, shape = info.get("dtype"), info.get("shape")
     if isinstance(dtype, str) and dtype in CODES:
         raise MergeError(
-            f"{name} is quantised (its tensor {_short(key)} is {dtype}). Use the fp16 or bf16 file."
+            f"{name} is quantised in a form that cannot be read (its tensor {_short(key)} is {dtype}). "
+            "Use the fp16, bf16 or fp8_scaled file of this model."
         )
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _wrong(name, f"gives the tensor {_short(key)} an unknown dtype, {_short(str(dtype))}")

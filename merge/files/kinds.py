@@ -9,8 +9,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from ...blocks.keys import (
     ALONE,
     AUDIO_MODEL,
@@ -22,13 +20,11 @@ from ...blocks.keys import (
     TEXT,
     UNET,
     VAE_PART,
-    is_quantised,
     part_of,
 )
 from ...blocks.names import INPUT_BLOCKS, BlockError
 from ...blocks.stacks import KNOWN, read_layout
 from ..errors import MergeError
-from .header import Entry
 
 ENOUGH = 5  # ComfyUI takes a prefix that more keys than this have
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -94,14 +90,9 @@ def _is_diffusion(keys: Collection[str], prefix: str) -> bool:
     return any(stack.title in KNOWN for stack in layout.stacks)
 
 
-def refuse_unmergeable(name: str, entries: Mapping[str, Entry]) -> None:
-    """MergeError for quantised files, LoRAs, one shard of several, and models in the diffusers format."""
-    for key, entry in entries.items():
-        codes = key.endswith(".weight") and entry.dtype in (torch.uint8, torch.int8)
-        if codes or is_quantised(key):
-            raise MergeError(
-                f"{name} is quantised (it has {key}). A merge needs plain weights. Use the fp16 or bf16 file."
-            )
+def refuse_unmergeable(name: str, entries: Collection[str]) -> None:
+    """MergeError for LoRAs, one shard of several, and models in the diffusers format."""
+    for key in entries:
         if _LORA.search(key):
             raise MergeError(
                 f"{name} is a LoRA (it has {key}). A merge needs whole models. Load the LoRA onto a model and save that."

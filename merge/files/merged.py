@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ...blocks import weights
-from ...blocks.keys import EMA, MARKERS, OTHER, POSITION_IDS, VAE_PART, part_of
+from ...blocks.keymap import block_of
+from ...blocks.keys import EMA, MARKERS, OTHER, POSITION_IDS, UNET, VAE_PART, part_of
 from ..errors import MergeError
 from ..methods import METHODS
 from ..methods.finite import all_finite
@@ -18,10 +19,11 @@ from ..recipe.model import Line
 from ..report import letter
 from .added import Added
 from .checkpoint import Checkpoint, Stored
-from .dtypes import output_dtype
+from .dtypes import is_matrix, written_as
 from .ema import EmaSwapped
 from .evaluate import Computed, Read, evaluate, lines_below
 from .header import Entry
+from .quantised import remarks
 from .vae import baked
 
 EMBEDDING = ".position_embedding.weight"
@@ -83,6 +85,9 @@ class MergedCheckpoint(Computed):
             for key in lora.keys:
                 self.added.setdefault(key, []).append(lora)
         self.baked: dict[str, tuple[Checkpoint, str]] = {}
+        self._quantised = any(
+            entry.quantised for key, entry in self.sources[0].entries.items() if part_of(key) == UNET
+        )
         self.entries = {key: self._entry(key, self._origin(key)) for key in self.plan.steps}
         if line.position_ids == "reset":
             self._add_position_ids()
@@ -115,8 +120,22 @@ class MergedCheckpoint(Computed):
 
     def _entry(self, key: str, source: Checkpoint) -> Entry:
         entry = source.entries[key]
-        dtype = torch.int64 if self._repairs(key) else output_dtype(self.line.dtype, part_of(key), entry)
-        return Entry(dtype, entry.shape)
+        if self._repairs(key):
+            return Entry(torch.int64, entry.shape)
+        written = written_as(self.line.dtype, part_of(key), entry, self._scaled(key, entry))
+        form, step = written.quantised, self.plan.steps[key]
+        if form is None or isinstance(step, Keep):
+            return written
+        other = self.sources[step.source].entries[key].quantised if isinstance(step, Take) else None
+        if other is not None and other.format == form.format and self.line.nan == "error":
+            return replace(written, quantised=replace(other, taken=True))
+        return replace(written, quantised=replace(form, kept=False))
+
+    def _scaled(self, key: str, entry: Entry) -> bool:
+        """Whether dtype=fp8_scaled is for this tensor: those that A has quantised, or all matrices inside blocks."""
+        if self._quantised:
+            return entry.quantised is not None
+        return is_matrix(key, entry) and block_of(key, self.layout, "comfy") in self.layout.index
 
     def _repairs(self, key: str) -> bool:
         return key.endswith(POSITION_IDS) and self.line.position_ids != "skip"
@@ -132,15 +151,15 @@ class MergedCheckpoint(Computed):
 
     def _bake(self, vae: Checkpoint) -> None:
         for name, tensor in baked(vae, self.sources[0]).items():
-            self.entries[name] = Entry(
-                output_dtype(self.line.dtype, VAE_PART, tensor.entry), tensor.entry.shape
-            )
+            self.entries[name] = written_as(self.line.dtype, VAE_PART, tensor.entry)
             self.baked[name] = (vae, tensor.key)
         self.report.remark(f"VAE baked in from {vae.name}: {len(self.baked)} tensors")
 
     def _remark(self) -> None:
-        """Markers that the sources disagree on, and tensors without a moving average."""
+        """Markers that the sources disagree on, what is quantised, and tensors without a moving average."""
         first = self.sources[0]
+        for remark in remarks([source.entries for source in self.sources], self.entries):
+            self.report.remark(remark)
         for number, other in enumerate(self.sources[1:], start=1):
             for key in MARKERS:
                 if (key in first.entries) != (key in other.entries):

@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint, FileCheckpoint, OpenFile, metadata_of
 from .ema import EmaSwapped
 from .merged import MergedCheckpoint
 from .metadata import RECIPE, describe
+from .packed import Packed
 from .writer import CHUNK, FileLayout, Tick, write
 
 Resolve = Callable[[str], Path]
@@ -120,7 +121,7 @@ def merge_files(
             words = f"{target.name} already exists and matches this recipe. Nothing was written."
             return Merged(target, open_recipe.recipe.pinned(open_recipe.hashes()), words)
         result = open_recipe.result
-        total, done = FileLayout.of(result).total, 0
+        total, done = FileLayout.of(Packed(result)).total, 0
 
         def tick(moved: int) -> None:
             nonlocal done

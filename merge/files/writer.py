@@ -20,6 +20,7 @@ from .atomic import Target, appearing
 from .checkpoint import Checkpoint, Stored
 from .header import NAMES, parse_header
 from .kinds import AS_IT_IS, Naming
+from .packed import Packed
 
 CHUNK = 1 << 20  # elements of one piece of work: 2 MB in half precision
 PAGE = 4096
@@ -73,7 +74,7 @@ class FileLayout:
     total: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "FileLayout":
+    def of(cls, checkpoint: Packed) -> "FileLayout":
         """The layout depends on keys, dtypes and shapes alone, never on the order of the sources."""
         entries = checkpoint.entries
         offsets, end = {}, 0
@@ -83,7 +84,7 @@ class FileLayout:
         return cls(offsets, end)
 
     def header(
-        self, checkpoint: Checkpoint, metadata: Mapping[str, str], room: int = 0, naming: Naming = AS_IT_IS
+        self, checkpoint: Packed, metadata: Mapping[str, str], room: int = 0, naming: Naming = AS_IT_IS
     ) -> bytes:
         """The file's first bytes: length and JSON, padded with spaces to ``room`` or a multiple of 8."""
         table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -99,11 +100,11 @@ class FileLayout:
         text += b" " * (room - 8 - len(text) if room else -len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
-    def pieces(self, checkpoint: Checkpoint, order: list[str], chunk: int) -> Iterator[Piece]:
+    def pieces(self, checkpoint: Packed, order: list[str], chunk: int) -> Iterator[Piece]:
         """The work, tensor by tensor; tensors that cannot be divided are one piece."""
         for key in order:
             entry, begin = checkpoint.entries[key], self.offsets[key][0]
-            step = chunk if checkpoint.divisible(key) else max(1, entry.numel)
+            step = checkpoint.step(key, chunk)
             for start in range(0, entry.numel, step):
                 yield Piece(key, start, min(start + step, entry.numel), begin + start * entry.dtype.itemsize)
 
@@ -124,7 +125,7 @@ class FileLayout:
 
 
 def write(
-    checkpoint: Checkpoint,
+    inner: Checkpoint,
     path: Path,
     metadata: Metadata,
     *,
@@ -137,7 +138,7 @@ def write(
     begin: int = 0,
     tick: Tick = lambda done: None,
 ) -> None:
-    """Write ``checkpoint`` to ``path``: to a file without a name, which gets its name at the end.
+    """Write the checkpoint ``inner`` to ``path``: to a file without a name, which gets its name at the end.
 
     ``metadata(False, ...)`` gives a stand-in as long as the final metadata; ``metadata(True, tick)`` may take its
     time: it runs beside the merge. ``ready`` may still raise just before the file gets its name. ``begin`` is where
@@ -145,6 +146,7 @@ def write(
     the cost of copying. ``tick`` is given bytes written and may raise to stop. The bytes do not depend on
     ``threads``, ``chunk`` or ``order``. MergeError when the disk is full, or when no program could read the result.
     """
+    checkpoint = Packed(inner)
     layout = FileLayout.of(checkpoint)
     draft = layout.header(checkpoint, metadata(False, lambda done: None), naming=naming)
     parse_header(path.name, draft[8:], len(draft))
@@ -163,7 +165,8 @@ def write(
     ):
         final = beside.submit(metadata, True, go_on)
         try:
-            _write_tensors(checkpoint, layout, target, room, threads, chunk, order, tick)
+            keys = checkpoint.order(inner.entries if order is None else order)
+            _write_tensors(checkpoint, layout, target, room, threads, chunk, keys, tick)
             while not final.done():
                 wait([final], timeout=0.1)
                 tick(0)
@@ -176,17 +179,17 @@ def write(
 
 
 def _write_tensors(
-    checkpoint: Checkpoint,
+    checkpoint: Packed,
     layout: FileLayout,
     target: Target,
     room: int,
     threads: int,
     chunk: int,
-    order: list[str] | None,
+    order: list[str],
     tick: Tick,
 ) -> None:
     """Copy what is in a file already, and compute the rest."""
-    found = {key: checkpoint.stored(key) for key in order or layout.offsets}
+    found = {key: checkpoint.stored(key) for key in order}
     stored = {key: place for key, place in found.items() if place is not None}
     changed = [key for key, place in found.items() if place is None]
 
@@ -207,7 +210,7 @@ def default_threads() -> int:
 
 
 def computing(
-    checkpoint: Checkpoint, pieces: Iterator[Piece], put: Callable[[Piece, Tensor], None]
+    checkpoint: Packed, pieces: Iterator[Piece], put: Callable[[Piece, Tensor], None]
 ) -> Iterator[Task]:
     """A job for each piece: read and compute it, and put it away."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "dtype": ("same", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
+    "dtype": ("same", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "fp8_scaled"),
     "key_map": ("mbw", "supermerger", "mecha", "comfy"),
     "ema": ("keep", "drop", "swap"),
     "prune": ("no", "yes"),

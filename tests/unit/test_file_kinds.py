@@ -1,4 +1,4 @@
-"""Kinds of source files: quantised ones are refused wherever they come in, prefixes do not matter, others are named."""
+"""Kinds of source files: weights quantised in unknown forms are refused wherever they come in, prefixes do not matter."""
 
 from pathlib import Path
 
@@ -16,8 +16,6 @@ MARKS = [
     "weight_scale",
     "weight_scale_2",
     "comfy_quant",
-    "input_scale",
-    "scale_input",
     "absmax",
     "nested_absmax",
     "quant_map",
@@ -36,21 +34,33 @@ def folder(tmp_path_factory) -> Path:
     return three_files(tmp_path_factory.mktemp("kinds"))
 
 
-@pytest.mark.parametrize("mark", [*MARKS, "scaled_fp8", "codes"])
-def test_quantised_sources_are_refused_everywhere(folder: Path, mark: str):
+@pytest.mark.parametrize("mark", [*MARKS, "codes"])
+def test_unknown_forms_of_quantised_weights_are_refused_everywhere(folder: Path, mark: str):
     q = tensors(4)
-    if mark == "scaled_fp8":
-        q[UNET + mark] = torch.zeros(2, dtype=torch.float8_e4m3fn)
-    elif mark == "codes":
+    if mark == "codes":
         q[LAYER + ".weight"] = torch.zeros(30_000, dtype=torch.uint8)
     else:
         q[f"{LAYER}.{mark}"] = torch.ones(1)
     save_file(q, folder / "q.safetensors")
     for recipe in ("q + a, 0.5", "a + q, 0.5", "a + b + q, 0.5", "a + b, 0.5, vae=q"):
-        with pytest.raises(MergeError, match="q is quantised"):
+        with pytest.raises(
+            MergeError, match="q is quantised in a form.*that cannot be read.*Use the fp16, bf16 or"
+        ):
             merge_files(f"o = {recipe}", folder / "o", folders=[folder])
     with pytest.raises(MergeError, match="quantised"):
         compare(FileCheckpoint(folder / "a.safetensors"), FileCheckpoint(folder / "q.safetensors"))
+
+
+def test_scales_of_inputs_alone_are_kept(folder: Path):
+    """Files hold them beside weights that are not quantised; they are no weights to merge."""
+    marked = {
+        UNET + "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn),
+        LAYER + ".scale_input": torch.ones(1),
+    }
+    save_file(tensors(4) | marked, folder / "marked.safetensors")
+    found = merge(folder, "o = marked + a, 1")
+    assert float(found[LAYER + ".scale_input"]) == 1 and UNET + "scaled_fp8" not in found
+    assert torch.equal(found[LAYER + ".weight"], tensors(1)[LAYER + ".weight"])
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "model.model.", "model.", "diffusion_model."])

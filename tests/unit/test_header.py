@@ -38,7 +38,7 @@ WRONG = {
     "no dtype": raw({"x": {"shape": [2], "data_offsets": [0, 8]}}),
     "a dtype that is a list": raw(info(dtype=["F32"])),
     "an unknown dtype": raw(info(dtype="F128")),
-    "a code dtype": raw(info(dtype="F8_E8M0", shape=[8])),
+    "a code dtype": raw(info(dtype="F4", shape=[8])),
     "a shape that is null": raw(info(shape=None)),
     "negative sides": raw(info(shape=[-2, -1])),
     "a side that is true": raw(info(shape=[True, 2])),
