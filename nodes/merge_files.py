@@ -66,7 +66,7 @@ class MergeToFile(io.ComfyNode):
                 io.String.Input("options", default="", optional=True, tooltip="Options of the method, such as density=0.3 for ties or gamma=2 for extract."),
                 io.Int.Input("seed", default=0, min=0, max=2**53, optional=True, tooltip="Random seed of dare and della."),
                 checkpoint_or_vae("vae", "VAE to bake into the file in place of A's. It must be a whole VAE of the same kind."),
-                choice_input("dtype", "Data type of the file. same keeps the type of each tensor. fp8 is used for the matrices of the diffusion model only."),
+                choice_input("dtype", "Data type of the file. same keeps the type of each tensor, also where model A is quantised. fp8 is used for the matrices of the diffusion model only; fp8_scaled stores a scale with each."),
                 key_map_input(),
                 choice_input("ema", "EMA weights: keep A's, drop them, or merge the EMA weights of all models in place of their normal weights (swap)."),
                 choice_input("prune", "yes leaves out everything except the diffusion model, text encoders and VAE."),

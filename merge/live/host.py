@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import comfy.model_management
 import comfy.sd
 import torch
+from comfy.quant_ops import QuantizedTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...blocks.host import read_weights
@@ -27,6 +28,7 @@ from .host_incremental import incremental, unpatched
 from .host_left_out import key_patches, stored_tensors
 from .host_patch import TAKE, How, KeyPatches, MergePatch, effective, merge_patch, numbers, own_patches
 from .host_prediction import compare_prediction
+from .host_quantised import check_smoothing, refuse_foreign, remarks, stored_parts
 
 NON_FINITE = ("error", "keep A")
 LABELS = {"m_a": "Shares of A (M_A)", "m_b": "Shares of B (M_B)"}
@@ -119,6 +121,7 @@ def merge_unets(
     )
     plan = make_plan(title, sources, ratios, options=options, seed=seed)
     compare_prediction(plan, models)
+    plan.notes.remarks.extend(remarks(sources))
     merged = incremental(models[0])
     _keep_unpatched(plan, merged)
     unfinished = _not_finite(plan, sources, None if non_finite == "keep A" else "non_finite")
@@ -143,6 +146,7 @@ def merge_clips(clip_a, clip_b, ratio: float, clip_c=None, encoders: str = ""):
     )
     plan = make_plan("Merge of text encoders", sources, ratios, keep=_kept_of_clip(sources))
     merged = clip_a.clone()
+    plan.notes.remarks.extend(remarks(sources))
     merged.patcher = incremental(clip_a.patcher)
     _keep_unpatched(plan, merged.patcher)
     _not_finite(plan, sources)
@@ -211,14 +215,14 @@ def _sources(patchers: Sequence, prefix: str | None = None) -> list[Live]:
     """Each model's stored tensors by key, with the patches on them for all but A, whose patches come first anyway."""
     stored = stored_tensors(patchers[0], prefix)
     sources = [Live("A", {key: [(tensor, None)] for key, tensor in stored.items()})]
-    for number, patcher in enumerate(patchers[1:], start=1):
-        try:
-            sources.append(Live(letter(number), key_patches(patcher, prefix)))
-        except AttributeError as error:  # core cannot list the scales of quantised layers either
-            raise MergeError(
-                f"Model {letter(number)} is quantised and its weights cannot be read one by one ({error}). "
-                "Load its fp16 or bf16 file."
-            ) from error
+    sources += [
+        Live(letter(number), key_patches(patcher, prefix))
+        for number, patcher in enumerate(patchers[1:], start=1)
+    ]
+    for source in sources:
+        refuse_foreign(f"Model {source.name}", source.entries)
+    if any(isinstance(tensor, QuantizedTensor) for source in sources for tensor in source.entries.values()):
+        check_smoothing(patchers, prefix)
     return sources
 
 
@@ -282,6 +286,7 @@ def _patch(merged, sources: Sequence[Live], plan: Plan, unfinished: Collection[s
             how = How(plan.method.name, ratios, options, plan.seed_of(key), channels, keep_a)
             others = sources[1:]
         own = own_patches(merged, key, sources[0].entries[key])
+        how = how._replace(quantised=isinstance(sources[0].entries[key], QuantizedTensor))
         return merge_patch(how, [source.patches[key] for source in others], own)
 
     patches = {key: patch(key, step) for key, step in plan.merged.items()}
@@ -295,6 +300,8 @@ def _patch(merged, sources: Sequence[Live], plan: Plan, unfinished: Collection[s
 
 def _finite(tensor: torch.Tensor) -> bool:
     """``all_finite``, remembered per stretch of storage: core puts the same storage into new Parameters."""
+    if isinstance(tensor, QuantizedTensor):
+        return all(map(_finite, stored_parts(tensor)))
     places: dict[tuple, bool] = _FINITE.setdefault(tensor.untyped_storage(), {})  # pyright: ignore[reportAssignmentType]
     place = (tensor.storage_offset(), tensor.shape, tensor.stride())
     if place not in places:

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import comfy.model_patcher
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...blocks.keys import is_quantised
+from .host_quantised import quantised_patches
 
 # Tables up to this size are patched when the model loads: position embeddings are read directly, token embeddings,
 # which are larger, are called.
@@ -125,7 +125,7 @@ def key_patches(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, l
     """
     state = patcher.model_state_dict(prefix)
     if any(map(is_quantised, state)):
-        found = {key: _quantised_patches(patcher, key) for key in state if not is_quantised(key)}
+        found = {key: quantised_patches(patcher, key) for key in state if not is_quantised(key)}
     else:
         found = patcher.get_key_patches(prefix)
     for key in found.keys() & patcher.backup_buffers.keys():
@@ -140,17 +140,3 @@ def stored_tensors(patcher: ModelPatcher, prefix: str | None = None) -> dict[str
         return {key: patches[0][0] for key, patches in key_patches(patcher, prefix).items()}
     kept = {key: backup.weight for key, backup in patcher.backup.items()} | patcher.backup_buffers
     return {key: kept.get(key, value) for key, value in state.items()}
-
-
-def _quantised_patches(patcher: ModelPatcher, key: str) -> list:
-    """What ``get_key_patches`` gives for one key: the stored weight and how it is dequantised, and its patches."""
-    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
-    if key in patcher.backup:
-        weight = patcher.backup[key].weight
-    if key in patcher.hook_backup:
-        weight = patcher.hook_backup[key][0]
-    return [(weight, convert or _as_it_is), *patcher.patches.get(key, ())]
-
-
-def _as_it_is(weight: torch.Tensor, **_) -> torch.Tensor:
-    return weight

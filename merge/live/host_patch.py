@@ -13,8 +13,10 @@ import comfy.lora
 import comfy.model_management
 import comfy.weight_adapter.base
 import torch
+from comfy.quant_ops import QuantizedTensor
 
 from ..methods import METHODS
+from .host_quantised import as_numbers, conversion, never_zero
 
 KeyPatches = list  # as ModelPatcher.get_key_patches gives them: [(weight, convert), patch, ...]
 Numbers = tuple[tuple[str, float], ...]
@@ -28,6 +30,12 @@ class Own:
     """
 
     patches: KeyPatches
+
+    @property
+    def exact(self) -> torch.dtype:
+        """The dtype that holds the stored numbers exactly."""
+        stored = self.patches[0][0]
+        return torch.float32 if isinstance(stored, QuantizedTensor) else stored.dtype
 
 
 TAKE = ""  # the name of no method: the tensor of the other model as it is
@@ -48,6 +56,7 @@ class How(NamedTuple):
     seed: int | None = None
     channels: int = 0  # only the first channels of dimension 1 are merged; 0: all
     keep_a: bool = False  # A's value stays where the result is NaN or infinite
+    quantised: bool = False  # core quantises the result
 
 
 class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
@@ -77,7 +86,8 @@ class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
         """The merged tensor, float32, or ``weight``'s own dtype where the caller computes in that."""
         plain, others, own, _ = self.weights
         how = How(*plain)
-        if own is not None and weight.dtype not in (torch.float32, own.patches[0][0].dtype):
+        weight = as_numbers(weight)
+        if own is not None and weight.dtype not in (torch.float32, own.exact):
             merged = effective(own.patches, key, weight.device).to(torch.float32, copy=True)
         else:
             merged = weight.to(torch.float32)
@@ -88,6 +98,8 @@ class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
             part.copy_(_merged(part.contiguous(), [operand[:, : how.channels] for operand in operands], how))
         else:
             merged = _merged(merged, operands, how)
+        if how.quantised:
+            never_zero(merged)
         if before is not None:
             merged = torch.where(merged.isfinite(), merged, before)
         return merged.to(weight.dtype) if intermediate_dtype == weight.dtype else merged
@@ -101,13 +113,12 @@ def merge_patch(how: How, others: Sequence[KeyPatches] = (), own: Own | None = N
 def own_patches(model: Any, key: str, stored: torch.Tensor) -> Own | None:
     """What ``model`` computes one tensor from, if core gives its patches less than ``stored`` holds; else None."""
     given = comfy.model_management.lora_compute_dtype(model.load_device)
-    if given == torch.float32 or stored.dtype in (given, torch.float8_e4m3fn, torch.float8_e5m2):
+    quantised = isinstance(stored, QuantizedTensor)
+    if not (quantised and model.is_dynamic()) and given == torch.float32:
         return None
-    return Own([(stored, _as_it_is), *model.patches.get(key, ())])
-
-
-def _as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
-    return weight
+    if not quantised and stored.dtype in (given, torch.float8_e4m3fn, torch.float8_e5m2):
+        return None
+    return Own([(stored, conversion(model, key)), *model.patches.get(key, ())])
 
 
 def numbers(values: Mapping[str, float]) -> Numbers:

@@ -6,7 +6,7 @@ from torch import Tensor
 from .registry import BLOCK
 
 # float8 has no reductions: an element is not finite where all bits of the mask are set.
-_FLOAT8_MASKS = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7C}
+_FLOAT8_MASKS = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7C, torch.float8_e8m0fnu: 0xFF}
 
 
 def all_finite(tensor: Tensor) -> bool:

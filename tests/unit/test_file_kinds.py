@@ -44,7 +44,7 @@ def test_unknown_forms_of_quantised_weights_are_refused_everywhere(folder: Path,
     save_file(q, folder / "q.safetensors")
     for recipe in ("q + a, 0.5", "a + q, 0.5", "a + b + q, 0.5", "a + b, 0.5, vae=q"):
         with pytest.raises(
-            MergeError, match="q is quantised in a form.*that cannot be read.*Use the fp16, bf16 or"
+            MergeError, match=r"q is quantised in a form.*that cannot be read.*Use the fp16, bf16 or"
         ):
             merge_files(f"o = {recipe}", folder / "o", folders=[folder])
     with pytest.raises(MergeError, match="quantised"):

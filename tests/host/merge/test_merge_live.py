@@ -309,17 +309,6 @@ def test_bad_shares_of_a_are_named(build):
             host.merge_two_ratios(a, b, text)
 
 
-def test_quantised_models_get_a_message(build):
-    a, b = build("SD15", 1), build("SD15", 2)
-
-    def no_scale(prefix):
-        raise AttributeError("'Linear' object has no attribute 'weight_scale'")
-
-    b.get_key_patches = no_scale
-    with pytest.raises(MergeError, match="Model B is quantised"):
-        host.merge_models(a, b, "0.5")
-
-
 def test_prediction_types_are_compared(build):
     import comfy.model_base
 
