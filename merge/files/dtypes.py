@@ -1,8 +1,12 @@
 """The dtypes a merged file can be written in."""
 
+from collections.abc import Mapping
+
 import torch
 
-from ...blocks.keys import OTHER, UNET
+from ...blocks.keymap import block_of
+from ...blocks.keys import OTHER, UNET, part_of
+from ...blocks.names import Layout
 from .header import Entry
 from .quantised import fp8_scaled
 
@@ -36,12 +40,22 @@ def written_as(choice: str, part: str, entry: Entry, in_block: bool = True) -> E
     return Entry(output_dtype(choice, part, entry), entry.shape)
 
 
-def is_matrix(key: str, entry: Entry) -> bool:
-    """Whether a tensor can be written as fp8_scaled: the matrix of a linear layer."""
-    floating, sides = entry.dtype.is_floating_point, entry.shape
-    return (
-        key.endswith(".weight") and floating and len(sides) == 2 and not any(side % SIDES for side in sides)
-    )
+class Matrices:
+    """The tensors that dtype=fp8_scaled is for: those of the diffusion model that A has quantised, or all its matrices
+    inside blocks."""
+
+    def __init__(self, entries: Mapping[str, Entry], layout: Layout):
+        self._entries, self._layout = entries, layout
+        self._some = any(entry.quantised for key, entry in entries.items() if part_of(key) == UNET)
+
+    def __contains__(self, key: str) -> bool:
+        entry = self._entries.get(key)
+        if entry is None or self._some:
+            return entry is not None and entry.quantised is not None
+        sides = entry.shape
+        matrix = entry.dtype.is_floating_point and len(sides) == 2 and not any(side % SIDES for side in sides)
+        inside = block_of(key, self._layout, "comfy") in self._layout.index
+        return key.endswith(".weight") and matrix and inside
 
 
 def output_dtype(choice: str, part: str, entry: Entry) -> torch.dtype:

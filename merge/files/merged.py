@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ...blocks import weights
-from ...blocks.keymap import block_of
-from ...blocks.keys import EMA, MARKERS, OTHER, POSITION_IDS, UNET, VAE_PART, part_of
+from ...blocks.keys import EMA, MARKERS, OTHER, POSITION_IDS, VAE_PART, part_of
 from ..errors import MergeError
 from ..methods import METHODS
 from ..methods.finite import all_finite
@@ -19,11 +18,11 @@ from ..recipe.model import Line
 from ..report import letter
 from .added import Added
 from .checkpoint import Checkpoint, Stored
-from .dtypes import is_matrix, written_as
+from .dtypes import Matrices, written_as
 from .ema import EmaSwapped
 from .evaluate import Computed, Read, evaluate, lines_below
 from .header import Entry
-from .quantised import remarks
+from .quantised import remade, remarks
 from .vae import baked
 
 EMBEDDING = ".position_embedding.weight"
@@ -85,9 +84,7 @@ class MergedCheckpoint(Computed):
             for key in lora.keys:
                 self.added.setdefault(key, []).append(lora)
         self.baked: dict[str, tuple[Checkpoint, str]] = {}
-        self._quantised = any(
-            entry.quantised for key, entry in self.sources[0].entries.items() if part_of(key) == UNET
-        )
+        self._matrices = Matrices(self.sources[0].entries, self.layout)
         self.entries = {key: self._entry(key, self._origin(key)) for key in self.plan.steps}
         if line.position_ids == "reset":
             self._add_position_ids()
@@ -122,20 +119,14 @@ class MergedCheckpoint(Computed):
         entry = source.entries[key]
         if self._repairs(key):
             return Entry(torch.int64, entry.shape)
-        written = written_as(self.line.dtype, part_of(key), entry, self._scaled(key, entry))
-        form, step = written.quantised, self.plan.steps[key]
-        if form is None or isinstance(step, Keep):
+        written = written_as(self.line.dtype, part_of(key), entry, key in self._matrices)
+        step = self.plan.steps[key]
+        if isinstance(step, Keep) and key not in self.added:
             return written
-        other = self.sources[step.source].entries[key].quantised if isinstance(step, Take) else None
-        if other is not None and other.format == form.format and self.line.nan == "error":
-            return replace(written, quantised=replace(other, taken=True))
-        return replace(written, quantised=replace(form, kept=False))
-
-    def _scaled(self, key: str, entry: Entry) -> bool:
-        """Whether dtype=fp8_scaled is for this tensor: those that A has quantised, or all matrices inside blocks."""
-        if self._quantised:
-            return entry.quantised is not None
-        return is_matrix(key, entry) and block_of(key, self.layout, "comfy") in self.layout.index
+        taken = None
+        if isinstance(step, Take) and self.line.nan == "error" and key not in self.added:
+            taken = self.sources[step.source].entries[key]
+        return remade(written, taken)
 
     def _repairs(self, key: str) -> bool:
         return key.endswith(POSITION_IDS) and self.line.position_ids != "skip"

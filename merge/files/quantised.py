@@ -9,7 +9,7 @@ _load_quantized_module of comfy.ops.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,6 +112,16 @@ def fp8_scaled(shape: tuple[int, ...]) -> Quantised:
     text = json.dumps({"format": FP8_SCALED.name}).encode()
     codes, scale = Part(Entry(FP8_SCALED.codes, shape)), Part(Entry(torch.float32, ()))
     return Quantised(FP8_SCALED, text, codes, {SCALE: scale}, {}, kept=False)
+
+
+def remade(entry: Entry, taken: Entry | None = None) -> Entry:
+    """An entry with codes and scales to be computed, or those of ``taken`` where that has the same format."""
+    form, other = entry.quantised, taken.quantised if taken else None
+    if form is None:
+        return entry
+    if other is not None and other.format == form.format:
+        return replace(entry, quantised=replace(other, taken=True))
+    return replace(entry, quantised=replace(form, kept=False))
 
 
 def remarks(sources: Sequence[Mapping[str, Entry]], result: Mapping[str, Entry]) -> Iterator[str]:
