@@ -17,7 +17,10 @@ from refhost.client import Client, Prompt, PromptFailed, PromptRefused
 from refhost.server import Server
 
 OUTPUT = layout.ROOT / "demo_output"
-MODELS = {"sd15_a.safetensors": "sd15_full_a.safetensors", "sd15_b.safetensors": "sd15_full_b.safetensors"}
+MODELS = {
+    "v1-5-pruned-emaonly-fp16.safetensors": "sd15_full_a.safetensors",
+    "DreamShaper_8_pruned.safetensors": "sd15_full_b.safetensors",
+}
 CHECKPOINT_BYTES = 5 * 10**9
 SIZE, STEPS = 128, 6
 # fp16 storage, fp32 arithmetic: a CPU would otherwise keep every weight twice as large in memory.

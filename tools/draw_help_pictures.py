@@ -8,10 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from draw_thumbnails import EXAMPLES, bare_canvas, stand_ins
+from draw_thumbnails import bare_canvas, stand_ins
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from refhost import layout
+from refhost import layout, templates
 from refhost.browser import ARGUMENTS, chromium
 from refhost.canvas import Canvas
 from refhost.server import Server
@@ -23,11 +23,10 @@ MARGIN, WIDTH, HEIGHT, QUALITY = 44, 560, 640, 66
 
 def example_of(node_id: str) -> str:
     """The first drawn example workflow with the node; empty where there is none."""
-    for path in sorted((EXAMPLES / "api").glob("*.json")):
-        prompt = json.loads(path.read_text(encoding="utf-8"))
-        drawn = (EXAMPLES / path.name).exists()
-        if drawn and any(node["class_type"] == node_id for node in prompt.values()):
-            return path.stem
+    for name in templates.names():
+        drawn = templates.drawn(name).exists()
+        if drawn and any(node["class_type"] == node_id for node in templates.prompt(name).values()):
+            return name
     return ""
 
 
@@ -63,7 +62,7 @@ def main() -> int:
         for name, example in sorted(examples.items(), key=lambda pair: pair[1]):
             canvas.clear()
             if example:
-                canvas.load(json.loads((EXAMPLES / f"{example}.json").read_text(encoding="utf-8")))
+                canvas.load(json.loads(templates.drawn(example).read_text(encoding="utf-8")))
             else:
                 canvas.add(name)
             picture_of(name).write_bytes(take(canvas, name))

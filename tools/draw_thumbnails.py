@@ -1,22 +1,25 @@
-"""Takes the pictures of the template browser, example_workflows/NAME.jpg, from the workflows on the real canvas.
+"""Makes the thumbnails of the template browser, beside the drawn workflows in example_workflows/.
 
-Names as arguments limit it to those workflows; without any, those that have no picture yet are taken.
+A workflow that runs on the demo models is run, and its images are the thumbnail; of others the graph on the real canvas
+is. Names as arguments limit it to those workflows; without any, those that have no thumbnail yet are made.
 """
 
 import io
 import json
+import math
 import sys
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
-from refhost import layout
+from refhost import layout, templates
 from refhost.browser import ARGUMENTS, chromium
 from refhost.canvas import Canvas
 from refhost.client import Client
 from refhost.server import Server
 
-EXAMPLES = layout.ROOT / "example_workflows"
 SIDE, MARGIN, PIXELS, QUALITY = 1400, 40, 640, 80
+DEMO = {"BlockworkAtelierLoader", "BlockworkAtelierStages"}
+PAPER = (38, 40, 46)
 QUIET = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.Canvas.ShowRulers": False}
 FIT = """([side, margin]) => { const boxes = app.graph.nodes.map((node) => node.boundingRect ?? node.getBounding());
   const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
@@ -29,22 +32,64 @@ FIT = """([side, margin]) => { const boxes = app.graph.nodes.map((node) => node.
 
 def take(canvas: Canvas, name: str) -> bytes:
     """A square JPEG of a workflow, fitted."""
-    canvas.load(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
+    canvas.load(json.loads(templates.drawn(name).read_text(encoding="utf-8")))
     canvas.page.evaluate(FIT, [SIDE, MARGIN])
     canvas.settle(20)
     picture = canvas.page.screenshot(clip={"x": 0, "y": 0, "width": SIDE, "height": SIDE})
-    small = Image.open(io.BytesIO(picture)).convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.LANCZOS)
+    return jpeg(
+        Image.open(io.BytesIO(picture)).convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.LANCZOS)
+    )
+
+
+def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()
+
+
+def runs_on_demo_models(name: str) -> bool:
+    """Whether a workflow loads the demo models and no other."""
+    kinds = {node["class_type"] for node in templates.prompt(name).values()}
+    return bool(kinds & DEMO) and not kinds & {
+        "CheckpointLoaderSimple",
+        "UNETLoader",
+        "BlockworkCascadeStageLoader",
+    }
+
+
+def result(server: Server, name: str) -> bytes:
+    """A square JPEG of the images that a workflow saves, in rows."""
+    client, prompt = Client(server.url), templates.prompt(name)
+    entry = client.run(prompt, timeout=1800)
+    saving = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
+    shown = [
+        Image.open(io.BytesIO(data)).convert("RGB") for key in saving for data in client.images(entry, key)
+    ]
+    across = math.ceil(math.sqrt(len(shown)))
+    down = -(-len(shown) // across)
+    room = PIXELS // across
+    sheet = Image.new("RGB", (PIXELS, PIXELS), PAPER)
+    for number, image in enumerate(shown):
+        scale = min((room - 8) / image.width, (room - 8) / image.height)
+        size = round(image.width * scale), round(image.height * scale)
+        filter_ = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+        row, column = divmod(number, across)
+        left = column * room + (room - size[0]) // 2
+        top = (PIXELS - down * room) // 2 + row * room + (room - size[1]) // 2
+        sheet.paste(image.resize(size, filter_), (left, top))
+    return jpeg(sheet)
 
 
 def stand_ins(server: Server, names: list[str]) -> None:
     """Empty files for every model and picture that the workflows name, so that none is drawn as missing."""
     folders = Client(server.url).get("/models")
     for name in names:
-        prompt = json.loads((EXAMPLES / "api" / f"{name}.json").read_text(encoding="utf-8"))
-        for value in [v for node in prompt.values() for v in node["inputs"].values() if isinstance(v, str)]:
+        for value in [
+            v
+            for node in templates.prompt(name).values()
+            for v in node["inputs"].values()
+            if isinstance(v, str)
+        ]:
             places = []
             if value.endswith(".safetensors") and len(value) < 80:
                 places = [server.base / "models" / folder / value for folder in folders]
@@ -68,16 +113,23 @@ def bare_canvas(browser: Browser, server: Server) -> Canvas:
 
 
 def main() -> int:
-    names = sys.argv[1:] or [
-        path.stem for path in sorted(EXAMPLES.glob("*.json")) if not path.with_suffix(".jpg").exists()
-    ]
-    with Server(layout.HOST / "thumbnails") as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(chromium()), args=list(ARGUMENTS))
-        stand_ins(server, names)
-        canvas = bare_canvas(browser, server)
-        for name in names:
-            (EXAMPLES / f"{name}.jpg").write_bytes(take(canvas, name))
-        browser.close()
+    names = sys.argv[1:] or [name for name in templates.names() if not templates.drawn(name, ".jpg").exists()]
+    run = [name for name in names if runs_on_demo_models(name)]
+    with Server(layout.HOST / "thumbnails") as server:
+        for name in run:
+            templates.drawn(name, ".jpg").write_bytes(result(server, name))
+            print(name, flush=True)
+        names = [name for name in names if name not in run]
+        if not names:
+            return 0
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=str(chromium()), args=list(ARGUMENTS))
+            stand_ins(server, names)
+            canvas = bare_canvas(browser, server)
+            for name in names:
+                templates.drawn(name, ".jpg").write_bytes(take(canvas, name))
+                print(name, flush=True)
+            browser.close()
     return 0
 
 

@@ -1,4 +1,5 @@
-"""Lays the example workflows out for the canvas: example_workflows/api/NAME.json -> example_workflows/NAME.json.
+"""Lays the example workflows out for the canvas: example_workflows/api/NAME.json -> example_workflows/NAME.json, or the
+name that notes/files.json gives it.
 
 ``--check`` writes nothing and fails when a file is missing or out of date. The schemas come from a running
 ComfyUI, which is started for it. The note of a workflow is example_workflows/notes/NAME.md; notes/models.json holds
@@ -11,30 +12,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from refhost import layout
+from refhost import layout, templates
 from refhost.client import Client
 from refhost.graphs import draw
 from refhost.server import Server
 
-EXAMPLES = layout.ROOT / "example_workflows"
+NOTES = templates.EXAMPLES / "notes"
 
 
-def drawings(schemas: dict[str, Any], folder: Path = EXAMPLES) -> dict[Path, str]:
+def drawings(schemas: dict[str, Any]) -> dict[Path, str]:
     """What the drawn files should hold, by path."""
     found = {}
-    notes = folder / "notes"
-    models = json.loads((notes / "models.json").read_text(encoding="utf-8"))
-    for source in sorted((folder / "api").glob("*.json")):
-        prompt = json.loads(source.read_text(encoding="utf-8"))
-        note = (notes / f"{source.stem}.md").read_text(encoding="utf-8").strip()
-        workflow = draw(source.stem, prompt, schemas, note, models)
-        found[folder / source.name] = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+    models = json.loads((NOTES / "models.json").read_text(encoding="utf-8"))
+    for name in templates.names():
+        note = (NOTES / f"{name}.md").read_text(encoding="utf-8").strip()
+        workflow = draw(name, templates.prompt(name), schemas, note, models, templates.app(name))
+        found[templates.drawn(name)] = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
     return found
 
 
-def stale(wanted: dict[Path, str], folder: Path = EXAMPLES) -> list[str]:
+def stale(wanted: dict[Path, str]) -> list[str]:
     """Names of drawn files that are missing, out of date, or without a source."""
-    present = set(folder.glob("*.json")) | set(wanted)
+    present = set(templates.EXAMPLES.glob("*.json")) | set(wanted)
     return sorted(
         path.name
         for path in present

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockwork.tests.support.deck import Deck
-from refhost import layout
+from refhost import layout, templates
 from refhost.canvas import Canvas
 from refhost.client import Client
 from refhost.graphs import ids_of
@@ -19,7 +19,7 @@ HIDDEN = """() => { const [x, y, w, h] = app.canvas.ds.visible_area;
   const boxes = app.graph.nodes.filter((node) => node.type === 'MarkdownNote').map((node) => ['note', ...node.boundingRect]);
   for (const group of app.graph._groups) boxes.push([group.title, ...group._bounding]);
   return boxes.filter(([, u, v, p, q]) => u < x || v < y || u + p > x + w || v + q > y + h).map((box) => [...box, x, y, w, h]); }"""
-NAMES = sorted(path.stem for path in (EXAMPLES / "api").glob("*.json"))
+NAMES = templates.names()
 
 
 @pytest.mark.parametrize("page", [("1.47.12", False), ("1.58.1", True)], indirect=True, ids=str)
@@ -27,7 +27,7 @@ def test_drawn_workflows_give_back_their_prompts(canvas: Canvas):
     """... none of their nodes covers another, and the note and the groups are visible when they open."""
     schemas = Client(canvas.url).get("/object_info")
     for name in NAMES:
-        canvas.load(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
+        canvas.load(json.loads(templates.drawn(name).read_text(encoding="utf-8")))
         assert canvas.overlaps() == [], name
         assert canvas.page.evaluate(HIDDEN) == [], name
         given = json.loads((EXAMPLES / "api" / f"{name}.json").read_text(encoding="utf-8"))

@@ -56,12 +56,12 @@ def test_help_pages_show_their_pictures(canvas: Canvas):
     widths = canvas.page.evaluate(
         """async (names) => Promise.all(names.map(async (name) => {
              const base = '/extensions/blockwork/docs/';
-             const text = await (await fetch(`${base}${name}.md`)).text();
+             const text = await (await fetch(`${base}${name}`)).text();
              const help = Object.assign(document.createElement('div'),
                { innerHTML: app.extensionManager.renderMarkdownToHtml(text, base) });
              return Promise.all([...help.querySelectorAll('img')].map(async (image) =>
                { await image.decode(); return image.naturalWidth; })); }))""",
-        canvas.node_types(),
+        [f"{name}{page}" for name in canvas.node_types() for page in (".md", "/ja.md")],
     )
-    assert len(widths) > 50 and all(widths), "a page without a picture"
+    assert len(widths) > 100 and all(widths), "a page without a picture"
     assert all(100 < width <= 700 for page in widths for width in page)

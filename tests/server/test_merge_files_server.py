@@ -28,7 +28,7 @@ def shown(client: Client, prompt: dict) -> str:
 
 def test_merge_to_file_writes_a_checkpoint_that_a_loader_lists(client: Client):
     words = shown(client, example("merge_file"))
-    assert "merged" in words and "pin sd15_a.safetensors = " in words
+    assert "merged" in words and "pin v1-5-pruned-emaonly-fp16.safetensors = " in words
     listed = client.get("/object_info/CheckpointLoaderSimple")["CheckpointLoaderSimple"]["input"]["required"]
     assert "merges/example_merge.safetensors" in str(listed["ckpt_name"])
     merged = load_file(MERGES / "example_merge.safetensors")

@@ -1,34 +1,18 @@
-"""The published archive: what comfy-cli packs (files of the repository minus ``.comfyignore``) is what users need.
-
-comfy-cli reads ``.comfyignore`` with pathspec's ``gitwildmatch``; so does this test.
-"""
+"""The published archive holds what users need, and nothing else."""
 
 import ast
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
-from pathspec import PathSpec
+from blockwork.tests.support.archive import ROOT, packed, tracked
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("blocks", "merge", "study", "injection", "deprojector", "cascade", "atelier", "nodes")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-def tracked() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.splitlines()
-    if not listed:
-        pytest.skip("this is not a git checkout")
-    return [name for name in listed if (ROOT / name).exists()]
-
-
 @pytest.fixture(scope="module")
 def archive() -> set[str]:
-    spec = PathSpec.from_lines("gitwildmatch", (ROOT / ".comfyignore").read_text().splitlines())
-    return {name for name in tracked() if not spec.match_file(name)}
+    return packed()
 
 
 def test_everything_that_the_pack_uses_is_in_it(archive):
@@ -54,10 +38,8 @@ def test_links_lead_to_files_of_the_archive(archive):
             target = link.partition("#")[0]
             if not target or "://" in target or target.startswith("mailto:"):
                 continue
-            help_page = name.startswith(
-                "web/docs/"
-            )  # the front-end reads links of every language from web/docs
-            folder = ROOT / "web" / "docs" if help_page else (ROOT / name).parent
+            # The front-end reads the links of help pages in every language from web/docs.
+            folder = ROOT / "web" / "docs" if name.startswith("web/docs/") else (ROOT / name).parent
             path = folder.joinpath(target).resolve()
             assert path.exists(), f"{name} links to {link}, which does not exist"
             inside = path.relative_to(ROOT).as_posix()

@@ -6,16 +6,17 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from refhost import layout
+from refhost import layout, templates
 
 EXAMPLES = layout.ROOT / "example_workflows"
-NAMES = sorted(path.stem for path in (EXAMPLES / "api").glob("*.json"))
+NAMES = templates.names()
+START = [name for name in NAMES if templates.drawn(name).name.startswith("Start here")]
 MODELS = json.loads((EXAMPLES / "notes" / "models.json").read_text(encoding="utf-8"))
 PLACEHOLDER = re.compile(r"\b(TODO|TBD|FIXME|XXX|lorem|placeholder)\b|\.\.\.$|\{\w*\}", re.IGNORECASE)
 
 
 def template(name: str) -> dict[str, Any]:
-    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(templates.drawn(name).read_text(encoding="utf-8"))
 
 
 def test_notes_belong_to_templates():
@@ -75,3 +76,34 @@ def test_addresses_end_in_the_name_of_the_file():
     for name, model in MODELS.items():
         assert re.fullmatch(rf"https://huggingface\.co/.+/{re.escape(name)}", model["url"])
         assert model["directory"] in ("checkpoints", "diffusion_models", "text_encoders", "vae", "loras")
+
+
+def test_five_templates_to_start_with_need_no_model():
+    numbers = sorted(templates.drawn(name).name[11] for name in START)
+    assert numbers == ["1", "2", "3", "4", "5"]
+    for name in START:
+        kinds = {node["class_type"] for node in templates.prompt(name).values()}
+        assert (
+            kinds & {"BlockworkAtelierLoader", "BlockworkAtelierStages"}
+            and "CheckpointLoaderSimple" not in kinds
+        )
+
+
+def test_two_of_them_open_in_app_mode():
+    apps = [name for name in START if templates.drawn(name).name.endswith(".app.json")]
+    assert len(apps) == 2 and [name for name in NAMES if templates.app(name)] == apps
+    for name in apps:
+        extra, prompt = template(name)["extra"], templates.prompt(name)
+        assert extra["linearMode"] is True
+        assert len(extra["linearData"]["inputs"]) > 2
+        for node, widget in extra["linearData"]["inputs"]:
+            assert not isinstance(prompt[node]["inputs"][widget], list), "a widget, not a link"
+        assert [prompt[node]["class_type"] for node in extra["linearData"]["outputs"]] == ["SaveImage"]
+
+
+def test_placeholder_names_only_where_no_released_file_can_be_offered():
+    """IF is behind a licence; LoRAs, embeddings, merges and second models of a family are the user's own."""
+    for name in NAMES:
+        for node in templates.prompt(name).values():
+            for value in node["inputs"].values():
+                assert value not in ("sd15_a.safetensors", "sd15_b.safetensors", "sdxl_a.safetensors"), name

@@ -49,6 +49,13 @@ CATALOGUE: dict[str, tuple[Kind, int]] = {
     "sd15_full_b": (SD15, 12),
 }
 
+# Released files that example workflows name, and the small checkpoints that stand in for them.
+STAND_INS = {
+    "sd15_a": "v1-5-pruned-emaonly-fp16",
+    "sd15_b": "DreamShaper_8_pruned",
+    "sdxl_a": "sd_xl_base_1.0",
+}
+
 
 def make(path: Path, kind: Kind, seed: int, dtype: torch.dtype = torch.float16) -> Path:
     """Write ``path`` unless it is there already; the same kind, seed and dtype give the same tensors."""
@@ -67,12 +74,20 @@ def make(path: Path, kind: Kind, seed: int, dtype: torch.dtype = torch.float16) 
 
 
 def make_named(names: list[str], base: Path) -> list[Path]:
-    """Write the named checkpoints of the catalogue below ``base/models/checkpoints``; those there are kept."""
+    """Write the named checkpoints of the catalogue below ``base/models/checkpoints``; those there are kept.
+
+    A checkpoint that stands in for a released file is there under that file's name too.
+    """
     unknown = [name for name in names if name not in CATALOGUE]
     if unknown:
         raise ValueError(f"no such checkpoints: {unknown}; the catalogue has {list(CATALOGUE)}")
     folder = base / "models" / "checkpoints"
-    return [make(folder / f"{name}.safetensors", *CATALOGUE[name]) for name in names]
+    paths = [make(folder / f"{name}.safetensors", *CATALOGUE[name]) for name in names]
+    for path in paths:
+        released = folder / f"{STAND_INS.get(path.stem, path.stem)}.safetensors"
+        if not released.exists():
+            released.hardlink_to(path)
+    return paths
 
 
 def _shapes(kind: Kind) -> dict[str, torch.Tensor]:

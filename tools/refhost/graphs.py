@@ -84,9 +84,14 @@ def widget_values(inputs: Sequence[Input], given: Mapping[str, Any]) -> list[Any
 
 
 def draw(
-    name: str, prompt: Prompt, schemas: Schemas, note: str = "", models: Models | None = None
+    name: str,
+    prompt: Prompt,
+    schemas: Schemas,
+    note: str = "",
+    models: Models | None = None,
+    app: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The workflow of a prompt, with a Markdown note where ``note`` is given.
+    """The workflow of a prompt, with a Markdown note where ``note`` is given, opening in App mode where ``app`` is.
 
     ``models`` holds url and directory of files that the front-end can offer for download, by file name. GraphError
     for a node type, an input or an output that the schemas lack.
@@ -128,7 +133,7 @@ def draw(
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {},
+        "extra": {"linearMode": True, "linearData": app} if app else {},
         "version": 0.4,
     }
 
