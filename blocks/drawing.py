@@ -4,6 +4,9 @@ A U-Net is drawn as a U, the stacks of a transformer as columns.
 """
 
 import contextlib
+import itertools
+import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -18,6 +21,10 @@ WIDE_FONTS = (
     "meiryo.ttc", "YuGothM.ttc", "msgothic.ttc", "msyh.ttc", "malgun.ttf", "Hiragino Sans GB.ttc", "PingFang.ttc",
     "Arial Unicode.ttf", "ipaexg.ttf", "ipag.ttf", "DroidSansFallbackFull.ttf", "wqy-zenhei.ttc", "wqy-microhei.ttc",
 )  # fmt: skip
+SERIES = (  # colour and dashes of each line of a plot: told apart without colours too
+    ((0, 114, 178), ()), ((213, 94, 0), (9, 5)), ((0, 128, 94), (2, 4)), ((190, 90, 150), (12, 4, 2, 4)),
+    ((178, 122, 0), (18, 6)), ((60, 150, 200), (5, 3)),
+)  # fmt: skip
 COLUMN = 30  # blocks in one column of a stack
 INK, PAPER, GRID = (32, 36, 44), (250, 250, 247), (214, 216, 220)
 LOW, HIGH, BEYOND = (92, 134, 196), (222, 120, 66), (176, 52, 92)  # A's colour, B's colour, outside 0..1
@@ -27,6 +34,62 @@ def font(size: float, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.Imag
     """The font of all images, ``size`` in pixels; one of the system's for a text that it has no letters for."""
     wide = _wide_font(size) if any(ord(letter) >= LATIN_END for letter in text) else None
     return wide or ImageFont.load_default(size=size)
+
+
+def write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    size: float,
+    fill: tuple[int, int, int] = INK,
+    anchor: str | None = None,
+) -> None:
+    """Draw a text, ``size`` in pixels, in a font that has its letters; ``anchor`` as PIL names it."""
+    draw.text(at, text, fill=fill, font=font(size, text), anchor=anchor)
+
+
+def wrap(text: str, size: float, width: float) -> list[str]:
+    """The lines of a text, each at most ``width`` pixels wide; words are cut only where one alone is wider."""
+    letters, lines = font(size, text), [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if letters.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and letters.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line] or [""]
+
+
+def curve(
+    draw: ImageDraw.ImageDraw,
+    points: Sequence[tuple[float, float]],
+    fill: tuple[int, int, int],
+    dashes: tuple[float, ...] = (),
+    width: int = 2,
+) -> None:
+    """A line through points; ``dashes`` are lengths in pixels, drawn and left out in turn, none for a whole line."""
+    if not dashes:
+        draw.line(list(points), fill=fill, width=width)
+        return
+    place, left = 0, dashes[0]
+    for (x, y), (to_x, to_y) in itertools.pairwise(points):
+        length = math.hypot(to_x - x, to_y - y)
+        done = 0.0
+        while done < length:
+            step = min(left, length - done)
+            ends = [
+                (x + (to_x - x) * at / length, y + (to_y - y) * at / length) for at in (done, done + step)
+            ]
+            if place % 2 == 0:
+                draw.line(ends, fill=fill, width=width)
+            done, left = done + step, left - step
+            if left <= 0:
+                place += 1
+                left = dashes[place % len(dashes)]
 
 
 @cache
@@ -96,15 +159,14 @@ def _bar(
     column_width: int,
 ) -> None:
     left, top = corner
-    text_font = font(row_height * 0.5)
-    draw.text((left, top + row_height * 0.2), name, fill=INK, font=text_font)
+    write(draw, (left, top + row_height * 0.2), name, row_height * 0.5)
     start, width = left + 48, column_width - 104
     zero = start + width * (0 - low) / (high - low)
     end = start + width * (value - low) / (high - low)
     draw.rectangle((start, top + 5, start + width, top + row_height - 6), fill=GRID)
     draw.rectangle((min(zero, end), top + 5, max(zero, end), top + row_height - 6), fill=_colour(value))
     text = number_text(round(value, 3))
-    draw.text((start + width + 6, top + row_height * 0.2), text, fill=INK, font=text_font)
+    write(draw, (start + width + 6, top + row_height * 0.2), text, row_height * 0.5)
 
 
 def _colour(value: float) -> tuple[int, int, int]:

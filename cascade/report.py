@@ -7,10 +7,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..blocks.drawing import GRID, PAPER, SERIES, curve, write
+
 WIDTH, HEIGHT, MARGIN, LINE = 512, 150, 12, 16
 BINS = 64
-COLOURS = ((216, 70, 60), (70, 160, 80), (66, 110, 216))
-INK, PAPER, GRID = (40, 40, 46), (250, 250, 248), (214, 214, 210)
+CHANNELS = {"red": (216, 70, 60), "green": (70, 160, 80), "blue": (66, 110, 216)}
 END = 1 / 512  # within half an 8-bit step of black or full
 
 
@@ -48,10 +49,10 @@ def draw(images: dict[str, Tensor], measures: dict[str, Measures]) -> Tensor:
     pen = ImageDraw.Draw(canvas)
     for row, (label, batch) in enumerate(images.items()):
         top = MARGIN + row * block
-        pen.text((MARGIN, top), f"{label}: {_words(measures[label])}", fill=INK)
+        write(pen, (MARGIN, top), f"{label}: {_words(measures[label])}", 11)
         _histogram(pen, batch[..., :3].float().clamp(0, 1), top + LINE)
-        pen.text((MARGIN, top + LINE + HEIGHT + 1), "0", fill=INK)
-        pen.text((MARGIN + WIDTH - 6, top + LINE + HEIGHT + 1), "1", fill=INK)
+        write(pen, (MARGIN, top + LINE + HEIGHT + 1), "0", 11)
+        write(pen, (MARGIN + WIDTH - 6, top + LINE + HEIGHT + 1), "1", 11)
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255)[None]
 
 
@@ -67,10 +68,13 @@ def _histogram(pen: ImageDraw.ImageDraw, rgb: Tensor, top: int) -> None:
     counts = [torch.histc(rgb[..., channel], BINS, 0, 1) for channel in range(3)]
     tallest = max(count.max().item() for count in counts) or 1.0
     step = WIDTH / BINS
-    for count, colour in zip(counts, COLOURS, strict=True):
+    for number, (count, (name, colour)) in enumerate(zip(counts, CHANNELS.items(), strict=True)):
         heights = (count / tallest).sqrt() * (HEIGHT - 4)  # square root: small bins stay visible
         points = [
             (MARGIN + (index + 0.5) * step, top + HEIGHT - height)
             for index, height in enumerate(heights.tolist())
         ]
-        pen.line(points, fill=colour, width=2)
+        curve(pen, points, colour, SERIES[number][1])
+        left, y = MARGIN + 8 + 70 * number, top + 9
+        curve(pen, [(left, y), (left + 24, y)], colour, SERIES[number][1])
+        write(pen, (left + 28, y), name, 11, anchor="lm")

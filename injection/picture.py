@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..blocks.drawing import GRID, INK, PAPER, font, positions
+from ..blocks.drawing import GRID, PAPER, font, positions, write
 from ..blocks.walk import Block, ModelBlocks
 from .entries import Injection
 
@@ -33,7 +33,7 @@ def draw_plan(injections: Sequence[Injection], blocks: ModelBlocks) -> np.ndarra
         top = MARGIN + (rows + 1 + number) * ROW
         if injections:
             draw.rectangle((MARGIN, top + 4, MARGIN + 18, top + 20), fill=_colour(number))
-        draw.text((MARGIN + 28, top + 2), line, fill=INK, font=font(15, line))
+        write(draw, (MARGIN + 28, top + 2), line, 15)
     return np.asarray(image, dtype=np.float32) / 255
 
 
@@ -43,17 +43,17 @@ def _draw_block(
     left, top = corner
     box = (left + 58, top + 3, left + COLUMN - 20, top + ROW - 4)
     if not block.depth:
-        draw.text((left, top + 6), block.name, fill=GRID, font=font(15))
+        write(draw, (left, top + 6), block.name, 15, GRID)
         draw.line((box[0], (box[1] + box[3]) // 2, box[2], (box[1] + box[3]) // 2), fill=GRID)
         return
-    draw.text((left, top + 6), block.name, fill=INK, font=font(15))
+    write(draw, (left, top + 6), block.name, 15)
     draw.rectangle(box, outline=GRID)
     acting = [(n, text) for n, one in enumerate(injections) if (text := _amount(one, block))]
     width = (box[2] - box[0]) / max(1, len(acting))
     for place, (number, text) in enumerate(acting):
         start = box[0] + place * width
         draw.rectangle((start + 1, box[1] + 1, start + width - 1, box[3] - 1), fill=_colour(number))
-        draw.text((start + 5, box[1] + 3), _fit(text, width - 8, 13), fill=PAPER, font=font(13))
+        write(draw, (start + 5, box[1] + 3), _fit(text, width - 8, 13), 13, PAPER)
 
 
 def _amount(one: Injection, block: Block) -> str:
@@ -102,5 +102,5 @@ def draw_grid(images: np.ndarray, labels: Sequence[str], columns: int = 0) -> np
         left = 8 + (number % columns) * (width + 8)
         top = 8 + (number // columns) * (height + band + 8)
         page.paste(Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8)), (left, top))
-        draw.text((left, top + height + 4), _fit(label, width, size), fill=INK, font=font(size, label))
+        write(draw, (left, top + height + 4), _fit(label, width, size), size)
     return np.asarray(page, dtype=np.float32) / 255

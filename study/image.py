@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..blocks.drawing import GRID, HIGH, INK, LOW, PAPER, as_array, font, positions
+from ..blocks.drawing import GRID, HIGH, INK, LOW, PAPER, as_array, positions, write
 from ..blocks.names import BlockError
 from .sweep import Cell, Sweep
 
@@ -102,7 +102,7 @@ def draw_sweep(
     canvas = Image.new("RGB", (columns * cell_width + MARGIN, rows * block_height + top), PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((2 * MARGIN, MARGIN), title, fill=INK, font=font(20, title))
+        write(draw, (2 * MARGIN, MARGIN), title, 20)
     far = max((_mean(move.rms) for move in moves), default=0.0)
     moved = {move.cell: move for move in moves}
     for number, cell in enumerate(sweep.cells):
@@ -166,7 +166,7 @@ def _draw_cell(
 ) -> None:
     left, top = corner
     left += MARGIN
-    draw.text((left, top), cell.label, fill=INK, font=font(15))
+    write(draw, (left, top), cell.label, 15)
     if move:
         length = round((len(pictures) * (box[0] + GAP) - GAP) * (_mean(move.rms) / far if far else 0))
         draw.rectangle((left, top + LABEL - 4, left + length, top + LABEL - 2), fill=HIGH)
@@ -181,7 +181,7 @@ def _plot(moves: Sequence[Moves], size: tuple[int, int], title: str = "") -> np.
     draw = ImageDraw.Draw(image)
     top = LABEL
     if title:
-        draw.text((8, 8), title, fill=INK, font=font(15, title))
+        write(draw, (8, 8), title, 15)
         top += LABEL
     panels = [(UNIT_RMS, LOW, [move.rms for move in moves])]
     if all(move.cosine is not None for move in moves):
@@ -190,7 +190,7 @@ def _plot(moves: Sequence[Moves], size: tuple[int, int], title: str = "") -> np.
     labels = 100
     for number, move in enumerate(moves):
         middle = (8, top + (number + 0.5) * row)
-        draw.text(middle, move.cell.label, fill=INK, font=font(min(14, row * 0.8)), anchor="lm")
+        write(draw, middle, move.cell.label, min(14, row * 0.8), anchor="lm")
     width = (size[0] - labels) // len(panels)
     for number, (unit, colour, values) in enumerate(panels):
         _panel(draw, (labels + number * width, top), width - 16, row, unit, colour, values)
@@ -208,7 +208,7 @@ def _panel(
 ) -> None:
     left, top = corner
     far = max(map(max, values)) or 1.0
-    draw.text((left, top - LABEL + 2), f"{unit}, 0 to {far:.3g}", fill=INK, font=font(12))
+    write(draw, (left, top - LABEL + 2), f"{unit}, 0 to {far:.3g}", 12)
     for number, cell in enumerate(values):
         y = top + number * row
         draw.rectangle((left, y + 2, left + width, y + row - 2), fill=GRID)

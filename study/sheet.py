@@ -1,16 +1,15 @@
 """Labelled sheets of images, rows by columns, as the articles show them."""
 
-import textwrap
-
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from ..blocks.drawing import PAPER, wrap, write
 
 MARGIN, LINE, SIZE = 8, 18, 14
 LABEL_WIDTH = 150  # of the column with the row labels, in pixels
 SMALLEST = 160  # narrower images are enlarged by a whole factor
-INK, PAPER = (32, 36, 44), (250, 250, 247)
 
 
 def labels_of(text: str) -> list[str]:
@@ -35,10 +34,8 @@ def draw_sheet(images: Tensor, columns: list[str], rows: list[str], title: str =
     factor = -(-SMALLEST // images.shape[2])
     images = images.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     height, width = images.shape[1:3]
-    font = ImageFont.load_default(SIZE)
-    characters = max(1, (width - MARGIN) // 8)
-    heads = [textwrap.wrap(label, characters) or [""] for label in columns]
-    sides = [textwrap.wrap(label, LABEL_WIDTH // 8) or [""] for label in rows]
+    heads = [wrap(label, SIZE, width - MARGIN) for label in columns]
+    sides = [wrap(label, SIZE, LABEL_WIDTH - MARGIN) for label in rows]
     left = LABEL_WIDTH if rows else MARGIN
     top = MARGIN + (LINE + MARGIN if title else 0) + LINE * max((len(head) for head in heads), default=0)
     cell = max(height, *(LINE * len(side) for side in sides)) if sides else height
@@ -46,16 +43,19 @@ def draw_sheet(images: Tensor, columns: list[str], rows: list[str], title: str =
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     if title:
-        pen.text((MARGIN, MARGIN // 2), title, INK, ImageFont.load_default(SIZE + 2))
+        write(pen, (MARGIN, MARGIN // 2), title, SIZE + 2)
     for column, head in enumerate(heads):
-        pen.multiline_text(
-            (left + column * (width + MARGIN), top - LINE * len(head)), "\n".join(head), INK, font
-        )
+        _lines(pen, (left + column * (width + MARGIN), top - LINE * len(head)), head)
     for row, side in enumerate(sides):
-        pen.multiline_text((MARGIN, top + row * (cell + MARGIN)), "\n".join(side), INK, font)
+        _lines(pen, (MARGIN, top + row * (cell + MARGIN)), side)
     pixels = (images[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
     for number in range(count):
         row, column = divmod(number, across)
         place = (left + column * (width + MARGIN), top + row * (cell + MARGIN))
         sheet.paste(Image.fromarray(pixels[number]), place)
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
+
+
+def _lines(pen: ImageDraw.ImageDraw, at: tuple[int, int], lines: list[str]) -> None:
+    for number, line in enumerate(lines):
+        write(pen, (at[0], at[1] + LINE * number), line, SIZE)

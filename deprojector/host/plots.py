@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ...blocks.drawing import INK, SERIES, curve, write
+
 SIZE = (960, 540)
-MARGIN = (78, 48, 24, 60)  # left, top, right, bottom
-COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 170, 190))
-GREY, LIGHT, BLACK = (110, 110, 110), (226, 226, 226), (20, 20, 20)
+MARGIN = (78, 66, 24, 60)  # left, top, right, bottom
+GREY, LIGHT = (110, 110, 110), (226, 226, 226)
+SMALL, LARGE = 14, 18
 
 Points = Sequence[tuple[float, float]]
 
@@ -40,27 +42,28 @@ def line_plot(
             bottom - (min(max(y, up[0]), up[1]) - up[0]) / (up[1] - up[0]) * (bottom - top),
         )
 
-    small, large = ImageFont.load_default(14), ImageFont.load_default(18)
     for value in _ticks(up):
         _, y = place(across[0], value)
         draw.line((left, y, right, y), fill=LIGHT)
-        draw.text((left - 8, y), f"{value:.4g}", fill=GREY, font=small, anchor="rm")
+        write(draw, (left - 8, y), f"{value:.4g}", SMALL, GREY, "rm")
     for value in _ticks(across):
         x, _ = place(value, up[0])
-        draw.text((x, bottom + 8), f"{value:.4g}", fill=GREY, font=small, anchor="mt")
+        write(draw, (x, bottom + 8), f"{value:.4g}", SMALL, GREY, "mt")
     draw.rectangle((left, top, right, bottom), outline=GREY)
-    draw.text((left, 14), title, fill=BLACK, font=large)
-    draw.text(((left + right) / 2, SIZE[1] - 14), axes[0], fill=BLACK, font=small, anchor="ms")
-    draw.text((10, top - 6), axes[1], fill=BLACK, font=small, anchor="lb")
+    write(draw, (10, 10), title, LARGE)
+    write(draw, ((left + right) / 2, SIZE[1] - 14), axes[0], SMALL, INK, "ms")
+    write(draw, (10, top - 8), axes[1], SMALL, INK, "lb")
     for number, (name, line) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        for start, end in itertools.pairwise(line):
-            if math.isfinite(start[1]) and math.isfinite(end[1]):
-                draw.line((*place(*start), *place(*end)), fill=colour, width=2)
+        colour, dashes = SERIES[number % len(SERIES)]
+        for finite, part in itertools.groupby(line, lambda point: math.isfinite(point[1])):
+            if finite:
+                curve(draw, [place(*point) for point in part], colour, dashes)
         if len(line) == 1 and math.isfinite(line[0][1]):
             x, y = place(*line[0])
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
-        draw.text((right - 8, top + 10 + 18 * number), name, fill=colour, font=small, anchor="rt")
+        y = top + 16 + 18 * number
+        curve(draw, [(right - 44, y), (right - 8, y)], colour, dashes)
+        write(draw, (right - 52, y), name, SMALL, INK, "rm")
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
 
 

@@ -4,7 +4,7 @@ import math
 
 from PIL import Image, ImageDraw
 
-from ...blocks.drawing import INK, PAPER, font
+from ...blocks.drawing import INK, PAPER, write
 from ...blocks.names import MIDDLE, Layout
 from .comparison import Comparison
 
@@ -32,10 +32,9 @@ def draw(comparison: Comparison, measure: str = "distance") -> Image.Image:
     column = LABEL + BAR + GAP
     image = Image.new("RGB", (2 * column + GAP, TOP + (rows + len(below) + 1) * ROW), PAPER)
     pen = ImageDraw.Draw(image)
-    letters = font(14)
-    pen.text((GAP // 2, 12), f"A: {comparison.names[0]}", INK, letters)
-    pen.text((GAP // 2, 32), f"B: {comparison.names[1]}", INK, letters)
-    pen.text((GAP // 2, 54), MEASURES[measure], INK, letters)
+    write(pen, (GAP // 2, 12), f"A: {comparison.names[0]}", 14)
+    write(pen, (GAP // 2, 32), f"B: {comparison.names[1]}", 14)
+    write(pen, (GAP // 2, 54), MEASURES[measure], 14)
     values = {name: _value(comparison, name, measure) for name in blocks}
     largest = max([bar for bar, _ in values.values() if bar < math.inf], default=0.0) or 1.0
     places = [(name, GAP // 2, TOP + i * ROW) for i, name in enumerate(left)]
@@ -47,11 +46,11 @@ def draw(comparison: Comparison, measure: str = "distance") -> Image.Image:
         bar, text = values.get(name, (0.0, "-"))
         share = min(1.0, bar / largest)
         colour = tuple(round(n + (f - n) * share) for n, f in zip(NEAR, FAR, strict=True))
-        pen.text((x, y + 3), name, INK, letters)
+        write(pen, (x, y + 3), name, 14)
         pen.rectangle((x + LABEL, y + 3, x + LABEL + BAR, y + ROW - 4), outline=FRAME)
         pen.rectangle((x + LABEL, y + 3, x + LABEL + round(BAR * share), y + ROW - 4), fill=colour)
         inside = BAR * share > NUMBER  # the number stands on the bar, not beside it
-        pen.text((x + LABEL + 6, y + 4), text, PAPER if inside else INK, letters)
+        write(pen, (x + LABEL + 6, y + 4), text, 14, PAPER if inside else INK)
     return image
 
 

@@ -8,6 +8,7 @@ from blockwork.deprojector.families import LstmConfig
 from blockwork.deprojector.host import models as host
 from blockwork.deprojector.host import texts
 from blockwork.deprojector.host.encoder import load_clip
+from blockwork.deprojector.host.plots import line_plot
 from blockwork.deprojector.train.start import PRESETS, sized
 from blockwork.nodes import deprojector as nodes
 from blockwork.nodes import deprojector_models as models
@@ -200,3 +201,13 @@ def test_files_of_other_families(tmp_path, key, width, name):
     save_file({key: torch.zeros(77, width)}, path)
     with pytest.raises(DeprojectorError, match=f"other.safetensors holds {name}"):
         load_clip(path, 4)
+
+
+def test_a_long_title_is_drawn_beside_the_axes_names_and_in_any_script():
+    """The title, the name of the vertical axis and the legend have rows of their own."""
+    series = {"free-running": [(0.0, 0.5), (76.0, 0.5)]}
+    axes = ("row", "cosine to the true hidden state")
+    bare = line_plot(series, "", ("", ""), (-1, 1))
+    titled = line_plot(series, "\u8d64\u3044\u732b " * 40, ("", ""), (-1, 1)) != bare
+    named = line_plot(series, "", axes, (-1, 1)) != bare
+    assert titled.any() and named.any() and not (titled & named).any()
