@@ -9,6 +9,7 @@ from ..injection import host
 from ..injection.picture import draw_grid
 from ..injection.sweep import CUSTOM, ORDERS, check_texts, growth
 from ..study import host as host_sweep
+from ..study import host_cells
 from ..study.growth import growth_graph
 from ..study.image import as_bytes
 from .checks import first_problem, listed
@@ -73,7 +74,9 @@ class BlockGrowth(io.ComfyNode):
         links = host_sweep.own_links(cls.hidden.dynprompt)
         widgets = {name: value for name, value in settings.items() if name not in SOCKETS}
         inputs = {"mode": mode, "weight": weight, "columns": columns, **widgets, **links}
-        return host_sweep.expand(cls.hidden.dynprompt, lambda prefix: growth_graph(stages, inputs, prefix))
+        return host_sweep.expand(
+            cls.hidden.dynprompt, lambda prefix, finished: growth_graph(stages, inputs, prefix, finished)
+        )
 
 
 class GrowthGrid(io.ComfyNode):
@@ -98,6 +101,7 @@ class GrowthGrid(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, stages, columns=(0,)) -> io.NodeOutput:
+        host_cells.finish(images)
         batch, everything = len(images[0]), torch.cat(images)
         labels = [line.partition(": ")[0] for line in stages[0].splitlines() for _ in range(batch)]
         across = columns[0] or (batch if batch > 1 else 0)

@@ -11,9 +11,10 @@ from ..blocks.names import as_layout
 from ..merge.lora import host as host_lora
 from ..merge.lora.host_files import FOLDER, stamp
 from ..study import host as host_sweep
+from ..study import host_cells
 from ..study.graph import DEFAULTS, LORA_MODES, LORA_RATIOS, NO_LORA, SCALE, check, sweep_graph
 from ..study.host_page import save_page
-from ..study.image import by_cell, draw_plot, draw_sweep, measure, report
+from ..study.image import as_bytes, by_cell, draw_plot, draw_sweep, measure, report
 from ..study.page import sweep_page
 from ..study.sweep import check_blocks, check_share, parse_sweep, read_ratios, read_seeds
 from .checks import first_problem
@@ -57,6 +58,7 @@ class BlockSweep(io.ComfyNode):
             description="Changes one block at a time (scales it, takes it from a second model, or changes it in a LoRA), samples each change with the same seeds, and shows all images in the shape of the model. Use it to see what each block does. No model is written to disk. A stopped sweep resumes.",
             search_aliases=["block study", "block attenuation", "MBW grid", "XYZ plot blocks", "which block does what", "ratio sweep", "supermerger", "skip block", "bypass block", "layer skip", "lora block sweep", "effective block analyzer"],
             enable_expand=True,
+            has_intermediate_output=True,  # a page that is loaded again gets the view from the cache
             hidden=[io.Hidden.dynprompt],
             inputs=[
                 io.Model.Input("model", tooltip="The model to study."),
@@ -116,7 +118,11 @@ class BlockSweep(io.ComfyNode):
             | {name: link for name, link in links.items() if name in SOCKETS}
         )
         check(inputs)
-        return host_sweep.expand(cls.hidden.dynprompt, lambda prefix: sweep_graph(sweep, inputs, prefix))
+        return host_sweep.expand(
+            cls.hidden.dynprompt,
+            lambda prefix, finished: sweep_graph(sweep, inputs, prefix, finished),
+            host_sweep.PREVIEWS,
+        )
 
 
 class SweepGrid(io.ComfyNode):
@@ -175,6 +181,9 @@ class SweepGrid(io.ComfyNode):
         picture, plot = draw_sweep(sweep, pictures, moves, cell_size[0], title[0]), draw_plot(moves, title[0])
         texts = report(sweep, moves, title[0])
         shown = host_sweep.preview(sweep, pictures, moves)
+        host_cells.finish([torch.from_numpy(as_bytes(image)) for image in images]).update(
+            shown[host_sweep.PREVIEWS][0]
+        )
         if page[0].strip():
             path = save_page(sweep_page(sweep, pictures, moves, title[0]), page[0].strip())
             texts = f"{texts}\n\nPage: {path}"

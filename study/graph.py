@@ -4,7 +4,7 @@ Every cell is a merge node, and per seed a sampler and a decoder, so each pictur
 cache: what an interrupted sweep has finished is not sampled again. Graphs are API prompts: ids to class and inputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..blocks.names import BlockError
@@ -56,17 +56,50 @@ def has_lora(inputs: Mapping[str, Any]) -> bool:
     return inputs.get("lora_name", NO_LORA) != NO_LORA
 
 
-def sweep_graph(sweep: Sweep, inputs: Mapping[str, Any], prefix: str) -> tuple[Graph, list[Link]]:
-    """The whole sweep and the links of its results: picture, plot, report."""
+def nothing(part: Graph) -> None:
+    """No image of a sweep is finished."""
+
+
+def sweep_graph(
+    sweep: Sweep, inputs: Mapping[str, Any], prefix: str, finished: Callable[[Graph], Any] = nothing
+) -> tuple[Graph, list[Link]]:
+    """The whole sweep and the links of its results: picture, plot, report.
+
+    ``finished`` gives the image that a part of the graph would make, where there is one from before; such a part is
+    left out.
+    """
     graph: Graph = {}
-    pictures: list[Link] = []
+    pictures: list[Any] = []
     for cell in sweep.cells:
         nodes, links = cell_nodes(cell, sweep, inputs, prefix)
-        graph |= nodes
-        pictures += links
-    grid = f"{prefix}grid"
+        for link in links:
+            pictures.append(unless_finished(graph, _part(nodes, link), link, finished))
+    grid = grid_id(prefix)
     graph[grid] = _grid(sweep, inputs, gather(graph, pictures, prefix))
     return graph, [[grid, output] for output in range(3)]
+
+
+def grid_id(prefix: str) -> str:
+    """The node of an expanded graph that gets all images."""
+    return f"{prefix}grid"
+
+
+def unless_finished(graph: Graph, part: Graph, link: Link, finished: Callable[[Graph], Any]) -> Any:
+    """The finished image of ``part``; or, with ``part`` added to ``graph``, the link to its image."""
+    image = finished(part)
+    if image is not None:
+        return image
+    graph |= part
+    return link
+
+
+def _part(nodes: Graph, link: Link) -> Graph:
+    """The nodes, of these, that a link reads from."""
+    if link[0] not in nodes:
+        return {}
+    node = nodes[link[0]]
+    links = [value for value in node["inputs"].values() if isinstance(value, list)]
+    return {name: one for above in links for name, one in _part(nodes, above).items()} | {link[0]: node}
 
 
 def check(inputs: Mapping[str, Any]) -> None:
@@ -141,8 +174,8 @@ def _grid(sweep: Sweep, inputs: Mapping[str, Any], images: Link) -> Node:
     return {"class_type": GRID, "inputs": settings}
 
 
-def gather(graph: Graph, pictures: list[Link], prefix: str) -> Link:
-    """One link to the list of all pictures, through a tree of core's CreateList nodes, which copy nothing."""
+def gather(graph: Graph, pictures: list[Any], prefix: str) -> Link:
+    """One link to the list of all pictures (links, or images), through a tree of core's CreateList nodes, which copy nothing."""
     level = 0
     while len(pictures) > 1 or level == 0:
         groups = [pictures[start : start + LIST_SIZE] for start in range(0, len(pictures), LIST_SIZE)]

@@ -18,8 +18,9 @@ from comfy_execution.utils import get_executing_context
 from ..blocks.bypass import last_layers
 from ..blocks.names import Layout, layout_of
 from ..blocks.weights import OFF
+from . import host_cells
 from .cells import LIST, expansion_text
-from .graph import Graph, Link
+from .graph import Graph, Link, grid_id, nothing
 from .image import Moves
 from .sweep import Sweep
 from .view import describe, sheet
@@ -48,15 +49,25 @@ def own_links(prompt: Any) -> dict[str, list]:
     return {name: value for name, value in _own_inputs(prompt).items() if is_link(value)}
 
 
-def expand(prompt: Any, make: Callable[[str], tuple[Graph, list[Link]]]) -> io.NodeOutput:
-    """The output of the node that is running now: the graph and result links that ``make(prefix of the ids)`` gives.
+def expand(
+    prompt: Any, make: Callable[[str, host_cells.Finder], tuple[Graph, list[Link]]], shown: str = ""
+) -> io.NodeOutput:
+    """The output of the node that is running now: the graph and result links that ``make(prefix, finished)`` gives.
 
+    ``prefix`` is that of the ids, ``finished`` finds images from before. What the grid shows under the key ``shown``,
+    the node itself shows again when it is answered from the cache.
     Where the API prompt asks the node to list its cells, nothing is expanded, and the text output is the graph itself.
     """
-    graph, outputs = make(GraphBuilder.alloc_prefix())
+    prefix = GraphBuilder.alloc_prefix()
     if _own_inputs(prompt).get(LIST):
+        graph, outputs = make(prefix, nothing)
         return io.NodeOutput(*[None] * (len(outputs) - 1), expansion_text(graph, outputs))
-    return io.NodeOutput(*outputs, expand=graph)
+    links = {name: link for name, link in own_links(prompt).items() if name != "clip_vision"}
+    expansion, finished = host_cells.expand(prompt, links, prefix, grid_id(prefix))
+    graph, outputs = make(prefix, finished)
+    # Not an input of the grid: it keeps an earlier grid from answering for this one.
+    graph[grid_id(prefix)]["inputs"]["expansion"] = prefix
+    return io.NodeOutput(*outputs, expand=graph, ui={shown: [expansion.shown]} if shown else None)
 
 
 def _own_inputs(prompt: Any) -> dict[str, Any]:

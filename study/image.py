@@ -28,7 +28,9 @@ class Moves:
 
 
 def as_bytes(images: torch.Tensor) -> np.ndarray:
-    """Images ``b h w c`` in 0..1 as uint8: loaded 8-bit pictures as they were, others as core's SaveImage cuts them."""
+    """Images ``b h w c`` in 0..1, or in bytes already, as uint8: loaded 8-bit pictures as they were, others as core's SaveImage cuts them."""
+    if images.dtype == torch.uint8:
+        return images.cpu().numpy()
     steps = images.detach().cpu().to(torch.float32)[..., :3].numpy() * 255
     nearest = np.rint(steps)
     loaded = np.abs(steps - nearest).max(initial=0) < 1e-2

@@ -3,9 +3,9 @@
 import folder_paths
 import pytest
 import torch
+from blockwork.study import host_cells
 from blockwork.study.sweep import parse_sweep
 from blockwork.tests.support import executor_kit as kit
-from execution import CacheType
 
 SWEEP = "5"
 CELLS = ("unmodified", "IN04_0.75", "M00_0.75", "OUT04_0.75")
@@ -32,6 +32,11 @@ def things(build, tmp_path_factory):
     kit.core.NODE_CLASS_MAPPINGS.clear()
     kit.core.NODE_CLASS_MAPPINGS.update(known)
     folder_paths.set_temp_directory(temp)
+
+
+@pytest.fixture(autouse=True)
+def no_images_from_another_test():
+    host_cells.forget()
 
 
 def sweep_prompt(model="sd1", **inputs):
@@ -88,8 +93,19 @@ def test_again_nothing_is_sampled_and_what_is_added_is_all_that_is():
     assert sorted(executor.sampled()) == sorted([*pictures(CELLS, [3]), *pictures(["OUT11_0.75"], [1, 2, 3])])
     executor.run(sweep_prompt(blocks="IN04, M00, OUT04, OUT11", seeds="1, 2, 3"))
     assert executor.executed() == []
-    executor.run(sweep_prompt(cell_size=33))
-    assert kit.KEPT["picture"].shape != first.shape
+    told = [
+        data["output"]
+        for event, data in executor.messages
+        if event == "executed" and data["display_node"] == SWEEP
+    ]
+    assert [len(one["blockwork_sweep"][0]["cells"]) for one in told] == [5], (
+        "the view comes from the cache too"
+    )
+    again = kit.KEPT["picture"]
+    executor.run(sweep_prompt(blocks="IN04, M00, OUT04, OUT11", seeds="1, 2, 3", cell_size=33))
+    assert executor.sampled() == [] and kit.KEPT["picture"].shape != again.shape
+    executor.run(sweep_prompt())
+    assert executor.sampled() == [] and torch.equal(kit.KEPT["picture"], first)
 
 
 def test_a_stopped_sweep_goes_on_where_it_stopped():
@@ -101,19 +117,16 @@ def test_a_stopped_sweep_goes_on_where_it_stopped():
     assert kit.Executor().run(prompt) and torch.equal(kit.KEPT["picture"], stopped)
 
 
-@pytest.mark.parametrize(
-    "cache, lru, sampled", [(CacheType.LRU, 1000, [0, 0, 1]), (CacheType.RAM_PRESSURE, 0, [2, 0, 3])]
-)
-def test_what_cache_lru_is_recommended_for(cache, lru, sampled):
-    """Pictures sampled anew after another workflow, for the same sweep again, and for one block more."""
-    executor = kit.Executor(cache, lru)
+def test_another_workflow_in_between_does_not_lose_the_images():
+    """Images sampled after another workflow, for the same sweep again, and for one block more."""
+    executor = kit.Executor()
     executor.run(sweep_prompt(blocks="IN04", seeds="1"))
     executor.run(sweep_prompt("sdxl", blocks="M00", seeds="7"))
     found = []
     for blocks in ("IN04", "IN04", "IN04, OUT11"):
         executor.run(sweep_prompt(blocks=blocks, seeds="1"))
         found.append(len(executor.sampled()))
-    assert found == sampled
+    assert found == [0, 0, 1]
 
 
 def test_a_sweep_samples_as_a_ksampler_and_as_samplercustom_do():
