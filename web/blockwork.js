@@ -15,7 +15,7 @@ import { OwnPresets } from "./deck/own_presets.mjs";
 import { NO_SHAPING } from "./deck/shaping.mjs";
 import { SpecDeck } from "./deck/spec_deck.mjs";
 import { WeightsDeck } from "./deck/weights_deck.mjs";
-import { forwardWheel, loadStyle } from "./page.mjs";
+import { followZoom, forwardWheel, loadStyle } from "./page.mjs";
 
 const LAYOUT = "Blockwork layout";
 const MUTED = "Blockwork muted";
@@ -231,6 +231,7 @@ app.registerExtension({
     api.addEventListener("graphChanged", () => {
       for (const refresh of refreshes) refresh();
     });
+    followZoom(app);
     await presets.load();
   },
   getCustomWidgets: () => ({

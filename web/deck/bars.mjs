@@ -55,6 +55,7 @@ export function paintBar(element, value, { low, high }, text = value === undefin
   element.style.setProperty("--to", at(Math.max(0, shown)));
   element.style.setProperty("--zero", low < 0 ? at(0) : "-9%");
   element.style.setProperty("--one", low < 0 || high > 1 ? at(1) : "-9%");
+  element.classList.toggle("bw-wide", low < 0 || high > 1);
   element.classList.toggle("bw-beyond", shown < 0 || shown > 1);
 }
 

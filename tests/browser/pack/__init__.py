@@ -28,14 +28,14 @@ def _deck_node(node_id: str, widget_type: str, default: str) -> type[io.ComfyNod
     return DeckNode
 
 
-def _floats_node(node_id: str) -> type[io.ComfyNode]:
-    """Twenty-five stock number widgets."""
+def _floats_node(node_id: str, names: list[str] = NAMES) -> type[io.ComfyNode]:
+    """One stock number widget per name."""
 
     class FloatsNode(io.ComfyNode):
         @classmethod
         def define_schema(cls) -> io.Schema:
             inputs: list[io.Input] = [
-                io.Float.Input(name, default=0.5, min=0, max=1, step=0.01) for name in NAMES
+                io.Float.Input(name, default=0.5, min=0, max=1, step=0.01) for name in names
             ]
             return io.Schema(node_id, category=CATEGORY, inputs=inputs, outputs=[io.String.Output("text")])
 
@@ -87,6 +87,7 @@ NODES = [
     _deck_node("DeckTestPair", "BLOCKWORK_WEIGHT_PAIR", ",".join(["1"] * 25) + " | " + ",".join(["0"] * 25)),
     _deck_node("DeckTestSpec", "BLOCKWORK_SPEC", "IN04-IN08, M00=0.5, OUT03"),
     _floats_node("DeckTestFloats"),
+    _floats_node("DeckTestFloats60", [f"D{n:02}" for n in range(60)]),  # as many as the blocks of Qwen-Image
     _floats_node("DeckTestHiddenFloats"),  # web/floats.js hides them behind a deck
     DeckTestText,
     DeckTestShow,
