@@ -65,6 +65,7 @@ class Plan:
     seed: int
     notes: Report
     steps: dict[str, Step] = field(default_factory=dict)
+    layout: Layout = NO_LAYOUT
 
     @property
     def merged(self) -> dict[str, Take | Blend]:
@@ -123,7 +124,7 @@ def make_plan(
         wanted = f"{method.least}" if method.most == method.least else f"at least {method.least}"
         raise MergeError(f"{title}: {method.name} takes {wanted} models, {len(sources)} are given.")
     _refuse_foreign(sources, ratios.layout)
-    plan = Plan(method, dict(options or {}), seed, Report(title))
+    plan = Plan(method, dict(options or {}), seed, Report(title), layout=ratios.layout)
     _check_numbers(plan, {})
     for block, count in ratios.look_at(sources[0].entries).items():
         plan.notes.remark(

@@ -90,7 +90,7 @@ class MergeModels(ByBlock):
         cls, model_a, model_b, weights_a="", key_map="mbw", non_finite="error", weights=GRAD_V, elemental=""
     ) -> io.NodeOutput:
         model, plan = host.merge_models(model_a, model_b, weights, weights_a, key_map, non_finite, elemental)
-        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
+        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights, layout=plan.layout))
 
 
 class MergeTwoRatios(io.ComfyNode):
@@ -129,7 +129,7 @@ class MergeTwoRatios(io.ComfyNode):
         cls, model_a, model_b, key_map="mbw", non_finite="error", weights=HALVES, elemental=""
     ) -> io.NodeOutput:
         model, plan = host.merge_two_ratios(model_a, model_b, weights, key_map, non_finite, elemental)
-        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
+        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights, layout=plan.layout))
 
 
 class AddDifference(ByBlock):
@@ -162,7 +162,7 @@ class AddDifference(ByBlock):
         model, plan = host.add_model_difference(
             model_a, model_b, model_c, weights, key_map, non_finite, elemental
         )
-        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights))
+        return io.NodeOutput(model, plan.report(), ui=shown(ran=weights, layout=plan.layout))
 
 
 class ScaleBlocks(ByBlock):
@@ -199,7 +199,7 @@ class ScaleBlocks(ByBlock):
     @classmethod
     def execute(cls, model, key_map="mbw", non_finite="error", weights=ONE, elemental="") -> io.NodeOutput:
         scaled, plan = host.scale_blocks(model, weights, key_map, non_finite, elemental)
-        return io.NodeOutput(scaled, plan.report(), ui=shown(ran=weights))
+        return io.NodeOutput(scaled, plan.report(), ui=shown(ran=weights, layout=plan.layout))
 
 
 def _ratio(part: str, default: float):

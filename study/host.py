@@ -67,7 +67,7 @@ def expand(
     graph, outputs = make(prefix, finished)
     # Not an input of the grid: it keeps an earlier grid from answering for this one.
     graph[grid_id(prefix)]["inputs"]["expansion"] = prefix
-    return io.NodeOutput(*outputs, expand=graph, ui={shown: [expansion.shown]} if shown else None)
+    return io.NodeOutput(*outputs, expand=graph, ui={shown: [expansion.shown]} if shown else {})
 
 
 def _own_inputs(prompt: Any) -> dict[str, Any]:

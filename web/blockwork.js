@@ -21,6 +21,7 @@ const LAYOUT = "Blockwork layout";
 const MUTED = "Blockwork muted";
 const RAN = "blockwork_text"; // what a node reports of the text it ran with
 const UNTOUCHED = "blockwork_untouched"; // the blocks that a node's LoRA does not change
+const SEEN = "blockwork_layout"; // the blocks of the model that a node got in its last run
 const SIZE = { minWidth: 430, minHeight: 60 };
 const REFOCUS = 2000; // ms in which a deck that undo brings back gets the focus again
 
@@ -123,6 +124,7 @@ function widgetOf(type, make, tracks = 1) {
       const told = output?.[RAN]?.[0];
       if (typeof told === "string") ran = told;
       untouched = output?.[UNTOUCHED]?.[0] ?? [];
+      if (output?.[SEEN]?.[0]) model.see(output[SEEN][0]);
       refresh();
     });
     deck.show(text);

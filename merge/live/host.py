@@ -24,6 +24,7 @@ from ..methods.finite import all_finite
 from ..plan import Blend, Plan, Take, make_plan
 from ..ratios import Ratios, common_layout
 from ..report import letter
+from .host_core import remark as core_remark
 from .host_incremental import incremental, unpatched
 from .host_left_out import key_patches, stored_tensors
 from .host_patch import TAKE, How, KeyPatches, MergePatch, effective, merge_patch, numbers, own_patches
@@ -60,7 +61,12 @@ def merge_models(
     Returns (MODEL, Plan). With M_A = 1 - M_B the weights are bit-identical to core's ModelMerge nodes in float32.
     """
     texts = {"m_b": weights, **({"m_a": weights_a} if weights_a.strip() else {})}
-    return merge_unets("Merge of A and B", [model_a, model_b], "each", texts, key_map, non_finite, elemental)
+    merged, plan = merge_unets(
+        "Merge of A and B", [model_a, model_b], "each", texts, key_map, non_finite, elemental
+    )
+    if said := core_remark(plan.steps):
+        plan.notes.remark(said)
+    return merged, plan
 
 
 def merge_two_ratios(

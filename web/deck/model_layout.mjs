@@ -1,5 +1,5 @@
 // @ts-check
-/** The layout of the model that a node gets, asked from the server whenever the loader's file changes. */
+/** The layout of the model that a node gets: asked from the server when the loader's file changes, and told by each run. */
 
 import { addLayout } from "./blocks.mjs";
 import { keepFacts } from "./facts.mjs";
@@ -24,6 +24,14 @@ export class ModelLayout {
     this.asked = wanted;
     const id = await this.ask(wanted);
     if (this.asked !== wanted || this.id === id) return; // another file was chosen meanwhile
+    this.id = id;
+    this.changed();
+  }
+
+  /** Take the layout of the model that a node got in a run, until the loader's file changes. @param {any} layout */
+  see(layout) {
+    const id = addLayout(layout);
+    if (this.id === id) return;
     this.id = id;
     this.changed();
   }

@@ -64,9 +64,12 @@ def test_bit_equal_to_cores_node_on_the_same_ratios(node, dtype):
     rest = 1 - ratios[prefixes[0]]  # core: what no slider names follows the first slider
     named = {word.partition("=")[0] for word in text}
     text += [f"{block}={rest!r}" for block in layout.blocks if block not in named]  # ours: it stays A's
-    ours, _ = host.merge_models(a, b, ", ".join([f"BASE={rest!r}", *text]), key_map="comfy")
+    ours, plan = host.merge_models(a, b, ", ".join([f"BASE={rest!r}", *text]), key_map="comfy")
     core = NODE_CLASS_MAPPINGS[node]().merge(a, b, **ratios)[0]
     keys = list(a.model_state_dict("diffusion_model."))
     assert len(keys) > 50
+    left = [key for key in keys if not any(key[len("diffusion_model.") :].startswith(p) for p in prefixes)]
+    said = [line for line in plan.report().splitlines() if "no slider in core's ModelMerge" in line]
+    assert [line.split()[1] for line in said] == ([str(len(left))] if left else []), "what core does otherwise"
     for key in keys:
         assert torch.equal(loaded(ours, key), loaded(core, key)), key

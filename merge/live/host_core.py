@@ -1,0 +1,45 @@
+"""Core's ModelMerge node for a model: which tensors it has no slider for, and so gives the ratio of its first slider."""
+
+import re
+from collections.abc import Iterable
+
+from comfy_extras import nodes_model_merging_model_specific as specific
+
+_NUMBERED = re.compile(r"\.\d+\.?$|\.block\d+\.?$")
+
+
+def remark(keys: Iterable[str]) -> str:
+    """A sentence on what core's node for these keys does otherwise; empty where it does nothing otherwise."""
+    names = [key.partition("diffusion_model.")[2] for key in keys]
+    found = max(((_fit(sliders, names), node, sliders) for node, sliders in _nodes()), default=None)
+    if found is None or found[0][0] < 0:
+        return ""
+    _, node, sliders = found
+    left = [name for name in names if not any(name.startswith(slider) for slider in sliders)]
+    if not left:
+        return ""
+    places = ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
+    return (
+        f"{len(left)} tensors ({places}) have no slider in core's {node}, where they follow its first slider, "
+        f"{sliders[0].rstrip('.')}. Here they have the weights of their blocks."
+    )
+
+
+def _nodes() -> Iterable[tuple[str, list[str]]]:
+    for node, kind in specific.NODE_CLASS_MAPPINGS.items():
+        required = kind.INPUT_TYPES()["required"]
+        yield node, [name for name, spec in required.items() if spec[0] == "FLOAT"]
+
+
+def _fit(sliders: list[str], names: list[str]) -> tuple[int, int]:
+    """How well the sliders of a node fit a model: its names outside the blocks, then the number of its blocks.
+
+    Below 0 where the node is for another model.
+    """
+    there = {slider: any(name.startswith(slider) for name in names) for slider in sliders}
+    plain = [there[slider] for slider in sliders if not _NUMBERED.search(slider)]
+    blocks = [there[slider] for slider in sliders if _NUMBERED.search(slider)]
+    inside = sum(any(name.startswith(slider) for slider in sliders) for name in names)
+    if not any(blocks) or 2 * sum(plain) < len(plain) or 2 * inside < len(names):
+        return (-1, 0)
+    return (2 * sum(plain) - len(plain), -blocks.count(False))
