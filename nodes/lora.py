@@ -9,6 +9,7 @@ from ..blocks.host import fingerprint
 from ..merge.lora import host, host_extract, host_report
 from ..merge.lora.host import Settings
 from ..merge.lora.host_files import FOLDER, stamp
+from ..merge.lora.host_place import layout_of_model
 from .checks import first_problem
 from .inputs import key_map_input, weights_input
 from .show import shown
@@ -87,7 +88,7 @@ class LoadLoRA(ByBlock):
         loaded = host.load_by_block(
             model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings)
         )
-        return io.NodeOutput(*loaded[:3], ui=shown(untouched=loaded.untouched))
+        return io.NodeOutput(*loaded[:3], ui=shown(untouched=loaded.untouched, layout=layout_of_model(model)))
 
 
 class HookLoRA(ByBlock):
@@ -118,7 +119,7 @@ class HookLoRA(ByBlock):
         made = host.hook_by_block(
             model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings), prev_hooks
         )
-        return io.NodeOutput(*made[:2], ui=shown(untouched=made.untouched))
+        return io.NodeOutput(*made[:2], ui=shown(untouched=made.untouched, layout=layout_of_model(model)))
 
 
 class LoRAReport(io.ComfyNode):

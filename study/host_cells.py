@@ -18,10 +18,10 @@ import torch
 from comfy_execution.graph_utils import is_link
 from comfy_execution.utils import get_executing_context
 
+from .graph import Graph
+
 LIMIT = 1 << 30  # bytes of images
 EXPANSIONS = 16  # whose grids have not run, such as those of stopped sweeps
-
-Graph = Mapping[str, dict[str, Any]]
 
 
 @dataclass

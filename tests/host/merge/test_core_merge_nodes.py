@@ -70,6 +70,8 @@ def test_bit_equal_to_cores_node_on_the_same_ratios(node, dtype):
     assert len(keys) > 50
     left = [key for key in keys if not any(key[len("diffusion_model.") :].startswith(p) for p in prefixes)]
     said = [line for line in plan.report().splitlines() if "no slider in core's ModelMerge" in line]
-    assert [line.split()[1] for line in said] == ([str(len(left))] if left else []), "what core does otherwise"
+    assert [line.split()[1] for line in said] == ([str(len(left))] if left else []), (
+        "what core does otherwise"
+    )
     for key in keys:
         assert torch.equal(loaded(ours, key), loaded(core, key)), key
