@@ -39,7 +39,6 @@ def _fit(sliders: list[str], names: list[str]) -> tuple[int, int]:
     there = {slider: any(name.startswith(slider) for name in names) for slider in sliders}
     plain = [there[slider] for slider in sliders if not _NUMBERED.search(slider)]
     blocks = [there[slider] for slider in sliders if _NUMBERED.search(slider)]
-    inside = sum(any(name.startswith(slider) for slider in sliders) for name in names)
-    if not any(blocks) or 2 * sum(plain) < len(plain) or 2 * inside < len(names):
+    if not any(blocks) or 2 * sum(plain) < len(plain):
         return (-1, 0)
     return (2 * sum(plain) - len(plain), -blocks.count(False))

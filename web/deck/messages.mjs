@@ -1,9 +1,12 @@
 // @ts-check
 /** The deck's own words; the front-end's locale files hold those of nodes and inputs. */
 
+import { CONVERSION } from "../convert/words.mjs";
+
 /** @type {Record<string, Record<string, string>>} */
 const WORDS = {
   en: {
+    ...CONVERSION.en,
     share: "share of B",
     shareA: "multiple of A (M_A)",
     shareB: "multiple of B (M_B)",
@@ -150,6 +153,7 @@ const WORDS = {
     barToolHelp: "A drag changes one bar",
   },
   ja: {
+    ...CONVERSION.ja,
     share: "Bの割合",
     shareA: "Aの係数 (M_A)",
     shareB: "Bの係数 (M_B)",

@@ -1,0 +1,61 @@
+"""Other nodes replaced by those of the pack from their menu, and decks that follow a run and the zoom."""
+
+from blockwork.tests.support.deck import Deck
+from refhost.canvas import Canvas
+
+CONVERT = """(id) => { const node = app.graph.getNodeById(id);
+  const item = app.extensions.find((e) => e.name === 'blockwork.convert').getNodeMenuItems(node)[0];
+  if (!item) return null; item.callback();
+  const made = app.graph.nodes.find((n) => n.type.startsWith('Blockwork'));
+  return { type: made.type, id: String(made.id), old: Boolean(app.graph.getNodeById(id)),
+    widgets: Object.fromEntries(made.widgets.map((w) => [w.name, w.value])) }; }"""
+QUUX = {
+    "name": "QUUX7",
+    "apart": ["BASE"],
+    "stacks": [{"letter": "QUUX", "title": "quux_blocks", "blocks": [f"QUUX{n:02}" for n in range(7)]}],
+}
+
+
+def test_a_merge_of_core_becomes_one_by_block(canvas: Canvas):
+    load = canvas.add("UNETLoader", (20, 60))
+    merge = canvas.add("ModelMergeSD1", (420, 60))
+    save = canvas.add("ModelSave", (900, 60))
+    for name in ("model1", "model2"):
+        canvas.connect(load, 0, merge, name)
+    canvas.connect(merge, 0, save, "model")
+    canvas.set_value(merge, "input_blocks.4.", 0.25)
+    made = canvas.page.evaluate(CONVERT, merge)
+    assert made["type"] == "BlockworkMergeModels" and not made["old"]
+    assert made["widgets"]["weights"] == "BASE=0, IN00-IN03=0, IN04=0.75, IN05-IN11=0, M00=0, OUT00-OUT11=0"
+    assert made["widgets"]["key_map"] == "comfy"
+    inputs = canvas.prompt()[save]["inputs"], canvas.prompt()[made["id"]]["inputs"]
+    assert inputs[0]["model"] == [made["id"], 0]
+    assert inputs[1]["model_a"] == inputs[1]["model_b"] == [load, 0]
+    assert "follow" in canvas.page.locator(".p-toast-message").first.inner_text()
+    other = canvas.add("KSampler", (20, 500))
+    assert canvas.page.evaluate(
+        "(id) => app.extensions.find((e) => e.name === 'blockwork.convert').getNodeMenuItems(app.graph.getNodeById(id))",
+        other,
+    ) == []  # fmt: skip
+
+
+def test_a_deck_takes_the_blocks_of_the_model_that_its_node_got(canvas: Canvas):
+    deck = Deck(canvas, "BlockworkScaleBlocks")
+    deck.text = "0.5"
+    assert len(deck.painted()) == 25
+    run = "([id, layout]) => app.graph.getNodeById(id).onExecuted({ blockwork_layout: [layout] })"
+    canvas.page.evaluate(run, [deck.node, QUUX])
+    canvas.settle()
+    assert deck.painted() == ["0.5"] * 7 and deck.bar("QUUX06")
+    deck.drag("QUUX03", 0.5, 0.9)
+    assert "QUUX03=0." in deck.text
+
+
+def test_texts_are_left_out_far_away(canvas: Canvas):
+    deck = Deck(canvas, "DeckTestWeights")
+    try:
+        canvas.zoom(0.3)
+        assert canvas.page.evaluate("() => document.body.classList.contains('bw-far')")
+    finally:
+        canvas.zoom(1)
+    assert deck.find(".bw-name").evaluate("(e) => getComputedStyle(e).visibility") == "visible"

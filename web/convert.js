@@ -1,0 +1,85 @@
+// @ts-check
+/** A command in the menu of other nodes: replace them by nodes of this pack. The logic is in convert/convert.mjs. */
+
+// @ts-ignore: served by ComfyUI
+import { app } from "../../scripts/app.js";
+import { conversionOf } from "./convert/convert.mjs";
+import { originOf } from "./deck/graph.mjs";
+import { words } from "./deck/messages.mjs";
+
+const STEP = 60; // px between the nodes of a chain
+
+app.registerExtension({
+  name: "blockwork.convert",
+  getNodeMenuItems(/** @type {any} */ node) {
+    const found = conversionOf(read(node));
+    const say = words(app.extensionManager.setting.get("Comfy.Locale"));
+    return found ? [{ content: say("convert"), callback: () => convert(node, found, say) }] : [];
+  },
+});
+
+/** @param {any} node @returns {import("./convert/convert.mjs").Old} */
+function read(node) {
+  const linked = (node.inputs ?? []).filter((/** @type {any} */ slot) => slot.link != null);
+  return {
+    type: node.comfyClass ?? node.type,
+    widgets: Object.fromEntries((node.widgets ?? []).map((/** @type {any} */ { name, value }) => [name, value])),
+    linked: Object.fromEntries(linked.map((/** @type {any} */ slot) => {
+      const origin = originOf(node.graph, slot.link);
+      return [slot.name, origin ? `${origin.node.id}/${origin.slot}` : String(slot.link)];
+    })),
+  };
+}
+
+/** @param {any} node @param {import("./convert/convert.mjs").Conversion} found @param {(key: string) => string} say */
+function convert(node, { nodes, outputs, notes }, say) {
+  const { graph } = node;
+  app.canvas.emitBeforeChange();
+  /** @type {any} */
+  let last = null;
+  for (const [place, { type, widgets, links }] of nodes.entries()) {
+    // @ts-ignore: LiteGraph is ComfyUI's
+    const made = LiteGraph.createNode(type);
+    made.pos = [node.pos[0] + place * STEP, node.pos[1] + place * STEP];
+    graph.add(made);
+    for (const widget of made.widgets ?? []) if (widgets[widget.name] !== undefined) widget.value = widgets[widget.name];
+    for (const [ours, theirs] of Object.entries(links)) relink(graph, node, theirs, made, ours);
+    if (last) last.connect(0, made, slotOf(made, "model"));
+    last = made;
+  }
+  for (const [slot, output] of (node.outputs ?? []).entries()) {
+    for (const id of [...(output.links ?? [])]) {
+      const link = linkOf(graph, id);
+      const target = link && graph.getNodeById(link.target_id);
+      const to = outputs[slot];
+      if (target && to != null) last.connect(to, target, link.target_slot);
+      else if (target) notes.push(["lost", output.name]);
+    }
+  }
+  const mapped = nodes.flatMap(({ links }) => Object.values(links));
+  for (const input of node.inputs ?? []) {
+    if (input.link != null && input.widget && !mapped.includes(input.name)) notes.push(["lost", input.name]);
+  }
+  graph.remove(node);
+  app.canvas.emitAfterChange();
+  graph.setDirtyCanvas(true, true);
+  const told = notes.map(([key, ...given]) => given.reduce((sentence, word) => sentence.replace("{}", word), say(key)));
+  app.extensionManager.toast.add({ severity: "info", summary: say("converted"), detail: told.join("\n") || say("convertedSame") });
+}
+
+/** @param {any} graph @param {any} from @param {string} theirs @param {any} to @param {string} ours */
+function relink(graph, from, theirs, to, ours) {
+  const id = from.inputs?.find((/** @type {any} */ slot) => slot.name === theirs)?.link;
+  const link = id == null ? null : linkOf(graph, id);
+  if (link) graph.getNodeById(link.origin_id)?.connect(link.origin_slot, to, slotOf(to, ours));
+}
+
+/** @param {any} node @param {string} name */
+function slotOf(node, name) {
+  return node.inputs.findIndex((/** @type {any} */ slot) => slot.name === name);
+}
+
+/** @param {any} graph @param {any} id */
+function linkOf(graph, id) {
+  return typeof graph.getLink === "function" ? graph.getLink(id) : (graph.links?.get?.(id) ?? graph.links?.[id]);
+}
