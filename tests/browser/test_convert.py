@@ -31,7 +31,8 @@ def test_a_merge_of_core_becomes_one_by_block(canvas: Canvas):
     inputs = canvas.prompt()[save]["inputs"], canvas.prompt()[made["id"]]["inputs"]
     assert inputs[0]["model"] == [made["id"], 0]
     assert inputs[1]["model_a"] == inputs[1]["model_b"] == [load, 0]
-    assert "follow" in canvas.page.locator(".p-toast-message").first.inner_text()
+    canvas.page.get_by_text("Layers without a slider followed time_embed").first.wait_for()
+    canvas.page.evaluate("() => app.extensionManager.toast.removeAll()")
     other = canvas.add("KSampler", (20, 500))
     assert canvas.page.evaluate(
         "(id) => app.extensions.find((e) => e.name === 'blockwork.convert').getNodeMenuItems(app.graph.getNodeById(id))",

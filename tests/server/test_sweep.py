@@ -98,6 +98,7 @@ def test_one_prompt_samples_every_cell_once_and_again_none(client, small):
     with Listener(client) as listener:
         again = client.run(small())
     assert listener.executing == []
+    assert listener.shown[SWEEP]["cells"] == cells, "a page that was loaded again gets the view"
     assert np.array_equal(picture(client, again), picture(client, entry))
 
 

@@ -12,7 +12,7 @@ from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1, SDXL, BlockError
 from blockwork.merge.errors import MergeError
 from blockwork.merge.live import host
-from blockwork.nodes.merge import MergeTwoRatios
+from blockwork.nodes.merge import MergeModels, MergeTwoRatios, ScaleBlocks
 
 UNET = "diffusion_model."
 
@@ -146,6 +146,13 @@ def test_add_difference_and_scaling(build):
         factor = 0.75 if block_of(key, SD1) == "IN04" else 1.0
         assert torch.equal(merged_weight(scaled, key), x * factor), key
     assert set(plan.merged) == {key for key in unet_keys(a) if block_of(key, SD1) == "IN04"}
+
+
+def test_a_node_tells_its_deck_the_blocks_of_the_model(build):
+    a = build("SDXL", 1)
+    for output in (ScaleBlocks.execute(a, weights="1"), MergeModels.execute(a, a, weights="0")):
+        (layout,) = output.ui["blockwork_layout"]
+        assert layout["name"] == "sdxl" and sum(len(stack["blocks"]) for stack in layout["stacks"]) == 19
 
 
 def test_no_input_is_changed_and_nothing_is_kept_alive(build):
