@@ -8,6 +8,7 @@ import { originOf } from "./deck/graph.mjs";
 import { words } from "./deck/messages.mjs";
 
 const STEP = 60; // px between the nodes of a chain
+const NOTE = [420, 160];
 
 app.registerExtension({
   name: "blockwork.convert",
@@ -61,10 +62,22 @@ function convert(node, { nodes, outputs, notes }, say) {
     if (input.link != null && input.widget && !mapped.includes(input.name)) notes.push(["lost", input.name]);
   }
   graph.remove(node);
+  if (notes.length) explain(graph, node.pos, notes, say);
   app.canvas.emitAfterChange();
   graph.setDirtyCanvas(true, true);
-  const told = notes.map(([key, ...given]) => given.reduce((sentence, word) => sentence.replace("{}", word), say(key)));
-  app.extensionManager.toast.add({ severity: "info", summary: say("converted"), detail: told.join("\n") || say("convertedSame") });
+}
+
+/** A note above the new nodes that lists what differs. @param {any} graph @param {number[]} at @param {string[][]} notes @param {(key: string) => string} say */
+function explain(graph, [x, y], notes, say) {
+  // @ts-ignore: LiteGraph is ComfyUI's
+  const note = LiteGraph.createNode("Note");
+  if (!note) return;
+  note.title = say("converted");
+  note.pos = [x, y - NOTE[1] - STEP];
+  graph.add(note);
+  note.setSize([...NOTE]);
+  const lines = notes.map(([key, ...given]) => given.reduce((sentence, word) => sentence.replace("{}", word), say(key)));
+  note.widgets[0].value = lines.map((line) => `- ${line}`).join("\n");
 }
 
 /** @param {any} graph @param {any} from @param {string} theirs @param {any} to @param {string} ours */

@@ -31,8 +31,8 @@ def test_a_merge_of_core_becomes_one_by_block(canvas: Canvas):
     inputs = canvas.prompt()[save]["inputs"], canvas.prompt()[made["id"]]["inputs"]
     assert inputs[0]["model"] == [made["id"], 0]
     assert inputs[1]["model_a"] == inputs[1]["model_b"] == [load, 0]
-    canvas.page.get_by_text("Layers without a slider followed time_embed").first.wait_for()
-    canvas.page.evaluate("() => app.extensionManager.toast.removeAll()")
+    note = "() => app.graph.nodes.find((node) => node.type === 'Note').widgets[0].value"
+    assert canvas.page.evaluate(note).startswith("- Layers without a slider followed time_embed")
     other = canvas.add("KSampler", (20, 500))
     assert canvas.page.evaluate(
         "(id) => app.extensions.find((e) => e.name === 'blockwork.convert').getNodeMenuItems(app.graph.getNodeById(id))",

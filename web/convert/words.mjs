@@ -4,8 +4,7 @@
 export const CONVERSION = {
   en: {
     convert: "Convert to Blockwork",
-    converted: "Converted. What differs:",
-    convertedSame: "Nothing.",
+    converted: "What differs after the conversion",
     lost: "{} has no counterpart and is left out.",
     mergeFirst: "Layers without a slider followed {}; here they are BASE, with {}. Weights are shares of model B: 1 minus the slider.",
     loraBlocks: "Numbers count for fixed blocks of the model, not for the blocks that the LoRA happens to have, in order.",
@@ -19,8 +18,7 @@ export const CONVERSION = {
   },
   ja: {
     convert: "Blockworkのノードに変換",
-    converted: "変換しました。異なる点：",
-    convertedSame: "ありません。",
+    converted: "変換後に異なる点",
     lost: "{}に対応する設定がないため、省きました。",
     mergeFirst: "スライダーのない層は{}に従っていました。ここではBASE（{}）です。重みはモデルBの割合、つまり1からスライダーの値を引いた値です。",
     loraBlocks: "数値はモデルの決まったブロックに対応します。LoRAが持つブロックの順ではありません。",
