@@ -12,6 +12,7 @@ from ..search.names import checked_name
 from ..search.report import report
 from ..search.samplers import SAMPLERS
 from ..search.study import DIRECTIONS
+from .checks import first_problem, listed
 from .show import shown
 
 CATEGORY = "blockwork/search"
@@ -40,6 +41,12 @@ class SearchSpace(io.ComfyNode):
             ],
             outputs=[Space.Output("search_space", display_name="space", tooltip="The space, for Search: Ask.")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, layout=None, space=None, model="not connected"):
+        if model is None:  # its blocks are known when it runs
+            return first_problem(listed(cls, layout=layout))
+        return first_problem(listed(cls, layout=layout), (host.space_of, space, layout))
 
     @classmethod
     def execute(cls, layout, space, model=None) -> io.NodeOutput:
@@ -193,6 +200,11 @@ class SearchCases(io.ComfyNode):
                 io.Int.Output("seed", display_name="seed", is_output_list=True, tooltip="The seeds, one per image, for a sampler."),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, prompts=None, seeds=None, holdout_prompts="", holdout_seeds="101-104"):
+        kept_back = None if holdout_prompts is None else holdout_prompts.strip() or prompts
+        return first_problem((parse_cases, prompts, seeds), (parse_cases, kept_back, holdout_seeds))
 
     @classmethod
     def execute(cls, trial, prompts, seeds, holdout_prompts="", holdout_seeds="101-104") -> io.NodeOutput:

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..atelier import host as demo_models
 from ..atelier.judge import QUESTIONS
 from ..search import host_scores, scores
+from .checks import first_problem
 from .search import CATEGORY
 
 SIMILAR, PIXELS = "embeddings (similarity)", "pixels (distance)"
@@ -87,6 +88,10 @@ class ScoreDemo(io.ComfyNode):
             ],
             outputs=[_score("The mean probability, 0 to 1. Higher is better.")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, wanted=None):
+        return first_problem((scores.parse_wanted, wanted, QUESTIONS))
 
     @classmethod
     def execute(cls, images, wanted) -> io.NodeOutput:

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..blocks.drawing import GRID, HIGH, INK, LOW, PAPER, as_array, draw_weights, font
+from ..blocks.drawing import GRID, HIGH, LOW, PAPER, as_array, draw_weights, write
 from ..blocks.names import BASE
 from ..blocks.weights import BlockWeights
 from .study import Study
@@ -57,7 +57,7 @@ def _bars(study: Study, shares: dict[str, float]) -> np.ndarray:
 
 def _titled(title: str, drawn: np.ndarray) -> np.ndarray:
     head = Image.new("RGB", (drawn.shape[1], 36), PAPER)
-    ImageDraw.Draw(head).text((16, 12), title, fill=INK, font=font(15))
+    write(ImageDraw.Draw(head), (16, 12), title, 15)
     return np.concatenate([as_array(head), drawn])
 
 
@@ -68,7 +68,7 @@ def _history(study: Study) -> np.ndarray:
     image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(image)
     title = f"{study.name}: {len(rows)} trials"
-    draw.text((MARGIN, 10), title, fill=INK, font=font(15, title))
+    write(draw, (MARGIN, 10), title, 15)
     left, top, right, bottom = MARGIN, 38, WIDTH - 16, HEIGHT - 28
     draw.rectangle((left, top, right, bottom), outline=GRID)
     if not rows:
@@ -90,8 +90,8 @@ def _history(study: Study) -> np.ndarray:
     for row, score in zip(rows, scores, strict=True):
         x, y = place(row.number, score)
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=LOW)
-    draw.text((4, top), f"{high:.4g}", fill=INK, font=font(11))
-    draw.text((4, bottom - 12), f"{low:.4g}", fill=INK, font=font(11))
-    draw.text((left, bottom + 6), "0", fill=INK, font=font(11))
-    draw.text((right, bottom + 6), f"trial {rows[-1].number}", fill=INK, font=font(11), anchor="ra")
+    write(draw, (4, top), f"{high:.4g}", 11)
+    write(draw, (4, bottom - 12), f"{low:.4g}", 11)
+    write(draw, (left, bottom + 6), "0", 11)
+    write(draw, (right, bottom + 6), f"trial {rows[-1].number}", 11, anchor="ra")
     return as_array(image)

@@ -19,8 +19,8 @@ NODES = {
     node.GET_SCHEMA().node_id.removeprefix("Blockwork"): node
     for node in asyncio.run(asyncio.run(blockwork.comfy_entrypoint()).get_node_list())
 }
-ANYTHING = {"title", "label", "prompt", "negative", "prompts", "question", "name_first", "name_second", "stages", "columns", "rows", "token", "filename_prefix", "captions", "run", "plot_title"}  # fmt: skip
-ANYTHING_OF = {("EncodeXTI", "text"), ("CascadeTextEncode", "text"), ("DeprojectorReport", "text"), ("ReplayRecipe", "name")}  # fmt: skip
+ANYTHING = {"title", "label", "prompt", "negative", "prompts", "question", "name_first", "name_second", "stages", "columns", "rows", "token", "filename_prefix", "captions", "run", "plot_title", "page", "holdout_prompts", "plan"}  # fmt: skip
+ANYTHING_OF = {("EncodeXTI", "text"), ("CascadeTextEncode", "text"), ("DeprojectorReport", "text"), ("ReplayRecipe", "name"), ("ScoreText", "text")}  # fmt: skip
 WEIGHTS, SELECTORS, SPEC = (
     ("GRAD_W", "Did you mean GRAD_V"),
     ("attn:0.5", "fields"),
@@ -32,7 +32,8 @@ REFUSED = {
     "recipe": ("out = A + B, alpha=GRAD_W", "Did you mean GRAD_V"), "name": ("../x", "Invalid output name"),
     "ratios": ("0.5, nan", "is not a number"), "seeds": ("4-1", "range of seeds"), "share_a": ("half", "not a number"),
     "layout": ("sd7", "Unknown layout"), "spacing": ("ten", "is not valid"), "filename": ("../x", "file name"),
-    "custom": SPEC,
+    "custom": SPEC, "study": ("../x", "name"), "space": ("IN = sideways", "sideways"), "holdout_seeds": ("4-1", "4-1"),
+    "wanted": ("colour = loud", "loud"),
 }  # fmt: skip
 REFUSED_OF = {
     ("MergeTwoRatios", "weights"): ("GRAD_W | 1", "Did you mean GRAD_V"),
@@ -44,6 +45,7 @@ REFUSED_OF = {
     ("TextToEmbedding", "text"): ("cat:inf", "finite"),
 }
 BESIDE = {("BlockGrowth", "custom"): {"order": "custom"}}
+FILLED = {"SearchCases": {"prompts": "a cat"}}  # what a user has to write
 
 
 def texts():
@@ -70,7 +72,7 @@ def problems(node_name: str, **given) -> str:
         for one in node.GET_SCHEMA().inputs
         if isinstance(one, io.WidgetInput) and one.default is not None
     }
-    prompt = {"1": {"class_type": kind, "inputs": {**inputs, **given}}}
+    prompt = {"1": {"class_type": kind, "inputs": {**inputs, **FILLED.get(node_name, {}), **given}}}
     valid, errors, _ = asyncio.run(validate_inputs("prompt", prompt, "1", {}))
     assert isinstance(valid, bool)
     kinds = (

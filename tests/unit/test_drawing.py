@@ -32,7 +32,17 @@ def test_bars_take_more_than_half_of_a_column():
 
 SOURCES = [
     path
-    for package in ("blocks", "merge", "study", "injection", "deprojector", "cascade", "atelier", "nodes")
+    for package in (
+        "blocks",
+        "merge",
+        "study",
+        "injection",
+        "deprojector",
+        "cascade",
+        "atelier",
+        "search",
+        "nodes",
+    )
     for path in (Path(blockwork.__file__).parent / package).rglob("*.py")
     if path.name != "drawing.py"
 ]
