@@ -112,6 +112,8 @@ def main() -> int:
         f"memory of the process in the last {len(last)} trials: {min(last) / mib:.0f} to {max(last) / mib:.0f} MiB "
         f"({100 * (max(last) - min(last)) / min(last):.2f} %), at the first {MEMORY[2] / mib:.0f} MiB"
     )
+    halves = [sum(part) / len(part) / mib for part in (last[: len(last) // 2], last[len(last) // 2 :])]
+    print(f"mean of the first half of these trials {halves[0]:.1f} MiB, of the second {halves[1]:.1f} MiB")
     print(f"files written: {', '.join(files)}")
     return 0
 

@@ -79,12 +79,13 @@ def owner() -> str:
 
 def alive(other: str) -> bool | None:
     """Whether the server process ``other`` still runs; None on another computer."""
-    node, pid, started = other.rsplit(" ", 2)
+    node, _, process = other.partition(" ")
     if node != platform.node():
         return None
     try:
+        pid, started = process.split()
         return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
-    except psutil.Error:
+    except (psutil.Error, ValueError):
         return False
 
 

@@ -5,6 +5,8 @@ import importlib.util
 import warnings
 from typing import Any
 
+import torch
+
 from .errors import SearchError
 from .storage import optuna
 
@@ -41,7 +43,11 @@ def make_sampler(name: str, seed: int, objectives: int = 1) -> Any:
             return self._of(trial.number).infer_relative_search_space(study, trial)
 
         def sample_relative(self, study, trial, search_space):
-            with warnings.catch_warnings():
+            with (
+                warnings.catch_warnings(),
+                torch.inference_mode(False),
+                torch.enable_grad(),
+            ):  # GP fits by gradients
                 warnings.simplefilter("ignore")
                 return self._of(trial.number).sample_relative(study, trial, search_space)
 

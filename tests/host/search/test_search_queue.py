@@ -265,3 +265,11 @@ def test_another_space_needs_another_name():
     assert kit.Executor().run(prompt(ask={"trials": 2}))
     with pytest.raises(RuntimeError, match="another search space"):
         kit.Executor().run(prompt("IN00 = 0..2"))
+
+
+def test_which_servers_still_run():
+    assert host.alive(host.owner()) is True
+    node, pid, started = host.owner().split(" ")
+    assert host.alive(f"{node} {pid} {float(started) - 100}") is False, "another process had this number"
+    assert host.alive(f"elsewhere {pid} {started}") is None
+    assert host.alive(f"{node} not-a-process") is False and host.alive("") is None
