@@ -5,6 +5,7 @@
 import { api } from "../../scripts/api.js";
 // @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
+import { menuItems } from "./convert/menu.mjs";
 import { LAYOUTS } from "./deck/blocks.mjs";
 import { bake, linkedShaping, linkedText, modelFile, shapingOf } from "./deck/graph.mjs";
 import { kindOf } from "./deck/meaning.mjs";
@@ -236,6 +237,7 @@ app.registerExtension({
     followZoom(app);
     await presets.load();
   },
+  getNodeMenuItems: (/** @type {any} */ node) => menuItems(app, node),
   getCustomWidgets: () => ({
     BLOCKWORK_WEIGHTS: widgetOf("BLOCKWORK_WEIGHTS", (host) => new WeightsDeck(host)),
     BLOCKWORK_WEIGHT_PAIR: widgetOf("BLOCKWORK_WEIGHT_PAIR", (host) => new WeightsDeck(host, 2), 2),

@@ -4,7 +4,7 @@ from blockwork.tests.support.deck import Deck
 from refhost.canvas import Canvas
 
 CONVERT = """(id) => { const node = app.graph.getNodeById(id);
-  const item = app.extensions.find((e) => e.name === 'blockwork.convert').getNodeMenuItems(node)[0];
+  const item = app.extensions.find((e) => e.name === 'blockwork.deck').getNodeMenuItems(node)[0];
   if (!item) return null; item.callback();
   const made = app.graph.nodes.find((n) => n.type.startsWith('Blockwork'));
   return { type: made.type, id: String(made.id), old: Boolean(app.graph.getNodeById(id)),
@@ -35,7 +35,7 @@ def test_a_merge_of_core_becomes_one_by_block(canvas: Canvas):
     assert canvas.page.evaluate(note).startswith("- Layers without a slider followed time_embed")
     other = canvas.add("KSampler", (20, 500))
     assert canvas.page.evaluate(
-        "(id) => app.extensions.find((e) => e.name === 'blockwork.convert').getNodeMenuItems(app.graph.getNodeById(id))",
+        "(id) => app.extensions.find((e) => e.name === 'blockwork.deck').getNodeMenuItems(app.graph.getNodeById(id))",
         other,
     ) == []  # fmt: skip
 

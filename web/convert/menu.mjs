@@ -1,25 +1,21 @@
 // @ts-check
-/** A command in the menu of other nodes: replace them by nodes of this pack. The logic is in convert/convert.mjs. */
+/** A command in the menu of other nodes: replace them by nodes of this pack. */
 
-// @ts-ignore: served by ComfyUI
-import { app } from "../../scripts/app.js";
-import { conversionOf } from "./convert/convert.mjs";
-import { originOf } from "./deck/graph.mjs";
-import { words } from "./deck/messages.mjs";
+import { originOf } from "../deck/graph.mjs";
+import { words } from "../deck/messages.mjs";
+import { conversionOf } from "./convert.mjs";
 
 const STEP = 60; // px between the nodes of a chain
 const NOTE = [420, 160];
 
-app.registerExtension({
-  name: "blockwork.convert",
-  getNodeMenuItems(/** @type {any} */ node) {
-    const found = conversionOf(read(node));
-    const say = words(app.extensionManager.setting.get("Comfy.Locale"));
-    return found ? [{ content: say("convert"), callback: () => convert(node, found, say) }] : [];
-  },
-});
+/** The entries for the menu of a node. @param {any} app @param {any} node */
+export function menuItems(app, node) {
+  const found = conversionOf(read(node));
+  const say = words(app.extensionManager.setting.get("Comfy.Locale"));
+  return found ? [{ content: say("convert"), callback: () => convert(app, node, found, say) }] : [];
+}
 
-/** @param {any} node @returns {import("./convert/convert.mjs").Old} */
+/** @param {any} node @returns {import("./convert.mjs").Old} */
 function read(node) {
   const linked = (node.inputs ?? []).filter((/** @type {any} */ slot) => slot.link != null);
   return {
@@ -32,8 +28,8 @@ function read(node) {
   };
 }
 
-/** @param {any} node @param {import("./convert/convert.mjs").Conversion} found @param {(key: string) => string} say */
-function convert(node, { nodes, outputs, notes }, say) {
+/** @param {any} app @param {any} node @param {import("./convert.mjs").Conversion} found @param {(key: string) => string} say */
+function convert(app, node, { nodes, outputs, notes }, say) {
   const { graph } = node;
   app.canvas.emitBeforeChange();
   /** @type {any} */
