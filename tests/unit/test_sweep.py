@@ -199,6 +199,16 @@ def test_a_cell_is_named_by_what_it_samples():
     assert not set(names(example(), {file: ["checkpoints", 5, 1.0]})) & set(first), "the file has changed"
 
 
+def test_cells_of_a_lora_depend_on_its_file():
+    prompt = example("lora_sweep")
+    prompt["5"]["inputs"] |= {"blocks": "IN04, M00", "ratios": "1"}
+    found = cells(prompt, expansion(prompt))
+    loaders = [sum(node["class_type"] == "BlockworkLoadLoRA" for node in c.prompt.values()) for c in found]
+    assert loaders == [0, 1, 1] and "sd15_style.safetensors" in named_texts(found)
+    changed = {"sd15_style.safetensors": ["loras", 7, 2.0]}
+    assert [digest(c, {}) == digest(c, changed) for c in found] == [True, False, False]
+
+
 def test_the_images_of_the_cells_stand_in_for_the_sampling():
     prompt = example()
     told = expansion(prompt)
