@@ -90,6 +90,7 @@ def test_extraction_and_sums_are_written_and_listed(client, example, style, serv
 
 def test_a_lora_in_a_recipe_is_written_with_its_hash(client, example, style):
     prompt = example("recipe_lora")
+    prompt["1"]["inputs"]["overwrite"] = True
     report = client.texts(client.run(prompt))["2"][0]
     assert (
         "lora(sd15_style, 0.8, [IN04-IN08=0.5, OUT03-OUT11=1])" in report and "IN04         x 0.5" in report

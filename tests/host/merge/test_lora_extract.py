@@ -71,6 +71,13 @@ def test_large_layers_and_energy():
     assert factor.factors(torch.zeros(4, 4), 4)[0].shape == (4, 1)
 
 
+def test_a_layer_of_4096_by_16384_is_extracted():
+    generator = torch.Generator().manual_seed(5)
+    large = torch.randn(4096, 4, generator=generator) @ torch.randn(4, 16384, generator=generator)
+    up, down = (part.half() for part in factor.factors(large, 4))
+    assert up.shape == (4096, 4) and factor.relative(factor.error(large, up, down)) <= 1e-3
+
+
 def test_equal_models_are_refused(folder, build):  # noqa: F811
     with pytest.raises(MergeError, match="equal"):
         host_extract.extract(build("SD15", 1), build("SD15", 1), "loras/x", 4, 1.0, "fp16")
