@@ -18,6 +18,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...blocks.keys import is_quantised
 from .host_quantised import quantised_patches
+from .host_saving import Without, integer_codes
 
 # Tables up to this size are patched when the model loads: position embeddings are read directly, token embeddings,
 # which are larger, are called.
@@ -69,6 +70,13 @@ class PatchesLeftOut(ModelPatcher if TYPE_CHECKING else object):
             self.backup[key] = Backup(stored.to(self.offload_device), True)
         comfy.utils.set_attr_buffer(self.model, key, patched)
         return None
+
+    def model_state_dict_for_saving(self, model=None, prefix=""):
+        """As core's, also for weights with integer codes."""
+        module = self.model if model is None else model
+        codes = integer_codes(self, module, prefix)
+        usual = super().model_state_dict_for_saving
+        return usual(Without(module, set(codes)) if codes else module, prefix) | codes
 
     def patch_left_out(self, device: Any) -> None:
         """Patch what core's ``load`` has just left out."""
