@@ -36,11 +36,41 @@ def squared_distances(tokens: Tensor, vocabulary: Tensor) -> Tensor:
     return squared.clamp_min(0)
 
 
-def log_density(squared: Tensor, width: int, bandwidth: float, left_out: bool = False) -> Tensor:
-    """``n N -> n``: the formula above, from squared distances; ``left_out``: infinite distances do not count."""
-    count = squared.shape[1] - (1 if left_out else 0)
-    kernel = torch.logsumexp(-squared / (2 * bandwidth**2), dim=1)
+def log_density(
+    squared: Tensor, width: int, bandwidth: float, left_out: bool = False, counts: Tensor | None = None
+) -> Tensor:
+    """``n N -> n``: the formula above, from squared distances; ``left_out``: infinite distances do not count.
+
+    ``counts`` says how many equal tokens each column is for; by default one.
+    """
+    count = int(counts.sum()) if counts is not None else squared.shape[1] - (1 if left_out else 0)
+    exponents = -squared / (2 * bandwidth**2)
+    if counts is not None:
+        exponents = exponents + counts.log()
+    kernel = torch.logsumexp(exponents, dim=1)
     return kernel - math.log(count) - width / 2 * math.log(2 * math.pi * bandwidth**2)
+
+
+class WordDensity:
+    """The log density as a differentiable function of tokens ``n d -> n``, for training; 0: own bandwidth.
+
+    Rows of the vocabulary that are equal are computed once. fp32, from differences, so that any device can run it.
+    """
+
+    def __init__(self, vocabulary: Tensor, bandwidth: float = 0.0):
+        self.width = vocabulary.shape[1]
+        self.bandwidth = bandwidth or _most_likely(_left_out(vocabulary.double()), self.width)
+        self.rows, self.counts = torch.unique(vocabulary.float(), dim=0, return_counts=True)
+
+    def to(self, device: torch.device) -> "WordDensity":
+        """The same, computing on a device."""
+        self.rows, self.counts = self.rows.to(device), self.counts.to(device)
+        return self
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        tokens = tokens.to(self.rows)
+        squared = torch.cdist(tokens, self.rows, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return log_density(squared, self.width, self.bandwidth, counts=self.counts)
 
 
 def read_density(layers: list[Tensor], vocabulary: Tensor, bandwidth: float = 0.0) -> Reading:

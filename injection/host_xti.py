@@ -1,4 +1,4 @@
-"""XTI files in ComfyUI: where they lie, how a CLIP encodes a prompt once for all 16 layers."""
+"""XTI in ComfyUI: where the files are, and how a CLIP encodes a prompt once for all layers."""
 
 import copy
 import logging
@@ -14,14 +14,15 @@ from comfy.model_patcher import ModelPatcher
 from safetensors import safe_open
 from torch import Tensor
 
-from ..blocks.spec import Setting, Spec, parse
+from ..blocks.spec import Setting, Spec, SpecError, parse
 from ..blocks.walk import ModelBlocks, SubBlock
+from .concept import BLOCKS, LAYERS, SD1, SDXL, SDXL_LAYERS, XTI, layer_keys
 from .conditioning import Conditioning, stretches
 from .entries import InjectionError, injection
 from .host import blocks_of
 from .host_change import Change
 from .report import layer_names
-from .xti import LAYERS, SD1, XTI, is_xti, read_pickle
+from .xti import is_xti, read_pickle
 
 log = logging.getLogger("blockwork")
 
@@ -30,7 +31,10 @@ LONGEST_NAME = 200  # bytes: file systems take 255, and a number and a suffix fo
 MARK = "blockwork-concept-"
 SUFFIXES = (".safetensors", ".pt", ".bin")
 EMBEDDING = re.compile(r"embedding:([^\s,;:()\[\]<>]+)")
-TokenList = list[list[tuple[Any, float]]]
+TokenList = list[list[tuple[Any, float]]]  # sections of tokens with their weights
+Tokens = dict[str, TokenList]  # by text encoder, as a CLIP takes them: "l", "g", "h"
+MODELS = {LAYERS: "SD1 or SD2", SDXL_LAYERS: "SDXL"}
+ENCODERS = (("clip_l",), ("clip_h",), ("clip_l", "clip_g"))  # of SD1, SD2 and SDXL
 
 
 def files() -> list[str]:
@@ -99,34 +103,54 @@ def _holds_xti(path: Path) -> bool:
         return False
 
 
-def mixed_layers(blocks: str) -> tuple[int, ...]:
-    """The XTI layers that a block spec names, read for SD1's U-Net."""
-    wanted = parse(blocks, SD1).settings
-    return tuple(number for number, sub_block in enumerate(SD1.sub_blocks) if sub_block in wanted)
+def mixed_layers(blocks: str, concept: XTI) -> tuple[int, ...]:
+    """The layers of a concept that a block spec names. Raises InjectionError for a part of an SDXL block."""
+    layout = BLOCKS[concept.keys]
+    wanted = set(parse(blocks, layout).settings)
+    for block in layout.attending:
+        if 0 < len(wanted & set(block.sub_blocks)) < block.depth:
+            raise InjectionError(
+                f"{blocks!r} names a part of {block.name}, and an XTI for SDXL has one token per block. Name whole blocks."
+            )
+    return tuple(n for n, block in enumerate(layout.attending) if wanted & set(block.sub_blocks))
+
+
+def check_layers(blocks: str) -> None:
+    """Raises SpecError for a block spec that is not valid for SD1 nor for SDXL."""
+    try:
+        parse(blocks, SD1)
+    except SpecError as error:
+        try:
+            parse(blocks, SDXL)
+        except SpecError:
+            raise error from None
 
 
 def encode(model: ModelPatcher, clip: Any, text: str, concepts: Sequence[XTI]) -> tuple[Change, Conditioning]:
     """A prompt with ``<name>`` for each concept, encoded for every layer: the change, and the first layer's text.
 
     All different layers go through CLIP in one call. Raises InjectionError for models and text encoders that
-    are not SD1's and for concepts that the text does not name.
+    the concepts are not made for and for concepts that the text does not name.
     """
     blocks = blocks_of(model)
-    if len(blocks.sub_blocks) != len(LAYERS):
-        raise InjectionError(
-            f"An XTI has {len(LAYERS)} layers and this model {len(blocks.sub_blocks)}: XTI is for SD1 checkpoints. "
-            "Connect an SD1 model."
-        )
+    for concept in concepts:
+        if layer_keys(blocks) != concept.keys:
+            raise InjectionError(
+                f"<{concept.name}> has {len(concept.keys)} layers: it is for {MODELS[concept.keys]}, and this model "
+                f"({type(model.model).__name__}) has {len(blocks.attending)} blocks with cross-attention. Connect a "
+                f"model of {MODELS[concept.keys]}."
+            )
     _check(clip, text, concepts)
-    tokens = [layer_tokens(clip, text, concepts, layer) for layer in range(len(LAYERS))]
-    encoded = encode_layers(clip, tokens)
+    encoded = encode_layers(
+        clip, [layer_tokens(clip, text, concepts, n) for n in range(len(blocks.attending))]
+    )
     same: list[tuple[Conditioning, list[SubBlock]]] = []
-    for conditioning, sub_block in zip(encoded, blocks.sub_blocks, strict=True):
+    for conditioning, block in zip(encoded, blocks.attending, strict=True):
         layers = next((layers for one, layers in same if one is conditioning), None)
         if layers is None:
-            same.append((conditioning, [sub_block]))
+            same.append((conditioning, [*block.sub_blocks]))
         else:
-            layers.append(sub_block)
+            layers += block.sub_blocks
     names = " ".join(f"<{one.name}>" for one in concepts)
     injections = []
     for conditioning, layers in same[1:]:
@@ -135,13 +159,29 @@ def encode(model: ModelPatcher, clip: Any, text: str, concepts: Sequence[XTI]) -
     return Change(tuple(injections)), encoded[0]
 
 
-def layer_tokens(clip: Any, text: str, concepts: Sequence[XTI], layer: int) -> TokenList:
-    """The tokens of one layer's prompt, in sections, with the concepts' embeddings in their places.
+def layer_tokens(clip: Any, text: str, concepts: Sequence[XTI], layer: int, **options: Any) -> Tokens:
+    """The tokens of one layer's prompt, with the concepts' embeddings in their places.
 
     ComfyUI's own tokenizer places them, as it does for ``embedding:``, so it keeps a concept's vectors together.
+    ``options`` are the tokenizer's.
     """
-    tokenizer = copy.copy(getattr(clip.tokenizer, clip.tokenizer.clip))
-    places = {f"{MARK}{number}": concept.tokens(layer) for number, concept in enumerate(concepts)}
+    return {
+        name.removeprefix("clip_"): _tokens(clip, name, number, text, concepts, layer, options)
+        for number, name in enumerate(encoders(clip))
+    }
+
+
+def _tokens(
+    clip: Any,
+    name: str,
+    encoder: int,
+    text: str,
+    concepts: Sequence[XTI],
+    layer: int,
+    options: dict[str, Any],
+) -> TokenList:
+    tokenizer = copy.copy(getattr(clip.tokenizer, name))
+    places = {f"{MARK}{number}": concept.tokens(layer, encoder) for number, concept in enumerate(concepts)}
     from_files = tokenizer._try_get_embedding
 
     def embedding(name: str) -> tuple[Tensor | None, str, str]:
@@ -152,41 +192,57 @@ def layer_tokens(clip: Any, text: str, concepts: Sequence[XTI], layer: int) -> T
     tokenizer.embedding_directory = tokenizer.embedding_directory or []
     for number, concept in enumerate(concepts):
         text = text.replace(f"<{concept.name}>", f" {tokenizer.embedding_identifier}{MARK}{number} ")
-    options = getattr(clip, "tokenizer_options", {})
-    return tokenizer.tokenize_with_weights(text, tokenizer_options=options)
+    clips_own = getattr(clip, "tokenizer_options", {})
+    return tokenizer.tokenize_with_weights(text, tokenizer_options=clips_own, **options)
 
 
-def encode_layers(clip: Any, tokens: Sequence[TokenList]) -> list[Conditioning]:
-    """The conditioning of each token list; equal lists share one, and all of a length go in one CLIP call."""
-    keys = [_key(sections) for sections in tokens]
-    different = {key: sections for key, sections in zip(keys, tokens, strict=True)}
+def encode_layers(clip: Any, tokens: Sequence[Tokens]) -> list[Conditioning]:
+    """The conditioning of each layer's tokens; equal ones share one, and all of a length go in one CLIP call."""
+    keys = [_key(one) for one in tokens]
+    different = dict(zip(keys, tokens, strict=True))
     encoded: dict[Any, Conditioning] = {}
-    for length in sorted({len(sections) for sections in different.values()}):
-        group = {key: sections for key, sections in different.items() if len(sections) == length}
-        joined = [section for sections in group.values() for section in sections]
-        name = next(iter(clip.tokenize("")))
+    lengths = {key: max(map(len, one.values())) for key, one in different.items()}
+    for length in sorted(set(lengths.values())):
+        group = {key: one for key, one in different.items() if lengths[key] == length}
+        joined = {
+            name: [section for one in group.values() for section in one[name]] for name in clip.tokenize("")
+        }
         encoded |= {key: [] for key in group}
-        for cond, options in clip.encode_from_tokens_scheduled({name: joined}):
+        for cond, options in clip.encode_from_tokens_scheduled(joined):
             rows = cond.reshape(len(group), -1, cond.shape[-1])  # 1 (layers tokens) d -> layers tokens d
             for number, key in enumerate(group):
                 encoded[key].append([rows[number : number + 1], dict(options)])
     return [encoded[key] for key in keys]
 
 
-def vocabulary(clip: Any) -> Tensor:
-    """The token embeddings ``N d`` of an SD1 text encoder, as they are loaded."""
-    models = [model for name, model in clip.cond_stage_model.named_children() if name.startswith("clip_")]
-    if len(models) != 1 or not hasattr(models[0], "transformer"):
+def encoders(clip: Any) -> dict[str, Any]:
+    """The text encoders of a CLIP of SD1, SD2 or SDXL by name, in the order of a concept's embeddings.
+
+    Raises InjectionError for others.
+    """
+    found = {
+        name: model
+        for name, model in clip.cond_stage_model.named_children()
+        if hasattr(model, "transformer") and name in {name for kind in ENCODERS for name in kind}
+    }
+    if tuple(found) not in ENCODERS or len(found) != len(clip.tokenize("")):
         raise InjectionError(
-            "An XTI is made for SD1's text encoder, and this CLIP is of another kind. Connect an SD1 CLIP."
+            f"An XTI is made for the text encoders of SD1, SD2 and SDXL, and this CLIP is of another kind "
+            f"({type(clip.cond_stage_model).__name__}). Connect the CLIP of such a checkpoint."
         )
-    return models[0].transformer.get_input_embeddings().weight.detach()
+    return found
 
 
-def _key(sections: TokenList) -> tuple[Any, ...]:
-    """What makes two token lists equal: numbers, weights, and the bytes of embeddings."""
+def vocabularies(clip: Any) -> list[Tensor]:
+    """The token embeddings ``N d`` of each text encoder, as they are loaded."""
+    return [one.transformer.get_input_embeddings().weight.detach() for one in encoders(clip).values()]
+
+
+def _key(tokens: Tokens) -> tuple[Any, ...]:
+    """What makes the tokens of two layers equal: numbers, weights, and the bytes of embeddings."""
     return tuple(
-        (_bytes(token) if isinstance(token, Tensor) else token, weight)
+        (name, _bytes(token) if isinstance(token, Tensor) else token, weight)
+        for name, sections in tokens.items()
         for section in sections
         for token, weight in section
     )
@@ -198,7 +254,7 @@ def _bytes(token: Tensor) -> tuple[torch.dtype, bytes]:
 
 
 def _check(clip: Any, text: str, concepts: Sequence[XTI]) -> None:
-    width = vocabulary(clip).shape[1]
+    widths = tuple(table.shape[1] for table in vocabularies(clip))
     names = [concept.name for concept in concepts]
     if len(set(names)) < len(names):
         raise InjectionError(f"Two concepts have the same name: {', '.join(names)}. Give one another token.")
@@ -207,10 +263,11 @@ def _check(clip: Any, text: str, concepts: Sequence[XTI]) -> None:
             raise InjectionError(
                 f"The text does not use <{concept.name}>. Write it where the concept belongs."
             )
-        if concept.width != width:
+        if concept.widths != widths:
+            given, taken = (" and ".join(map(str, one)) for one in (concept.widths, widths))
             raise InjectionError(
-                f"<{concept.name}> has embeddings {concept.width} wide, and this text encoder takes {width}. Connect the "
-                "CLIP that the concept was trained for."
+                f"<{concept.name}> has embeddings {given} wide, and this text encoder takes {taken}. Connect the CLIP that "
+                "the concept was trained for."
             )
 
 

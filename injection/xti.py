@@ -1,15 +1,17 @@
-"""Extended textual inversion (XTI, P+ arXiv 2303.09522): one token embedding per cross-attention layer of SD1.
+"""Files of extended textual inversion (XTI): one token embedding per cross-attention layer.
 
-Four ways to write one are read:
+Read are:
 
 =========================  ==============================================================  ==================
 kohya-ss/sd-scripts        ``IN01 IN02 IN04 ... OUT11``, each ``vectors 768``                  .safetensors, .pt
 cloneofsimo/promptplusplus ``<name-layer-vector>`` 768, and ``<name>`` common to all layers  .safetensors
 mkshing/prompt-plus        ``<name>-layer`` 768                                            .bin
 textual inversion          one embedding, the same in all layers                           all of them
+SDXL                       ``clip_l.IN04 ... clip_l.OUT05``, ``clip_g.IN04 ...``, 11 each      .safetensors, .pt
 =========================  ==============================================================  ==================
 
-Layers are numbers 0..15 in running order. Keys are sorted as numbers: files list them as text (0, 1, 10, 11 ...).
+Layers are numbers 0..15 in running order (SDXL: 0..10). Keys are sorted as numbers: files list them as text (0, 1,
+10, 11 ...). SDXL's keys are ours: kohya's and P+'s trainers know SD1 only. A plain SDXL embedding is read as well.
 """
 
 import collections
@@ -17,7 +19,6 @@ import itertools
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,60 +27,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..blocks.walk import Block, ModelBlocks, numbered
+from .concept import LAYERS, SDXL_LAYERS, XTI, XTIError
 
-LAYERS = (
-    *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),
-    *("OUT03", "OUT04", "OUT05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"),
-)
 PROMPTPLUSPLUS = re.compile(r"<(.+)-(\d{1,4})-(\d{1,4})>$")
 PROMPT_PLUS = re.compile(r"(<.+>|[^<>]+)-(\d{1,4})$")
 TOKEN = "token"  # the metadata key of the token's name
-
-
-def _sd1_blocks() -> ModelBlocks:
-    """SD1's U-Net, which the format is made for, so that layers can be named without a model at hand."""
-    down = [
-        Block("input", n, int(n % 3 > 0 and n < 9), 64 >> max(0, n - 1) // 3, f"down_blocks.{(n - 1) // 3}.attentions.{(n - 1) % 3}")
-        for n in range(12)
-    ]  # fmt: skip
-    up = [
-        Block("output", n, int(n > 2), 8 << n // 3, f"up_blocks.{n // 3}.attentions.{n % 3}")
-        for n in range(12)
-    ]
-    middle = Block("middle", 0, 1, 8, "mid_block.attentions.0")
-    return ModelBlocks(tuple(numbered([*down, middle, *up])), 64, 768)
-
-
-SD1 = _sd1_blocks()
-
-
-class XTIError(ValueError):
-    """A file that is not a complete extended textual inversion; the message says what is missing."""
-
-
-@dataclass(frozen=True, eq=False)
-class XTI:
-    """A concept: for each of the 16 layers its token embeddings ``vectors dim``.
-
-    ``common`` is a further token that stands before them in every layer (promptplusplus), ``origin`` the kind
-    of file it came from.
-    """
-
-    name: str
-    layers: tuple[Tensor, ...]
-    common: Tensor | None = None
-    origin: str = "kohya"
-
-    @property
-    def width(self) -> int:
-        """Numbers per token embedding."""
-        return self.layers[0].shape[1]
-
-    def tokens(self, layer: int) -> Tensor:
-        """All token embeddings of a layer, the common one first: ``vectors dim``."""
-        own = self.layers[layer]
-        return own if self.common is None else torch.cat([self.common, own])
+SDXL_ENCODERS = tuple(
+    tuple(f"{encoder}.{layer}" for layer in SDXL_LAYERS) for encoder in ("clip_l", "clip_g")
+)
+SDXL_KEYS = {key for keys in SDXL_ENCODERS for key in keys}
 
 
 def load(path: Path, name: str = "") -> XTI:
@@ -117,7 +73,13 @@ def read(data: Any, name: str, what: str = "the file") -> XTI:
         raise XTIError(f"{what} holds a {type(data).__name__}, and a dictionary of embeddings is expected.")
     data = {key: value for key, value in data.items() if isinstance(key, str)}
     if any(key in LAYERS for key in data):
-        xti = XTI(name, _kohya(data, what), origin="kohya")
+        xti = XTI(name, _by_layer(data, LAYERS, what), origin="kohya")
+    elif any(key in SDXL_KEYS for key in data):
+        small, large = (_by_layer(data, keys, what) for keys in SDXL_ENCODERS)
+        xti = XTI(name, small, origin="SDXL", large=large)
+    elif set(data) == {"clip_l", "clip_g"}:
+        small, large = ((_vectors(data[key], what),) * len(SDXL_LAYERS) for key in ("clip_l", "clip_g"))
+        xti = XTI(name, small, origin="textual inversion", large=large)
     elif matches := [match for key in data if (match := PROMPTPLUSPLUS.match(key))]:
         xti = _promptplusplus(data, matches, name, what)
     elif stems := _numbered(data):
@@ -137,16 +99,19 @@ def is_xti(data: Any) -> bool:
     if not isinstance(data, Mapping):
         return False
     keys = [key for key in data if isinstance(key, str)]
-    return any(key in LAYERS or PROMPTPLUSPLUS.match(key) for key in keys) or bool(_numbered(keys))
+    known = {*LAYERS, *SDXL_KEYS}
+    return any(key in known or PROMPTPLUSPLUS.match(key) for key in keys) or bool(_numbered(keys))
 
 
 def save(xti: XTI, path: Path) -> Path:
-    """Write kohya's keys as safetensors (the common token, if any, first in every layer), whole or not at all.
+    """Write kohya's keys (SDXL: ours) as safetensors, the common token first in every layer, whole or not at all.
 
     The token's name goes into the metadata. Where ``path`` or a numbered name after it (``name_00001_``) holds the
     same already, that file is returned; where it holds something else, the next free number is taken.
     """
-    tensors = {layer: xti.tokens(i).float().contiguous() for i, layer in enumerate(LAYERS)}
+    tensors = {
+        key: tokens.float().clone(memory_format=torch.contiguous_format) for key, tokens in _rows(xti).items()
+    }
     metadata = {"format": "pt", "xti": xti.origin, TOKEN: xti.name}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{uuid.uuid4().hex}.part"
@@ -191,35 +156,6 @@ def _says(path: Path, tensors: Mapping[str, Tensor], name: str) -> bool:
         return False
 
 
-def mix(first: XTI, second: XTI, from_second: Sequence[int]) -> XTI:
-    """Style mixing: the layers ``from_second`` of the second concept, the others of the first, under its name.
-
-    P+ takes geometry from layers 5 and 6 (IN08, MID) of one concept and appearance from the rest of another.
-    Raises XTIError for concepts of different widths.
-    """
-    if first.width != second.width:
-        raise XTIError(
-            f"<{first.name}> is {first.width} numbers wide and <{second.name}> {second.width}: they are for different "
-            "text encoders. Mix concepts of one kind of model."
-        )
-    chosen = set(from_second)
-    common = first.common
-    if chosen and not _same(first.common, second.common):
-        common = None  # each layer then carries the common token of the concept it is from
-    parts = ((second if layer in chosen else first) for layer in range(16))
-    if common is None:
-        layers = tuple(part.tokens(layer) for layer, part in enumerate(parts))
-    else:
-        layers = tuple(part.layers[layer] for layer, part in enumerate(parts))
-    return replace(first, layers=layers, common=common, origin="mix")
-
-
-def _same(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return torch.equal(first, second)
-
-
 def _numbered(keys: Iterable[str]) -> dict[str, dict[int, str]]:
     """Names that prompt-plus writes, with their keys by layer: ``cat-0 .. cat-15``; a lone number is a plain name."""
     found: dict[str, dict[int, str]] = {}
@@ -238,11 +174,18 @@ def _several(names: Iterable[str], what: str) -> str:
 
 def _checked(xti: XTI, what: str) -> XTI:
     """The same, or an XTIError that names a layer of another width or with numbers that are not finite."""
-    rows = {layer: xti.tokens(number) for number, layer in enumerate(LAYERS)}
-    widths = {tokens.shape[1] for tokens in rows.values()}
-    if len(widths) > 1:
-        given = ", ".join(f"{layer}: {tokens.shape[1]}" for layer, tokens in rows.items())
-        raise XTIError(f"{what} has layers of different widths ({given}). All 16 must have one width.")
+    rows = _rows(xti)
+    for encoder in range(len(xti.widths)):
+        own = {key: xti.tokens(number, encoder).shape[1] for number, key in enumerate(xti.keys)}
+        if len(set(own.values())) > 1:
+            given = ", ".join(f"{layer}: {width}" for layer, width in own.items())
+            raise XTIError(f"{what} has layers of different widths ({given}). All must have one width.")
+    if uneven := [
+        key for key, one, two in zip(xti.keys, xti.layers, xti.large, strict=False) if len(one) != len(two)
+    ]:
+        raise XTIError(
+            f"{what} has another number of vectors for clip_l than for clip_g in {', '.join(uneven)}."
+        )
     if wrong := [layer for layer, tokens in rows.items() if not bool(tokens.isfinite().all())]:
         raise XTIError(
             f"{what} has numbers that are not finite in {', '.join(wrong)}. The training went wrong there."
@@ -255,12 +198,22 @@ def _first_line(error: Exception) -> str:
     return (text[0] if text else type(error).__name__)[:120]
 
 
-def _kohya(data: Mapping[str, Any], what: str) -> tuple[Tensor, ...]:
-    if missing := [layer for layer in LAYERS if layer not in data]:
+def _rows(xti: XTI) -> dict[str, Tensor]:
+    """The token embeddings under the keys of a file."""
+    encoders = SDXL_ENCODERS if xti.large else (LAYERS,)
+    return {
+        key: xti.tokens(layer, encoder)
+        for encoder, keys in enumerate(encoders)
+        for layer, key in enumerate(keys)
+    }
+
+
+def _by_layer(data: Mapping[str, Any], keys: Sequence[str], what: str) -> tuple[Tensor, ...]:
+    if missing := [key for key in keys if key not in data]:
         raise XTIError(
-            f"{what} lacks the layers {', '.join(missing)}; an XTI has all 16: {', '.join(LAYERS)}."
+            f"{what} lacks the layers {', '.join(missing)}; an XTI has all {len(keys)}: {', '.join(keys)}."
         )
-    return tuple(_vectors(data[layer], what) for layer in LAYERS)
+    return tuple(_vectors(data[key], what) for key in keys)
 
 
 def _promptplusplus(data: Mapping[str, Any], matches: Sequence[re.Match[str]], name: str, what: str) -> XTI:
@@ -282,7 +235,8 @@ def _promptplusplus(data: Mapping[str, Any], matches: Sequence[re.Match[str]], n
 def _plain(data: Mapping[str, Any], what: str) -> Tensor:
     if "clip_g" in data:
         raise XTIError(
-            f"{what} is an SDXL embedding (clip_g). Extended textual inversion needs an SD1 embedding."
+            f"{what} holds {', '.join(map(repr, data))}: an embedding of CLIP-G, and for SDXL both clip_l and clip_g are "
+            "needed. Use an embedding for SDXL or SD1."
         )
     if isinstance(params := data.get("string_to_param"), Mapping | torch.nn.ParameterDict):
         data = dict(params.items())

@@ -1,12 +1,11 @@
 """XTI: concepts with one token embedding per cross-attention layer, loaded, mixed, encoded, saved and read."""
 
-import torch
 from comfy_api.latest import io
 
 from ..injection import host, host_xti
 from ..injection import xti as xti_files
-from ..injection.density import read_density
-from ..injection.plot import density_text, draw_density
+from ..injection.concept import mix
+from ..injection.host_density import density_report
 from .checks import first_problem
 from .show import shown
 
@@ -64,11 +63,11 @@ class MixXTI(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, blocks=GEOMETRY):
-        return first_problem((host_xti.mixed_layers, blocks))
+        return first_problem((host_xti.check_layers, blocks))
 
     @classmethod
     def execute(cls, first, second, blocks=GEOMETRY) -> io.NodeOutput:
-        return io.NodeOutput(xti_files.mix(first, second, host_xti.mixed_layers(blocks)))
+        return io.NodeOutput(mix(first, second, host_xti.mixed_layers(blocks, first)))
 
 
 class EncodeXTI(io.ComfyNode):
@@ -159,8 +158,5 @@ class XTIDensity(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, xti, bandwidth=0.0) -> io.NodeOutput:
-        tokens = [xti.tokens(layer) for layer in range(len(xti.layers))]
-        reading = read_density(tokens, host_xti.vocabulary(clip).float().cpu(), bandwidth)
-        picture = torch.from_numpy(draw_density(reading, f"<{xti.name}>"))[None]
-        text = density_text(reading, f"<{xti.name}>")
+        picture, text = density_report(clip, xti, bandwidth)
         return io.NodeOutput(picture, text, ui=shown(text, picture, cls=cls))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from blockwork.blocks.spec import SpecError, Window, parse
 from blockwork.injection import prompt_syntax, timing
+from blockwork.injection.concept import SD1
 from blockwork.injection.entries import InjectionError, Stretch, injection
 from blockwork.injection.prompt_syntax import Variant
 from blockwork.injection.report import layer_names, plan_text
 from blockwork.injection.sweep import CUSTOM, ORDERS, growth
 from blockwork.injection.timing import Clock
-from blockwork.injection.xti import SD1
 from blockwork.tests.support.checked import checked
 
 read = checked(prompt_syntax.read, prompt_syntax.check, SpecError)

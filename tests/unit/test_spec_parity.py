@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from blockwork.blocks.spec import SpecError, parse
 from blockwork.blocks.walk import ModelBlocks
-from blockwork.injection.xti import SD1
+from blockwork.injection.concept import SD1
 
 from .test_spec import SDXL as SDXL_BLOCKS
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from blockwork.blocks.walk import ModelBlocks
 from blockwork.injection import density, xti
-from blockwork.injection.xti import LAYERS, SD1, XTIError
+from blockwork.injection.concept import LAYERS, SD1, SDXL, SDXL_LAYERS, XTI, XTIError, layer_keys, mix
 from safetensors.torch import load_file, save_file
 
 
@@ -29,7 +29,7 @@ def prompt_plus(layers, name="<cat>"):
     return {f"{name}-{i}": layer[0].clone() for i, layer in enumerate(layers)}
 
 
-def equal(one: xti.XTI, layers: list[torch.Tensor]) -> bool:
+def equal(one: XTI, layers: list[torch.Tensor]) -> bool:
     return all(torch.equal(one.tokens(i), layer) for i, layer in enumerate(layers))
 
 
@@ -100,8 +100,8 @@ def test_incomplete_and_foreign_files_are_errors(tmp_path: Path):
         xti.read(short, "x")
     with pytest.raises(XTIError, match="several concepts"):
         xti.read({**promptplusplus(layers), **promptplusplus(layers, "other")}, "x")
-    with pytest.raises(XTIError, match="SDXL"):
-        xti.read({"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}, "x")
+    with pytest.raises(XTIError, match="both clip_l and clip_g"):
+        xti.read({"clip_g": torch.zeros(1, 1280)}, "x")
     with pytest.raises(XTIError, match="not a known kind"):
         xti.read({"a": torch.zeros(768), "b": torch.zeros(768)}, "x")
     with pytest.raises(XTIError, match="shape"):
@@ -165,22 +165,22 @@ def test_odd_layers_are_errors():
         )
     wide = xti.read(kohya(vectors(width=1024)), "wide")
     with pytest.raises(XTIError, match="different text encoders"):
-        xti.mix(xti.read(kohya(layers), "x"), wide, (5,))
+        mix(xti.read(kohya(layers), "x"), wide, (5,))
 
 
 def test_style_mixing():
     """T22: nothing from B is A, everything from B is B, and the named layers are B's."""
     first = xti.read(kohya(vectors(seed=1)), "a")
     second = xti.read(kohya(vectors(3, seed=2)), "b")
-    assert equal(xti.mix(first, second, ()), list(first.layers))
-    assert equal(xti.mix(first, second, range(16)), list(second.layers))
-    mixed = xti.mix(first, second, (5, 6))
+    assert equal(mix(first, second, ()), list(first.layers))
+    assert equal(mix(first, second, range(16)), list(second.layers))
+    mixed = mix(first, second, (5, 6))
     for layer in range(16):
         source = second if layer in (5, 6) else first
         assert torch.equal(mixed.tokens(layer), source.tokens(layer))
     assert mixed.name == "a"
     shared = xti.read({**promptplusplus(vectors(1, seed=3)), "<yc>": torch.randn(768)}, "c")
-    crossed = xti.mix(shared, first, (0,))
+    crossed = mix(shared, first, (0,))
     assert torch.equal(crossed.tokens(0), first.tokens(0))
     assert torch.equal(crossed.tokens(1), shared.tokens(1))
 
@@ -195,8 +195,36 @@ def test_which_files_other_loaders_misread():
 
 def test_the_formats_layers_are_sd1s():
     assert isinstance(SD1, ModelBlocks)
-    named = ["MID" if block.name == "M00" else block.name for block in SD1.attending]
-    assert named == list(LAYERS)
+    assert layer_keys(SD1) == LAYERS and layer_keys(SDXL) == SDXL_LAYERS
+    assert len(SDXL.sub_blocks) == 70
+
+
+def test_sdxl_has_a_vector_per_block_and_text_encoder(tmp_path: Path):
+    """The keys of SDXL come back as written; a plain embedding is the same in all blocks; odd ones are errors."""
+    generator = torch.Generator().manual_seed(0)
+    small, large = (
+        tuple(torch.randn(2, width, generator=generator) for _ in SDXL_LAYERS) for width in (768, 1280)
+    )
+    one = XTI("cat", small, large=large)
+    path = xti.save(one, tmp_path / "cat.safetensors")
+    assert set(load_file(path)) == {f"{e}.{layer}" for e in ("clip_l", "clip_g") for layer in SDXL_LAYERS}
+    back = xti.load(path)
+    assert back.widths == (768, 1280) and back.keys == SDXL_LAYERS and xti.is_xti(load_file(path))
+    for layer in range(11):
+        assert torch.equal(back.tokens(layer), small[layer])
+        assert torch.equal(back.tokens(layer, 1), large[layer])
+    plain = xti.read({"clip_l": small[0], "clip_g": large[0]}, "x")
+    assert all(torch.equal(plain.tokens(n, 1), large[0]) for n in range(11))
+    mixed = mix(one, plain, (3, 4))
+    assert torch.equal(mixed.tokens(3, 1), large[0]) and torch.equal(mixed.tokens(5, 1), large[5])
+    data = load_file(path)
+    del data["clip_g.OUT03"]
+    with pytest.raises(XTIError, match=r"lacks the layers clip_g\.OUT03; an XTI has all 11"):
+        xti.read(data, "x")
+    with pytest.raises(XTIError, match=r"another number of vectors for clip_l than for clip_g in MID"):
+        xti.read({**load_file(path), "clip_l.MID": torch.zeros(1, 768)}, "x")
+    with pytest.raises(XTIError, match="different text encoders"):
+        mix(one, xti.read(kohya(vectors()), "y"), ())
 
 
 def test_density_is_the_formula():
@@ -215,6 +243,24 @@ def test_density_is_the_formula():
     axis = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
     flat = density.log_density(density.squared_distances(axis, words[:, :1]), 1, h)
     assert (flat.exp().sum() * 16 / 4000).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_density_of_a_training_is_the_same_formula():
+    """Differentiable, in fp32 and with copies counted once: equal up to the rounding of 16 squared differences."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = torch.randn(50, 16, generator=generator).repeat(3, 1)[:120]
+    tokens = torch.randn(4, 16, generator=generator, requires_grad=True)
+    words = density.WordDensity(vocabulary)
+    got = words(tokens)
+    wanted = density.log_density(density.squared_distances(tokens, vocabulary), 16, words.bandwidth)
+    assert torch.allclose(got.double(), wanted, rtol=1e-5)
+    assert words.bandwidth == density.read_density([tokens.detach()], vocabulary).bandwidth
+    gradient = torch.autograd.grad(got.sum(), tokens)[0]
+    assert torch.allclose(
+        gradient, torch.autograd.grad(wanted.sum(), tokens)[0].float(), rtol=1e-3, atol=1e-5
+    )
+    at_a_word = words(vocabulary[:1].clone().requires_grad_(True))
+    assert at_a_word.isfinite().all()
 
 
 def test_density_tells_words_from_strangers():

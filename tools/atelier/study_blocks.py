@@ -7,8 +7,8 @@ from typing import Any
 
 from blockwork.blocks.names import LAYOUTS
 from blockwork.injection import host as injection
+from blockwork.injection.concept import LAYERS
 from blockwork.injection.host_change import change
-from blockwork.injection.xti import LAYERS
 from blockwork.merge.live.host import scale_blocks
 from torch import Tensor
 

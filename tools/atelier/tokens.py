@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import torch
 from blockwork.atelier.world import BACKGROUNDS, Thing
-from blockwork.injection.xti import LAYERS, XTI, save
+from blockwork.injection.concept import LAYERS, XTI
+from blockwork.injection.xti import save
 from refhost.pack import use_comfyui
 from torch import Tensor, nn
 

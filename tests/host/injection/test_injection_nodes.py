@@ -5,9 +5,9 @@ import torch
 from blockwork.blocks.spec import SpecError
 from blockwork.blocks.walk import NotAUNet
 from blockwork.injection import host, host_change
+from blockwork.injection.concept import SD1
 from blockwork.injection.entries import InjectionError
 from blockwork.injection.presets import PRESETS
-from blockwork.injection.xti import SD1
 from blockwork.nodes import injection as nodes
 from blockwork.tests.support.injection_kit import carry, predictions, prompt, tiny_model
 

@@ -7,8 +7,8 @@ import folder_paths
 import pytest
 import torch
 from blockwork.injection import host, host_encode, host_xti, xti
+from blockwork.injection.concept import LAYERS, SD1, XTI, mix
 from blockwork.injection.entries import InjectionError
-from blockwork.injection.xti import LAYERS, SD1
 from blockwork.nodes.injection_split import InjectBlockPrompts, SplitBlockPrompt
 from blockwork.tests.support.injection_kit import predictions, prompt, tiny_model, worst
 from comfy import supported_models_base
@@ -43,7 +43,7 @@ def clip(embeddings):
 
 def concept(name, seed, count=2):
     generator = torch.Generator().manual_seed(seed)
-    return xti.XTI(name, tuple(torch.randn(count, 768, generator=generator) * 0.02 for _ in LAYERS))
+    return XTI(name, tuple(torch.randn(count, 768, generator=generator) * 0.02 for _ in LAYERS))
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def test_one_call_equals_sixteen(clip, monkeypatch):
     calls = count_calls(clip, monkeypatch)
     together = host_xti.encode_layers(clip, tokens)
     assert len(calls) == 1
-    joined = clip.encode_from_tokens({"l": [section for one in tokens for section in one]})
+    joined = clip.encode_from_tokens({"l": [section for one in tokens for section in one["l"]]})
     assert torch.equal(torch.cat([one[0][0] for one in together], dim=1), joined)
     for layer in (0, 6, 15):
-        alone = clip.encode_from_tokens({"l": tokens[layer]})
+        alone = clip.encode_from_tokens(tokens[layer])
         assert worst(together[layer][0][0], alone) < OTHER_KERNEL
         assert worst(together[layer - 1][0][0], alone) > 10 * OTHER_KERNEL
 
@@ -127,14 +127,14 @@ def test_all_layers_from_one_is_that_one(clip, model):
         return predictions(host.prepare(model), change.on(base), prompt(2)).predictions[0][0]
 
     alone = sampled(first)
-    assert torch.equal(sampled(xti.mix(first, second, ())), alone)
-    assert worst(sampled(xti.mix(first, second, host_xti.mixed_layers("IN08, M00"))), alone) > 1e-3
+    assert torch.equal(sampled(mix(first, second, ())), alone)
+    assert worst(sampled(mix(first, second, host_xti.mixed_layers("IN08, M00", first))), alone) > 1e-3
 
 
 def test_layers_of_different_lengths(clip):
     """A layer whose embeddings push the prompt over a section boundary is encoded at its own length."""
     one = concept("cat", 1, 1)
-    long = xti.XTI("cat", (*one.layers[:3], torch.randn(90, 768) * 0.02, *one.layers[4:]))
+    long = XTI("cat", (*one.layers[:3], torch.randn(90, 768) * 0.02, *one.layers[4:]))
     tokens = [host_xti.layer_tokens(clip, "a <cat>", [long], layer) for layer in range(16)]
     encoded = host_xti.encode_layers(clip, tokens)
     assert [conditioning[0][0].shape[1] for conditioning in encoded] == [77] * 3 + [154] + [77] * 12
@@ -143,7 +143,7 @@ def test_layers_of_different_lengths(clip):
 def test_repeated_uses_and_words_around(clip):
     """Each use of <name> gets all its vectors; the other tokens stay those of the text."""
     one = concept("cat", 1)
-    tokens = host_xti.layer_tokens(clip, "<cat>, and <cat>", [one], 4)[0]
+    tokens = host_xti.layer_tokens(clip, "<cat>, and <cat>", [one], 4)["l"][0]
     rows = [token for token, _ in tokens if isinstance(token, torch.Tensor)]
     assert len(rows) == 4
     assert all(torch.equal(row, one.tokens(4)[i % 2]) for i, row in enumerate(rows))
@@ -157,9 +157,9 @@ def test_wrong_uses_are_errors(clip, model):
         host_xti.encode(model, clip, "a cat", [concept("cat", 1)])
     with pytest.raises(InjectionError, match="same name"):
         host_xti.encode(model, clip, "a <cat>", [concept("cat", 1), concept("cat", 2)])
-    with pytest.raises(InjectionError, match="XTI is for SD1"):
+    with pytest.raises(InjectionError, match="it is for SD1 or SD2, and this model"):
         host_xti.encode(tiny_model("sdxl"), clip, "a <cat>", [concept("cat", 1)])
-    narrow = xti.XTI("cat", tuple(torch.zeros(1, 1024) for _ in LAYERS))
+    narrow = XTI("cat", tuple(torch.zeros(1, 1024) for _ in LAYERS))
     with pytest.raises(InjectionError, match="1024 wide"):
         host_xti.encode(model, clip, "a <cat>", [narrow])
     wrong = ("../outside", "", "/etc/x", "sub/", "a/../../x", "~/x", "a\0b", "x" * 300, ".", "a/./b", "C:x")
@@ -182,7 +182,7 @@ def test_core_takes_one_layer_only(clip, embeddings, model, caplog):
 
 
 def test_vocabulary(clip):
-    words = host_xti.vocabulary(clip)
+    (words,) = host_xti.vocabularies(clip)
     assert words.shape == (49408, 768)
 
 
