@@ -36,19 +36,15 @@ def squared_distances(tokens: Tensor, vocabulary: Tensor) -> Tensor:
     return squared.clamp_min(0)
 
 
-def log_density(
-    squared: Tensor, width: int, bandwidth: float, left_out: bool = False, counts: Tensor | None = None
-) -> Tensor:
-    """``n N -> n``: the formula above, from squared distances; ``left_out``: infinite distances do not count.
-
-    ``counts`` says how many equal tokens each column is for; by default one.
-    """
-    count = int(counts.sum()) if counts is not None else squared.shape[1] - (1 if left_out else 0)
+def log_density(squared: Tensor, width: int, bandwidth: float, counts: Tensor | None = None) -> Tensor:
+    """``n N -> n``: the formula above, from squared distances; ``counts``: how many equal tokens a column is for."""
     exponents = -squared / (2 * bandwidth**2)
-    if counts is not None:
-        exponents = exponents + counts.log()
+    if counts is None:
+        count = torch.tensor(squared.shape[1]).to(exponents)
+    else:
+        exponents, count = exponents + counts.to(exponents).log(), counts.sum(-1).to(exponents)
     kernel = torch.logsumexp(exponents, dim=1)
-    return kernel - math.log(count) - width / 2 * math.log(2 * math.pi * bandwidth**2)
+    return kernel - count.log() - width / 2 * math.log(2 * math.pi * bandwidth**2)
 
 
 class WordDensity:
@@ -59,7 +55,7 @@ class WordDensity:
 
     def __init__(self, vocabulary: Tensor, bandwidth: float = 0.0):
         self.width = vocabulary.shape[1]
-        self.bandwidth = bandwidth or _most_likely(_left_out(vocabulary.double()), self.width)
+        self.bandwidth = bandwidth or _most_likely(*_left_out(vocabulary.double()), self.width)
         self.rows, self.counts = torch.unique(vocabulary.float(), dim=0, return_counts=True)
 
     def to(self, device: torch.device) -> "WordDensity":
@@ -86,9 +82,9 @@ def read_density(layers: list[Tensor], vocabulary: Tensor, bandwidth: float = 0.
             )
     vocabulary = vocabulary.double()
     width = vocabulary.shape[1]
-    own = _left_out(vocabulary)
-    bandwidth = bandwidth or _most_likely(own, width)
-    band = log_density(own, width, bandwidth, left_out=True)
+    own, counts = _left_out(vocabulary)
+    bandwidth = bandwidth or _most_likely(own, counts, width)
+    band = log_density(own, width, bandwidth, counts)
     low, high = torch.quantile(band, torch.tensor([0.05, 0.95], dtype=band.dtype)).tolist()
     values = [
         log_density(squared_distances(tokens, vocabulary), width, bandwidth).tolist() for tokens in layers
@@ -96,21 +92,26 @@ def read_density(layers: list[Tensor], vocabulary: Tensor, bandwidth: float = 0.
     return Reading(values, low, high, bandwidth)
 
 
-def _left_out(vocabulary: Tensor) -> Tensor:
-    """Squared distances ``n N`` of a sample of the vocabulary, each token infinitely far from itself."""
+def _left_out(vocabulary: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances ``n N`` of a sample of the vocabulary to its different tokens, and how often each counts.
+
+    A token of the sample does not count itself.
+    """
+    rows, inverse, counts = torch.unique(vocabulary, dim=0, return_inverse=True, return_counts=True)
     chosen = torch.linspace(0, len(vocabulary) - 1, min(SAMPLE, len(vocabulary))).long()
-    squared = squared_distances(vocabulary[chosen], vocabulary)
-    squared[torch.arange(len(chosen)), chosen] = math.inf
-    return squared
+    others = counts.repeat(len(chosen), 1)
+    others[torch.arange(len(chosen)), inverse[chosen]] -= 1
+    return squared_distances(vocabulary[chosen], rows), others
 
 
-def _most_likely(squared: Tensor, width: int) -> float:
+def _most_likely(squared: Tensor, counts: Tensor, width: int) -> float:
     """The bandwidth with the largest left-out likelihood, on a logarithmic grid around the nearest distances.
 
     Medians, not means: a vocabulary has tokens that training never touched, and copies of one another.
     """
     # A copy of a token is at distance 0 from it, which says nothing about the width of a kernel.
-    apart = squared.masked_fill(squared <= 0, math.inf).min(dim=1).values
+    nothing = squared.amax() * 1e-12  # what rounding leaves of a distance of 0
+    apart = squared.masked_fill(squared <= nothing, math.inf).min(dim=1).values
     apart = apart[apart.isfinite()]
     if not apart.numel():
         raise ValueError(
@@ -118,4 +119,4 @@ def _most_likely(squared: Tensor, width: int) -> float:
         )
     nearest = apart.median().sqrt().item() / math.sqrt(width)
     grid = torch.logspace(math.log10(nearest) - 1, math.log10(nearest) + 1, BANDWIDTHS).tolist()
-    return max(grid, key=lambda h: log_density(squared, width, h, left_out=True).median().item())
+    return max(grid, key=lambda h: log_density(squared, width, h, counts).median().item())

@@ -126,3 +126,17 @@ def write(folder: Path, name: str, text: str, pictures: Mapping[str, Image.Image
     for file, picture in pictures.items():
         picture.save(folder / file, quality=88, optimize=True)
     (folder / f"{name}.md").write_text(text.strip() + "\n", encoding="utf-8")
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, by Wilson's score."""
+    z = 1.96
+    middle = (hits + z * z / 2) / (count + z * z)
+    reach = z / (count + z * z) * (hits * (count - hits) / count + z * z / 4) ** 0.5
+    return middle - reach, middle + reach
+
+
+def share(hits: int, count: int) -> str:
+    """A share with its 95 % interval, as text."""
+    low, high = wilson(hits, count)
+    return f"{hits / count:.2f} ({low:.2f}-{high:.2f})"
