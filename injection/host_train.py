@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -27,6 +28,7 @@ from .train import LOSSES, Recipe, Trainer, TrainingError
 from .xti import save
 
 FOLDER = "xti_training"  # below ComfyUI's output folder: one folder per run
+RECIPE = tuple(field.name for field in fields(Recipe))
 PREVIEWS = 50  # at most, of the loss in a run
 SAMPLED = 16  # numbers of each weight that say whether a model is the same
 
@@ -165,6 +167,15 @@ def report(trainer: Trainer, what: Task, resumed: int, words: Mapping[str, WordD
     if resumed:
         lines.append(f"resumed at step {resumed}")
     return "\n".join(lines)
+
+
+def trained_with_plot(
+    model: ModelPatcher, clip: Any, what: Task, recipe: Recipe, options: Options
+) -> tuple[Trained, Tensor]:
+    """The same, and the plot of its losses as an IMAGE."""
+    found = train(model, clip, what, recipe, options)
+    plot = np.asarray(draw_losses(found.losses, len(found.losses)), dtype=np.float32) / 255
+    return found, torch.from_numpy(plot)[None]
 
 
 def run_folder(what: Task, recipe: Recipe, options: Options, denoiser: Denoiser) -> Path:

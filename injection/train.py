@@ -80,8 +80,8 @@ class Trainer:
     """One run. ``start`` are the embeddings it starts from, ``count`` the number of images.
 
     ``loss_of(vectors, images, generator)`` is the loss of some images, by number. ``words`` are the densities that the
-    embeddings of each key are drawn to. ``checkpoint`` is where the run is stored and resumed from. ``scale`` multiplies the
-    loss before it goes backward, for models that compute in fp16.
+    embeddings of each key are drawn to. ``checkpoint`` is where the run is stored and resumed from; a stored run of more
+    steps than asked for is left alone. ``scale`` multiplies the loss before it goes backward, for models that compute in fp16.
     """
 
     def __init__(
@@ -185,6 +185,9 @@ class Trainer:
     def _resume(self, checkpoint: Path) -> None:
         with safe_open(checkpoint, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+        if len(tensors["losses"]) > self.recipe.steps:
+            self.checkpoint = None
+            return
         state = self.optimizer.state_dict()
         for key, value in tensors.items():
             kind, _, name = key.partition(".")

@@ -38,6 +38,7 @@ from .injection import (
 )
 from .injection_split import InjectBlockPrompts, SplitBlockPrompt
 from .injection_sweep import BlockGrowth, GrowthGrid
+from .injection_train import TrainXTI
 from .injection_xti import EncodeXTI, LoadXTI, MixXTI, SaveXTI, XTIDensity
 from .lora import ExtractLoRA, HookLoRA, LoadLoRA, LoRAReport, MergeLoRA, SaveLoRA
 from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeVAE, ScaleBlocks
@@ -106,6 +107,7 @@ NODES: list[type[io.ComfyNode]] = [
     MixXTI,
     SaveXTI,
     XTIDensity,
+    TrainXTI,
     # Deprojector: embeddings back to hidden states
     LoadDeprojector,
     JoinDeprojectors,
