@@ -50,13 +50,6 @@ def new_unet() -> nn.Module:
     return unet
 
 
-def frozen_unet() -> nn.Module:
-    """The published base, for training other things with."""
-    unet = new_unet()
-    unet.load_state_dict(published("unet"))
-    return unet.requires_grad_(False)
-
-
 def latents_of(drawn: Tensor) -> Tensor:
     """The pictures in the atelier's latent space."""
     vae = Autoencoder()
