@@ -45,8 +45,8 @@ def main() -> int:
     import comfy.sd
     import comfy.sd1_clip
     import comfy.supported_models
-    from blockwork.injection import host_train
-    from blockwork.injection.train import Recipe
+    from blockwork.injection import host_train  # pyright: ignore
+    from blockwork.injection.train import Recipe  # pyright: ignore
     from comfy import supported_models_base
 
     cpu = torch.device("cpu")

@@ -25,7 +25,7 @@ from .train import TrainingError
 CHECKPOINTED = ("CLIPLayer", "ResBlock", "BasicTransformerBlock")
 DTYPES: dict[str, torch.dtype | None] = {"bf16": torch.bfloat16, "fp32": torch.float32, "none": None}
 FP16_SCALE = 1024.0  # of the loss, so that gradients in fp16 do not underflow
-EVERYTHING = 1e20  # bytes: no other model is to stay on the device, as in core's training
+EVERYTHING = 10**20  # bytes: no other model is to stay on the device, as in core's training
 Contexts = Sequence[tuple[Tensor, Tensor]]  # by block: keys and values, ``b t d``
 
 
@@ -167,7 +167,7 @@ def _copied(patcher: ModelPatcher) -> ModelPatcher:
     copied = copy.deepcopy(model, memory)
     for key, stored in patcher.backup.items():  # still loaded on another device, with patches
         comfy.utils.set_attr_param(copied, key, stored.weight.detach().clone())
-    empty: tuple[dict[str, Any], ...] = ({}, {}, {}, set())
+    empty: Any = ({}, {}, {}, set())  # what the patcher of a fresh model remembers
     return patcher.clone(disable_dynamic=True, model_override=(copied, empty))
 
 

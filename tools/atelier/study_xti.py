@@ -261,7 +261,7 @@ def run(out: Path) -> None:
     table = [(name, sum(one.losses[-20:]) / 20, one.text.splitlines()[-1] if "density:" in one.text else "") for name, one in losses.items()]  # fmt: skip
     text = f"""# XTI, textual inversion and LoRA on the demo model
 
-{__doc__.partition(chr(10))[2].strip()}
+{str(__doc__).partition(chr(10))[2].strip()}
 
 {STEPS} steps of {BATCH}; images with {PAINTED_STEPS} steps of {easel.SAMPLER}, CFG {easel.GUIDANCE:g}, {5 * REPEATS} per share.
 Made by `python tools/study_atelier.py xti`.
