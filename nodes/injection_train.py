@@ -3,10 +3,11 @@
 from comfy_api.latest import io
 
 from ..injection import host_train
-from ..injection.captions import TEMPLATES
+from ..injection.captions import TEMPLATES, read_concepts, templates
 from ..injection.host_denoiser import DTYPES
 from ..injection.task import KINDS
 from ..injection.train import LOSSES, OPTIMIZERS, Recipe
+from .checks import first_problem
 from .injection_xti import CATEGORY, Concept
 from .show import shown
 
@@ -56,6 +57,10 @@ class TrainXTI(io.ComfyNode):
                 io.String.Output("report", tooltip="Steps, losses and density."),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, concepts=None, custom_templates=None):
+        return first_problem((read_concepts, concepts), (templates, "object", custom_templates))
 
     @classmethod
     def execute(

@@ -1,6 +1,7 @@
 """Injection through the queue of a real ComfyUI: every example workflow, its plan, its cache, its errors."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -122,6 +123,23 @@ def test_xti_example(client, example, concepts):
     assert sorted(saved) == sorted(LAYERS)
     assert torch.equal(saved["MID"][0], second["<b-6-0>"])
     assert torch.equal(saved["IN01"], first["IN01"])
+
+
+def test_a_token_is_trained_on_the_demo_model(client):
+    """The template as it is, with a few steps: trained, saved with kohya's keys, used in a new sentence."""
+    path = layout.ROOT / "example_workflows" / "api" / "atelier_train_xti.json"
+    prompt = json.loads(path.read_text(encoding="utf-8"))
+    (node,) = by_class(prompt, "BlockworkTrainXTI")
+    prompt[node]["inputs"]["steps"] = 4
+    (EMBEDDINGS / "trained_gem.safetensors").unlink(missing_ok=True)
+    entry = client.run(prompt)
+    assert "<gem>: XTI, 8 images, 4 steps of 2" in report(client, prompt, entry, "BlockworkTrainXTI")
+    assert sorted(load_file(EMBEDDINGS / "trained_gem.safetensors")) == sorted(LAYERS)
+    painted = pictures(client, prompt, entry)
+    assert len(painted) == 4 and all(image.std() > 5 for image in painted)
+    prompt[node]["inputs"]["concepts"] = "gem"
+    with pytest.raises(PromptFailed, match="not a valid concept"):
+        client.run(prompt)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from blockwork.injection.host_train import Options, task, train
 from blockwork.injection.task import APART, KINDS
 from blockwork.injection.train import Recipe, TrainingError
 from blockwork.nodes.injection_train import TrainXTI
+from blockwork.nodes.injection_xti import MixXTI
 from blockwork.tests.support import transformer_kit
 from blockwork.tests.support.injection_kit import SDXL, predictions, prompt, random_model, tiny_model, worst
 from comfy import supported_models_base
@@ -311,3 +312,14 @@ def test_the_node_takes_lists(demo):
     concepts, losses, plot, text = out.result
     assert [one.name for one in concepts] == ["gem"] and isinstance(concepts[0], XTI)
     assert len(losses["loss"]) == 1 and plot.shape == (1, 420, 900, 3) and "density" in text
+
+
+def test_texts_are_checked_before_a_prompt_is_queued():
+    assert TrainXTI.validate_inputs(concepts="gem: star", custom_templates="a {}") is True
+    assert TrainXTI.validate_inputs(custom_templates="") is True  # concepts come over a link
+    assert "is not a valid concept" in TrainXTI.validate_inputs(concepts="gem")
+    assert "where the token belongs" in TrainXTI.validate_inputs(
+        concepts="gem: star", custom_templates="a photo"
+    )
+    assert MixXTI.validate_inputs(blocks="OUT00, IN08") is True  # of SDXL
+    assert "IN03" in MixXTI.validate_inputs(blocks="IN03")
