@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from refhost import layout
-from refhost.client import PromptFailed, executed_nodes
+from refhost.client import PromptFailed, PromptRefused, executed_nodes
 from safetensors.torch import load_file, save_file
 
 LAYERS = ["IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02}" for n in range(3, 12))]
@@ -138,7 +138,7 @@ def test_a_token_is_trained_on_the_demo_model(client):
     painted = pictures(client, prompt, entry)
     assert len(painted) == 4 and all(image.std() > 5 for image in painted)
     prompt[node]["inputs"]["concepts"] = "gem"
-    with pytest.raises(PromptFailed, match="not a valid concept"):
+    with pytest.raises(PromptRefused, match="not a valid concept"):
         client.run(prompt)
 
 

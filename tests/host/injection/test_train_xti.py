@@ -315,7 +315,7 @@ def test_the_node_takes_lists(demo):
 
 
 def test_texts_are_checked_before_a_prompt_is_queued():
-    assert TrainXTI.validate_inputs(concepts="gem: star", custom_templates="a {}") is True
+    assert TrainXTI.validate_inputs(concepts=["gem: star"], custom_templates=["a {}"]) is True
     assert TrainXTI.validate_inputs(custom_templates="") is True  # concepts come over a link
     assert "is not a valid concept" in TrainXTI.validate_inputs(concepts="gem")
     assert "where the token belongs" in TrainXTI.validate_inputs(
