@@ -57,7 +57,10 @@ def is_quantised(key: str) -> bool:
 
 def part_of(key: str) -> str:
     """``unet``, ``text``, ``vae``, ``ema``, ``alone`` or ``other`` (schedule buffers, markers)."""
-    return next((part for part, prefixes in PREFIXES.items() if key.startswith(prefixes)), OTHER)
+    for part, prefixes in PREFIXES.items():
+        if key.startswith(prefixes):
+            return part
+    return OTHER
 
 
 def ema_key(key: str) -> str:

@@ -54,6 +54,7 @@ class Blend:
 
 
 Step = Keep | Take | Blend
+_NOT_NAMED = Keep(NOT_NAMED)
 
 
 @dataclass
@@ -131,21 +132,23 @@ def make_plan(
             f"{block} is bypassed: {count} tensors at the end of its residual branches are multiplied by 0."
         )
     # Ratios: which model they choose, and their text.
-    seen: dict[tuple[float, ...], tuple[int | None, str]] = {}
+    seen: dict[tuple[float, ...], tuple[Step, str]] = {}
     lacking: dict[str, list[str]] = {}
     for key in sources[0].entries if keys is None else keys:
         block, found = ratios.of(key)
-        index, text = None, ""
+        chosen, text = _NOT_NAMED, ""
         if block is not None and found is not None:
             numbers = tuple(found.values())
             if numbers not in seen:
                 _check_numbers(plan, found, block)
-                seen[numbers] = method.passthrough(found), method.text(found)
-            index, text = seen[numbers]
-        step = _step(sources, key, block, found, index, ratios, keep(key))
+                seen[numbers] = _chosen(method.passthrough(found), found), method.text(found)
+            chosen, text = seen[numbers]
+        step = _step(sources, key, block, found, chosen, ratios, keep(key))
         plan.steps[key] = step
+        size = math.prod(sources[0].entries[key].shape)
+        plan.notes.all_parameters += size
         if not isinstance(step, Keep):
-            plan.notes.in_block(str(block), text, math.prod(sources[0].entries[key].shape))
+            plan.notes.in_block(str(block), text, size)
             if isinstance(step, Blend) and step.channels:
                 plan.notes.list(f"merged in the first {step.channels} channels, the others kept from A", key)
         elif step.reason not in QUIET:
@@ -157,12 +160,19 @@ def make_plan(
     return plan
 
 
+def _chosen(index: int | None, ratios: Mapping[str, float]) -> Step:
+    """The step for ratios that give the model at ``index``, or for None a mixture."""
+    if index is None:
+        return Blend(ratios)
+    return Take(index) if index else Keep(UNCHANGED)
+
+
 def _step(
     sources: Sequence[Source],
     key: str,
     block: str | None,
     ratios: Mapping[str, float] | None,
-    index: int | None,
+    chosen: Step,
     table: Ratios,
     reason: str | None,
 ) -> Step:
@@ -178,19 +188,17 @@ def _step(
         return Keep(NOT_FLOAT)
     if block is None:
         return Keep(f"in no block under key_map {table.key_map}")
-    if ratios is None:
-        return Keep(NOT_NAMED)
-    if index == 0:
-        return Keep(UNCHANGED)
-    needed = range(1, len(sources)) if index is None else (index,)
+    if ratios is None or isinstance(chosen, Keep):
+        return chosen
+    needed = (chosen.source,) if isinstance(chosen, Take) else range(1, len(sources))
     for number in needed:
         if key not in sources[number].entries:
             return Keep(f"missing in {letter(number)}")
-    shapes = {number: tuple(sources[number].entries[key].shape) for number in needed}
-    other = next((number for number, shape in shapes.items() if shape != tuple(entry.shape)), None)
+    shape = entry.shape
+    other = next((n for n in needed if sources[n].entries[key].shape != shape), None)
     if other is None:
-        return Blend(ratios) if index is None else Take(index)
-    if _is_wider_input(key, tuple(entry.shape), shapes[other]):
+        return chosen
+    if _is_wider_input(key, shape, sources[other].entries[key].shape):
         return Blend(ratios, LATENT)
     return Keep(f"other shape in {letter(other)}")
 
@@ -219,17 +227,12 @@ def _refuse_foreign(sources: Sequence[Source], layout: Layout) -> None:
     """MergeError where the diffusion models are not of one architecture, or the sources have nothing in common."""
     first = sources[0]
     inside = _diffusion_keys(first)
-    for source in sources:
-        if any(key.startswith(PREFIXES[EMA]) for key in source.entries) and not _diffusion_keys(source):
-            raise MergeError(
-                f"{source.name} holds its U-Net only as a moving average (model_ema.). Use the full checkpoint."
-            )
     for other in sources[1:]:
+        found = inside if other.entries.keys() == first.entries.keys() else _diffusion_keys(other)
         if not any(key in other.entries for key in first.entries):
             raise MergeError(
                 f"{first.name} and {other.name} have no tensors in common. Use models of one kind."
             )
-        found = _diffusion_keys(other)
         if not (inside and found):
             continue
         _refuse_shapes(first, other, inside & found, layout)
@@ -242,14 +245,20 @@ def _refuse_foreign(sources: Sequence[Source], layout: Layout) -> None:
 
 
 def _diffusion_keys(source: Source) -> set[str]:
-    return {key for key in source.entries if diffusion_key(key) is not None and not is_quantised(key)}
+    """The keys of the diffusion model; MergeError where the file holds only its moving average."""
+    found = {key for key in source.entries if diffusion_key(key) is not None and not is_quantised(key)}
+    if not found and any(key.startswith(PREFIXES[EMA]) for key in source.entries):
+        raise MergeError(
+            f"{source.name} holds its U-Net only as a moving average (model_ema.). Use the full checkpoint."
+        )
+    return found
 
 
 def _refuse_shapes(first: Source, other: Source, shared: set[str], layout: Layout) -> None:
     """MergeError for other shapes in a block, or in more than a few layers outside: those are a variant's own."""
     odd, in_blocks = [], False
     for key in shared:
-        here, there = tuple(first.entries[key].shape), tuple(other.entries[key].shape)
+        here, there = first.entries[key].shape, other.entries[key].shape
         if here == there:
             continue
         if not _is_wider_input(key, here, there):
@@ -283,9 +292,6 @@ def _note(plan: Plan, sources: Sequence[Source], ratios: Ratios, copy: Callable[
     notes = plan.notes
     kept = [step.reason for step in plan.steps.values() if isinstance(step, Keep)]
     notes.total, notes.merged = len(plan.steps), len(plan.steps) - len(kept)
-    notes.all_parameters = sum(
-        math.prod(sources[0].entries[key].shape) for key in plan.steps if key in sources[0].entries
-    )
     for reason in QUIET:
         notes.count(f"{KEPT}, {reason}", kept.count(reason))
     notes.order(ratios.layout.blocks)

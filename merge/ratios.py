@@ -172,7 +172,7 @@ def common_layout(sources: Sequence[Source], texts: Sequence[str]) -> Layout:
     for other in sources[1:]:
         if not any(key.startswith(PREFIXES[UNET]) for key in other.entries):
             continue
-        found = layout_of(other.entries)
+        found = layout if other.entries.keys() == first.entries.keys() else layout_of(other.entries)
         if found != layout:
             raise MergeError(
                 f"{first.name} is {layout.describe()}, {other.name} is {found.describe()}. "

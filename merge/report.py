@@ -48,7 +48,9 @@ class Report:
 
     def in_block(self, block: str, ratios: str, parameters: int = 0) -> None:
         """One more tensor of a block, with its ratios and its number of parameters."""
-        self.blocks.setdefault(block, Counter())[ratios] += 1
+        if block not in self.blocks:
+            self.blocks[block] = Counter()
+        self.blocks[block][ratios] += 1
         self.parameters[block, ratios] += parameters
 
     def list(self, why: str, key: str) -> None:

@@ -281,7 +281,8 @@ def _survey(plan: Plan, model_a, sources: Sequence[Live]) -> None:
 
 def _patch(merged, sources: Sequence[Live], plan: Plan, unfinished: Collection[str] = ()) -> None:
     """Attach the plan to ``merged``: every tensor's patch in one call, because each call walks the whole model."""
-    options = numbers(plan.options)
+    options, steps = numbers(plan.options), plan.merged
+    own = own_patches(merged, {key: sources[0].entries[key] for key in steps})
 
     def patch(key: str, step: Take | Blend) -> MergePatch:
         keep_a = key in unfinished
@@ -291,11 +292,10 @@ def _patch(merged, sources: Sequence[Live], plan: Plan, unfinished: Collection[s
             ratios, channels = numbers(step.ratios), step.channels or 0
             how = How(plan.method.name, ratios, options, plan.seed_of(key), channels, keep_a)
             others = sources[1:]
-        own = own_patches(merged, key, sources[0].entries[key])
         how = how._replace(quantised=isinstance(sources[0].entries[key], QuantizedTensor))
-        return merge_patch(how, [source.patches[key] for source in others], own)
+        return merge_patch(how, [source.patches[key] for source in others], own.get(key))
 
-    patches = {key: patch(key, step) for key, step in plan.merged.items()}
+    patches = {key: patch(key, step) for key, step in steps.items()}
     missed = set(patches) - set(merged.add_patches(patches))
     if missed:
         raise MergeError(
@@ -308,7 +308,10 @@ def _finite(tensor: torch.Tensor) -> bool:
     """``all_finite``, remembered per stretch of storage: core puts the same storage into new Parameters."""
     if isinstance(tensor, QuantizedTensor):
         return all(map(_finite, stored_parts(tensor)))
-    places: dict[tuple, bool] = _FINITE.setdefault(tensor.untyped_storage(), {})  # pyright: ignore[reportAssignmentType]
+    storage = tensor.untyped_storage()
+    places: dict[tuple, bool] | None = _FINITE.get(storage)
+    if places is None:
+        places = _FINITE[storage] = {}
     place = (tensor.storage_offset(), tensor.shape, tensor.stride())
     if place not in places:
         places[place] = all_finite(tensor)

@@ -34,11 +34,12 @@ def left_out(patcher: ModelPatcher, dynamic: bool) -> set[str]:
     """The keys of a model's tensors that core's loader, dynamic or not, leaves unpatched."""
     found = set()
     for name, module in patcher.model.named_modules():
+        own = [parameter for parameter, value in module._parameters.items() if value is not None]
+        buffers = module._buffers.keys() - module._non_persistent_buffers_set
+        if not own and not buffers:
+            continue
         prefix = f"{name}." if name else ""
-        own = dict(module.named_parameters(recurse=False))
-        found |= {
-            prefix + buffer for buffer in module._buffers if buffer not in module._non_persistent_buffers_set
-        }
+        found |= {prefix + buffer for buffer in buffers}
         has_children = any(True for child in module.children() for _ in child.parameters())
         outside = dynamic and not hasattr(module, "comfy_cast_weights")
         table = dynamic and isinstance(module, torch.nn.Embedding) and module.weight.nbytes <= TABLE
@@ -126,25 +127,34 @@ class PatchesLeftOut(ModelPatcher if TYPE_CHECKING else object):
 
 
 def key_patches(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, list]:
-    """Core's ``get_key_patches``, with the stored buffers also where patched ones are loaded.
+    """Core's ``get_key_patches``, with the stored tensor also where a patched buffer is loaded or a hook is applied.
 
-    The scales of quantised layers, which a state dict has and a model does not, are not listed: core cannot list them
-    either, and they belong to their weight.
+    Core takes the patched weight for the stored one while a hook changes it. The scales of quantised layers, which a state
+    dict has and a model does not, are not listed: core cannot list them either, and they belong to their weight.
     """
-    state = patcher.model_state_dict(prefix)
-    if any(map(is_quantised, state)):
-        found = {key: quantised_patches(patcher, key) for key in state if not is_quantised(key)}
-    else:
+    try:
         found = patcher.get_key_patches(prefix)
-    for key in found.keys() & patcher.backup_buffers.keys():
-        found[key][0] = (patcher.backup_buffers[key], found[key][0][1])
+    except AttributeError:
+        if not any(map(is_quantised, patcher.model_state_dict(prefix))):
+            raise
+        found = None
+    if found is None or any(map(is_quantised, found)):
+        state = patcher.model_state_dict(prefix)
+        found = {key: quantised_patches(patcher, key) for key in state if not is_quantised(key)}
+    hooked = patcher.backup.keys() & patcher.hook_backup.keys()
+    stored = {key: patcher.backup[key].weight for key in hooked} | patcher.backup_buffers
+    for key in found.keys() & stored.keys():
+        found[key][0] = (stored[key], found[key][0][1])
     return found
 
 
 def stored_tensors(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, torch.Tensor]:
-    """A model's tensors without the patches that may be loaded now; a third of the cost of ``key_patches``."""
+    """A model's tensors without the patches and hooks that may be applied now; a third of the cost of ``key_patches``."""
     state = patcher.model_state_dict(prefix)
     if any(map(is_quantised, state)):
         return {key: patches[0][0] for key, patches in key_patches(patcher, prefix).items()}
-    kept = {key: backup.weight for key, backup in patcher.backup.items()} | patcher.backup_buffers
+    hooked = {
+        key: weight for key, (weight, _) in patcher.hook_backup.items()
+    }  # before the hook, after the patches
+    kept = hooked | {key: backup.weight for key, backup in patcher.backup.items()} | patcher.backup_buffers
     return {key: kept.get(key, value) for key, value in state.items()}

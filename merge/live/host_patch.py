@@ -110,15 +110,22 @@ def merge_patch(how: How, others: Sequence[KeyPatches] = (), own: Own | None = N
     return MergePatch(set(), (tuple(how), tuple(others), own, None if others else ANCHOR))
 
 
-def own_patches(model: Any, key: str, stored: torch.Tensor) -> Own | None:
-    """What ``model`` computes one tensor from, if core gives its patches less than ``stored`` holds; else None."""
+def own_patches(model: Any, stored: Mapping[str, torch.Tensor]) -> dict[str, Own]:
+    """By key, what ``model`` computes a tensor from, for those where core gives its patches less than ``stored`` holds."""
     given = comfy.model_management.lora_compute_dtype(model.load_device)
-    quantised = isinstance(stored, QuantizedTensor)
-    if not (quantised and model.is_dynamic()) and given == torch.float32:
-        return None
-    if not quantised and stored.dtype in (given, torch.float8_e4m3fn, torch.float8_e5m2):
-        return None
-    return Own([(stored, conversion(model, key)), *model.patches.get(key, ())])
+    quantised = given != torch.float32 or model.is_dynamic()
+    enough = (given, torch.float8_e4m3fn, torch.float8_e5m2)
+
+    def is_needed(tensor: torch.Tensor) -> bool:
+        if isinstance(tensor, QuantizedTensor):
+            return quantised
+        return given != torch.float32 and tensor.dtype not in enough
+
+    return {
+        key: Own([(tensor, conversion(model, key)), *model.patches.get(key, ())])
+        for key, tensor in stored.items()
+        if is_needed(tensor)
+    }
 
 
 def numbers(values: Mapping[str, float]) -> Numbers:

@@ -32,7 +32,7 @@ def quantised_patches(patcher: ModelPatcher, key: str) -> list:
     weight = comfy.model_patcher.get_key_weight(patcher.model, key)[0]
     if key in patcher.backup:
         weight = patcher.backup[key].weight
-    if key in patcher.hook_backup:
+    elif key in patcher.hook_backup:
         weight = patcher.hook_backup[key][0]
     return [(weight, conversion(patcher, key)), *patcher.patches.get(key, ())]
 

@@ -56,6 +56,7 @@ class Switch:
         return f"{self.recomputed} tensors recomputed, {self.restored} restored, {self.kept} unchanged"
 
 
+PLAIN = (str, bytes, int, float, bool, types.NoneType, torch.dtype, torch.device)
 LOADED: WeakKeyDictionary[torch.nn.Module, Loaded] = WeakKeyDictionary()
 
 
@@ -65,12 +66,12 @@ def trace(value: Any) -> Any:
     Numbers and names by value, tensors by identity, adapters and functions by their parts. Anything else makes the
     patch unequal to every other, which costs a recomputation and never gives a wrong weight.
     """
-    if isinstance(value, torch.Tensor):
-        return Unknown() if value.requires_grad else Itself(value)  # trained in place otherwise
-    if isinstance(value, (str, bytes, int, float, bool, types.NoneType, torch.dtype, torch.device)):
+    if isinstance(value, PLAIN):
         return value
     if isinstance(value, (tuple, list)):
         return (type(value).__name__, *map(trace, value))
+    if isinstance(value, torch.Tensor):
+        return Unknown() if value.requires_grad else Itself(value)  # trained in place otherwise
     if isinstance(value, dict):
         return {key: trace(entry) for key, entry in value.items()}
     if isinstance(value, (set, frozenset)) and all(isinstance(entry, Hashable) for entry in value):

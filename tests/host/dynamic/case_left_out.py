@@ -70,9 +70,8 @@ def merged(a, b, ratio):
     model = incremental(a)
     stored, sources = host.stored_tensors(a), host.key_patches(b)
     how = How("each", (("m_a", 1 - ratio), ("m_b", ratio)))
-    model.add_patches(
-        {key: merge_patch(how, (sources[key],), own_patches(model, key, stored[key])) for key in KEYS}
-    )
+    own = own_patches(model, stored)
+    model.add_patches({key: merge_patch(how, (sources[key],), own.get(key)) for key in KEYS})
     return model
 
 
