@@ -207,8 +207,6 @@ def _kept_of_clip(sources: Sequence[Live]) -> Callable[[str], str | None]:
     """
 
     def reason(key: str) -> str | None:
-        if key.endswith(".logit_scale"):
-            return "not a weight to average"
         loaded = (_finite(source.entries[key]) for source in sources if key in source.entries)
         if key.endswith("text_projection.weight") and not all(loaded):
             return "not loaded from the file"

@@ -53,12 +53,10 @@ def test_clip_weights_merge_and_the_rest_stays_as_in_a():
     for key, x in a.patcher.model_state_dict().items():
         y = b.patcher.model_state_dict()[key]
         now = loaded(merged.patcher, key)
-        if key.endswith((".position_ids", ".logit_scale")):
-            assert now.dtype == x.dtype and torch.equal(now, x), key
-        elif not key.endswith("text_projection.weight"):
+        if not key.endswith("text_projection.weight"):
             assert torch.equal(now, (x.float() * 0.75 + y.float() * 0.25).to(x.dtype)), key
     report = plan.report()
-    assert "kept from A, not a weight to average: 1 (clip_l.logit_scale)" in report
+    assert "clip_l.logit_scale" in plan.merged  # as in a file, where every number of a text encoder is merged
     assert "kept from A, not loaded from the file: 1 (clip_l.transformer.text_projection.weight)" in report
     assert not a.patcher.patches
 
