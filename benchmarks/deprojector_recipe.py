@@ -134,7 +134,7 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The training room's view of a text encoder."""
+        """What the trainer needs of a text encoder."""
         tokens, end, cut = tokenized(texts)
         return Encoded(self(tokens), end, cut)
 
@@ -163,10 +163,10 @@ def train_encoder(steps: int, seed: int = 0) -> tuple[TextEncoder, float]:
     for step in range(steps):
         batch = scenes(128, seed=1_000_000 + step)
         tokens, end, _ = tokenized([caption(scene) for scene in batch])
-        picture = sum(table[[scene[k] for scene in batch]] for k, table in enumerate(tables))
-        picture = F.normalize(torch.tanh(picture @ seen), dim=-1)
+        image = sum(table[[scene[k] for scene in batch]] for k, table in enumerate(tables))
+        image = F.normalize(torch.tanh(image @ seen), dim=-1)
         text = F.normalize(encoder.text_projection(encoder(tokens)[torch.arange(128), end]), dim=-1)
-        logits = 20 * text @ picture.T
+        logits = 20 * text @ image.T
         target = torch.arange(128)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         optimizer.zero_grad()

@@ -91,12 +91,12 @@ def run(out: Path) -> None:
         names,
         ["prompt alone", "with a prompt\nfor the object"],
     )
-    text = f"""# How well the atelier's base follows its prompts
+    text = f"""# How well the demo base model follows its prompts
 
-{easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}, one picture a prompt, read by the judge.
+{easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}, one image per prompt, classified by the demo classifier.
 Remade by `python tools/study_atelier.py base`.
 
-{pages.table(("prompts", "pictures", "shape", "colour", "texture", "background"), rows)}
+{pages.table(("prompts", "images", "shape", "colour", "texture", "background"), rows)}
 
 ![held-out pairs](base.jpg)
 

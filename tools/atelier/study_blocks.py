@@ -105,13 +105,13 @@ def run(out: Path) -> None:
                        "Another prompt in all the blocks outside that set"),
         ]
     )  # fmt: skip
-    text = f"""# What a block does, in the atelier's base model
+    text = f"""# What a block does in the demo base model
 
-{len(PROMPTS)} pairs of prompts that differ in shape and colour, one picture each, {easel.STEPS} steps of
-{easel.SAMPLER}, guidance {easel.GUIDANCE}, read by the judge: one picture is {1 / len(PROMPTS):.3f}.
+{len(PROMPTS)} pairs of prompts that differ in shape and colour, one image each, {easel.STEPS} steps of
+{easel.SAMPLER}, guidance {easel.GUIDANCE}, classified by the demo classifier: one image is {1 / len(PROMPTS):.3f}.
 Remade by `python tools/study_atelier.py blocks`.
 
-![pictures](block_roles.jpg)
+![images](block_roles.jpg)
 
 Another prompt in **{sets["object"]}** brings its object and leaves the colour:
 

@@ -66,12 +66,12 @@ def run(out: Path) -> None:
                        ["the text itself", *(f"deprojected,\n{name}" for name in FAMILIES)])  # fmt: skip
     sums = pages.grid([row[:8] for row in merged], [f"{s} + {c}" for s, c in THINGS[:8]],
                       [f"sum of two,\n{name}" for name in FAMILIES])  # fmt: skip
-    text = f"""# What a deprojector keeps, in the atelier
+    text = f"""# What a deprojector keeps of a prompt of the demo models
 
-{len(THINGS)} prompts, a picture each, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}. Cosine and
-squared error are of the words' hidden states, free-running, against the text encoder's own. A sum adds the embeddings
+{len(THINGS)} prompts, one image each, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}. Cosine and
+squared error are of the words' hidden states, free-running, against those of the text encoder. A sum adds the embeddings
 of two texts, the one naming a shape, the other a colour (method "difference"). By chance a shape or a colour is right
-in one picture of six. Remade by `python tools/study_atelier.py deprojector`.
+in one image of six. Made again by `python tools/study_atelier.py deprojector`.
 
 {pages.table(("deprojector", "cosine", "squared error", "shape right", "colour right", "sum: shape", "sum: colour"), rows)}
 

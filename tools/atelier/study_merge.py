@@ -60,13 +60,13 @@ def run(out: Path) -> None:
             pages.bars(list(ways), {name: [w[name] for w in ways.values()] for name in ("style", "shape", "colour")},
                        f"Base and {style}, by preset and by part of the U-Net")
         )  # fmt: skip
-    text = f"""# Merging a style into the base, in the atelier
+    text = f"""# Merging a style into the demo base model
 
-`style` is the judge's mean probability that the picture is in the fine-tune's style; {len(THINGS)} prompts,
-a picture each, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}.
+`style` is the demo classifier's mean probability that the image is in the fine-tune's style; {len(THINGS)} prompts,
+one image each, {easel.STEPS} steps of {easel.SAMPLER}, guidance {easel.GUIDANCE}.
 Remade by `python tools/study_atelier.py merge`.
 
-![pictures](merge_paths.jpg)
+![images](merge_paths.jpg)
 
 ![charts](merge_paths_charts.png)
 
