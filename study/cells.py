@@ -58,9 +58,18 @@ def listing(prompt: Graph) -> Graph:
     return _upstream(graph, [f"list_{key}" for key in sweeps_of(prompt)])
 
 
-def expansion_text(graph: Graph, outputs: Sequence[Link]) -> str:
-    """What a sweep node answers with when it lists its cells."""
-    return json.dumps({"graph": graph, "grid": outputs[0][0]})
+def expansion_text(graph: Graph, outputs: Sequence[Link], mark: Any = None) -> str:
+    """What a sweep node answers with when it lists its cells; ``mark`` is ComfyUI's note whether the node has changed."""
+    return json.dumps({"graph": graph, "grid": outputs[0][0], "is_changed": mark})
+
+
+def marked(prompt: Graph, expansions: Mapping[str, str], assembled: Graph) -> Graph:
+    """The prompt with ComfyUI's notes whether nodes have changed, as the images of one server carry it."""
+    marks = {key: node["is_changed"] for key, node in assembled.items() if "is_changed" in node}
+    for key, text in expansions.items():
+        marks[key] = json.loads(text).get("is_changed")
+    found = {key: marks.get(key) for key in prompt}
+    return {k: node if found[k] is None else {**node, "is_changed": found[k]} for k, node in prompt.items()}
 
 
 def cells(prompt: Graph, expansions: Mapping[str, str]) -> list[Cell]:

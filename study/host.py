@@ -61,7 +61,8 @@ def expand(
     prefix = GraphBuilder.alloc_prefix()
     if _own_inputs(prompt).get(LIST):
         graph, outputs = make(prefix, nothing)
-        return io.NodeOutput(*[None] * (len(outputs) - 1), expansion_text(graph, outputs))
+        mark = _own_node(prompt).get("is_changed")
+        return io.NodeOutput(*[None] * (len(outputs) - 1), expansion_text(graph, outputs, mark))
     links = {name: link for name, link in own_links(prompt).items() if name != "clip_vision"}
     expansion, finished = host_cells.expand(prompt, links, prefix, grid_id(prefix))
     graph, outputs = make(prefix, finished)
@@ -72,10 +73,14 @@ def expand(
 
 def _own_inputs(prompt: Any) -> dict[str, Any]:
     """The inputs of the node that is running now, as the prompt has them."""
+    return _own_node(prompt)["inputs"]
+
+
+def _own_node(prompt: Any) -> dict[str, Any]:
     context = get_executing_context()
     if context is None or prompt is None:
         raise RuntimeError("A block sweep expands into a graph. It only runs as a node of a ComfyUI prompt.")
-    return prompt.get_node(context.node_id)["inputs"]
+    return prompt.get_node(context.node_id)
 
 
 def embed(clip_vision: Any, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:

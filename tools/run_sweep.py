@@ -144,7 +144,9 @@ async def _run(client: distributed.Client, prompt: Prompt, folder: Path, tell: C
     result = await submit(on_worker.assemble, study.assemble(prompt, expansions, loads), uploads)
     for name, data in result["files"]:
         done.written.append(folder / Path(name).name)
-        done.written[-1].write_bytes(_with_prompt(data, prompt))
+        done.written[-1].write_bytes(
+            _with_prompt(data, lambda assembled: study.marked(prompt, expansions, assembled))
+        )
     done.texts = result["texts"]
     for node, lines in done.texts.items():
         done.written.append(folder / f"{node}.txt")
@@ -214,8 +216,8 @@ def _read(path: Path) -> Images:
     return list(batches.values())
 
 
-def _with_prompt(data: bytes, prompt: Prompt) -> bytes:
-    """A PNG whose metadata holds the workflow that was given, as if one server had run it; other files as they are."""
+def _with_prompt(data: bytes, given: Callable[[Prompt], Prompt]) -> bytes:
+    """A PNG whose metadata holds the prompt that ``given`` makes of the assembled one; other files as they are."""
     if not data.startswith(PNG):
         return data
     out, place = [PNG], len(PNG)
@@ -223,6 +225,7 @@ def _with_prompt(data: bytes, prompt: Prompt) -> bytes:
         (length,) = struct.unpack(">I", data[place : place + 4])
         chunk = data[place : place + 12 + length]
         if chunk[4:15] == b"tEXtprompt\0":
+            prompt = given(json.loads(chunk[15:-4]))
             body = b"tEXtprompt\0" + json.dumps(prompt).encode("latin-1")
             chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
         out.append(chunk)
