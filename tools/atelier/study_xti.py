@@ -1,6 +1,6 @@
 """XTI against textual inversion and LoRA on the demo model, by the judge.
 
-The method, fixed before any result was seen:
+The method, fixed before any image was sampled:
 
 - The concept is a dotted green star, drawn 32 times on the five backgrounds. The captions are "a <gem> on a grey
   background" and so on. Every token starts from the word "circle", which has none of the three properties.
@@ -13,7 +13,7 @@ The method, fixed before any result was seen:
   share with that colour, with a star, and with both.
 - Snapshots of XTI over the steps, its emphasis in the prompt, and CFG are measured in the same way.
 - A first plan had batches of 4, 120 steps, a density term at 0.1 too and three images per prompt. It was cut to fit the
-  compute before any image or result was seen.
+  compute before any image was sampled.
 - Seeds are the same in all arms. Intervals are 95 % (Wilson), of images alone: there is one training run per arm.
 """
 
