@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from comfy_extras import nodes_model_merging_model_specific as specific
 
@@ -10,6 +11,12 @@ _NUMBERED = re.compile(r"\.\d+\.?$|\.block\d+\.?$")
 
 def remark(keys: Iterable[str]) -> str:
     """A sentence on what core's node for these keys does otherwise; empty where it does nothing otherwise."""
+    return _remark(tuple(keys))
+
+
+@lru_cache(maxsize=16)
+def _remark(keys: tuple[str, ...]) -> str:
+    """Found once per model: comparing the keys with the sliders of every node takes as long as the rest of a plan."""
     names = [key.partition("diffusion_model.")[2] for key in keys]
     found = max(((_fit(sliders, names), node, sliders) for node, sliders in _nodes()), default=None)
     if found is None or found[0][0] < 0:
