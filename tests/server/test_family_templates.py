@@ -13,7 +13,7 @@ from refhost.pack import load_pack, use_comfyui
 use_comfyui()
 load_pack()
 import torch
-from blockwork.tests.support import networks
+from blockwork.tests.support import networks, quantised_kit
 from safetensors.torch import save_file
 
 KINDS = {
@@ -26,6 +26,9 @@ for kind, (name, changes) in KINDS.items():
         network = networks.build(name, "cpu", torch.bfloat16, **changes)
         state = {key: torch.randn_like(value) / 16 for key, value in network.state_dict().items()}
         save_file(state, f"{sys.argv[1]}/tiny_{kind}_{letter}.safetensors")
+        matrices = [key for key, value in state.items() if "blocks." in key and key.endswith(".weight") and value.ndim == 2]
+        state = quantised_kit.quantised(state, "fp8_scaled", matrices)
+        save_file(state, f"{sys.argv[1]}/tiny_{kind}_fp8_{letter}.safetensors")
 """
 
 # Template -> kind of the small models, and the weights they need where they are of another kind than the template's.
@@ -36,6 +39,7 @@ FAMILIES = {
     "merge_qwen_image": ("wan", "GRAD_V"),
     "merge_anima": ("wan", "LAST_THIRD"),
     "merge_sd35": ("wan", "B00-B07=0.25"),
+    "merge_fp8_scaled": ("klein_fp8", "D=0.25, S00-S09=0.5"),
 }
 
 
@@ -43,7 +47,7 @@ FAMILIES = {
 def small(server) -> None:
     folder = layout.TESTS_BASE / "models" / "diffusion_models"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "tiny_wan_b.safetensors").exists():
+    if not (folder / "tiny_wan_fp8_b.safetensors").exists():
         subprocess.run(
             [layout.venv_bin("python"), "-c", MAKE, folder],
             check=True,
@@ -77,6 +81,32 @@ def test_template_of_a_family_merges(client, example, small, name):
     assert len(reports) == (2 if name == "merge_wan22" else 1)
     for report in reports:
         assert "tensors merged" in texts[report][0] and " B" in texts[report][0]
+        if kind.endswith("_fp8"):
+            for letter in "AB":
+                assert f"{letter} is quantised (" in texts[report][0]
+
+
+def test_template_of_a_merge_to_an_fp8_scaled_file(client, example, small):
+    """A plain and a quantised file; a loader of ComfyUI reads the result, and it merges on."""
+    prompt = example("merge_file_fp8_scaled")
+    inputs = prompt["1"]["inputs"]
+    inputs |= {
+        "model_a": "tiny_wan_a.safetensors",
+        "model_b": "tiny_wan_fp8_b.safetensors",
+        "overwrite": True,
+    }
+    texts = client.texts(client.run(prompt))
+    assert "Quantised with new scales: " in texts["2"][0] and "B is quantised (" in texts["2"][0]
+    assert "dtype=fp8_scaled" in texts["3"][0]
+    again = {
+        "1": {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": f"{inputs['name']}.safetensors", "weight_dtype": "default"},
+        },
+        "2": {"class_type": "BlockworkScaleBlocks", "inputs": {"model": ["1", 0], "weights": "B03=0.5"}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 1]}},
+    }
+    assert "A is quantised (" in client.texts(client.run(again))["3"][0]
 
 
 def test_template_of_a_lora_on_a_transformer(client, example, small):
