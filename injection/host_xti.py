@@ -198,7 +198,7 @@ def _tokens(
 
 def encode_layers(clip: Any, tokens: Sequence[Tokens]) -> list[Conditioning]:
     """The conditioning of each layer's tokens; equal ones share one, and all of a length go in one CLIP call."""
-    keys = [_key(one) for one in tokens]
+    keys = [tuple((name, _key(sections)) for name, sections in one.items()) for one in tokens]
     different = dict(zip(keys, tokens, strict=True))
     encoded: dict[Any, Conditioning] = {}
     lengths = {key: max(map(len, one.values())) for key, one in different.items()}
@@ -238,11 +238,10 @@ def vocabularies(clip: Any) -> list[Tensor]:
     return [one.transformer.get_input_embeddings().weight.detach() for one in encoders(clip).values()]
 
 
-def _key(tokens: Tokens) -> tuple[Any, ...]:
+def _key(sections: Sequence[Sequence[tuple[Any, float]]]) -> tuple[Any, ...]:
     """What makes the tokens of two layers equal: numbers, weights, and the bytes of embeddings."""
     return tuple(
-        (name, _bytes(token) if isinstance(token, Tensor) else token, weight)
-        for name, sections in tokens.items()
+        (_bytes(token) if isinstance(token, Tensor) else token, weight)
         for section in sections
         for token, weight in section
     )

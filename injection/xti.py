@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .concept import LAYERS, SDXL_LAYERS, XTI, XTIError
+from .concept import SD1 as SD1  # scripts name the layout here
 
 PROMPTPLUSPLUS = re.compile(r"<(.+)-(\d{1,4})-(\d{1,4})>$")
 PROMPT_PLUS = re.compile(r"(<.+>|[^<>]+)-(\d{1,4})$")

@@ -61,7 +61,9 @@ class TrainXTI(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, concepts=None, custom_templates=None):
         # ComfyUI hands the inputs of a node that takes lists over as lists here too.
-        concepts, custom = (one[0] if isinstance(one, list) else one for one in (concepts, custom_templates))
+        concepts, custom = (
+            one[0] if isinstance(one, list | tuple) else one for one in (concepts, custom_templates)
+        )
         return first_problem((read_concepts, concepts), (templates, "object", custom))
 
     @classmethod

@@ -33,7 +33,8 @@ REFUSED = {
     "ratios": ("0.5, nan", "is not a number"), "seeds": ("4-1", "range of seeds"), "share_a": ("half", "not a number"),
     "layout": ("sd7", "Unknown layout"), "spacing": ("ten", "is not valid"), "filename": ("../x", "file name"),
     "custom": SPEC, "study": ("../x", "name"), "space": ("IN = sideways", "sideways"), "holdout_seeds": ("4-1", "4-1"),
-    "wanted": ("colour = loud", "loud"),
+    "wanted": ("colour = loud", "loud"), "concepts": ("no colon", "not a valid concept"),
+    "custom_templates": ("a photo", "where the token belongs"),
 }  # fmt: skip
 REFUSED_OF = {
     ("MergeTwoRatios", "weights"): ("GRAD_W | 1", "Did you mean GRAD_V"),
