@@ -7,7 +7,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { menuItems } from "./convert/menu.mjs";
 import { LAYOUTS } from "./deck/blocks.mjs";
-import { bake, linkedShaping, linkedText, modelFile, shapingOf } from "./deck/graph.mjs";
+import { bake, lettersOf, linkedShaping, linkedText, modelFile, shapingOf } from "./deck/graph.mjs";
 import { kindOf } from "./deck/meaning.mjs";
 import { listeners as measuredListeners, measured } from "./deck/measured.mjs";
 import { words } from "./deck/messages.mjs";
@@ -73,6 +73,7 @@ function widgetOf(type, make, tracks = 1) {
         bake(node);
       },
       untouched: () => untouched,
+      letters: () => lettersOf(node),
       measured: () => measured(words(app.extensionManager.setting.get("Comfy.Locale"))),
       words: words(app.extensionManager.setting.get("Comfy.Locale")),
     });
@@ -132,6 +133,7 @@ function widgetOf(type, make, tracks = 1) {
     keepFocus(deck.element, () => `${node.id}/${name}`);
     followLayout(node, (id) => deck.relayout(id));
     followShaping(node, refresh);
+    for (const letter of node.widgets ?? []) if (letter.name === "a" || letter.name === "b") chain(letter, "callback", refresh);
     const file = node.widgets?.find((/** @type {any} */ other) => other.name === "lora_name");
     if (file) {
       chain(file, "callback", () => {

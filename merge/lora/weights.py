@@ -114,7 +114,7 @@ def read(
     body, own = text.strip() or "1", dict(own_presets or {})
     items = [item.strip() for item in _without_label(body).rstrip(",").split(",")]
     count = _head(items)
-    presets = any(item not in own and _preset(item, layout) for item in items[count:])
+    presets = any(item not in own and preset(item, layout) for item in items[count:])
     letters = any(_is_letter(item) or _is_letter(_pair(item)[1]) for item in items)
     if not presets and not letters and count <= 1:
         return _parsed(body, layout, own)  # names, ranges, one number: no form of LoRA Block Weight
@@ -124,8 +124,8 @@ def read(
         found = _numbers(items[:count], layout, draw, a, b)
     for item in items[count:]:
         name, value = _pair(_not_a_value(item))
-        if item not in own and (preset := _preset(item, layout)):
-            found = _numbers(preset.split(","), layout, draw, a, b)
+        if item not in own and (values := preset(item, layout)):
+            found = _numbers(values.split(","), layout, draw, a, b)
         elif _is_letter(value):
             number_ = weights.number_text(_letter(value, draw, a, b))
             found = _over(found, weights.parse(f"{name}={number_}", layout, 1.0, own))
@@ -213,7 +213,7 @@ def _is_letter(item: str) -> bool:
     return len(item) == 1 and item in LETTERS
 
 
-def _preset(item: str, layout: Layout) -> str:
+def preset(item: str, layout: Layout) -> str:
     """The list of a preset of LoRA Block Weight; empty for other items."""
     name = item.removeprefix("SD-") if item.removeprefix("SD-") in PRESETS else item
     name = _SDXL_OF.get(name, name) if layout.name == "sdxl" else name

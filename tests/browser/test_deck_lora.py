@@ -80,3 +80,33 @@ def test_a_lora_hatches_and_tints_its_deck(canvas: Canvas, files, pictures):
         lora,
     )
     assert _keys(deck, ".bw-untouched") == [], "another file was chosen"
+
+
+def test_texts_of_lora_block_weight(canvas: Canvas):
+    deck = Deck(canvas, "BlockworkLoadLoRA")
+    zeros, ones = ["0"] * 6, ["1"] * 6
+    deck.text = "MIDD, OUT03=R"
+    assert deck.find(".bw-error").inner_text() == ""
+    assert deck.painted()[:8] == ["0"] * 5 + ["1", "0", "1"] and deck.painted()[16] == "R"
+    assert deck.bar("OUT03").get_attribute("aria-valuetext") == "R: Set at run time"
+    assert deck.bar("OUT03").get_attribute("aria-disabled") == "true"
+    deck.keys("IN04", "End")
+    assert deck.text == "MIDD, OUT03=R, IN04=1"
+    deck.press("Mirror")
+    assert deck.text == "MIDD, OUT03=R, IN04=1" and deck.find(".bw-said").inner_text() == "Set at run time"
+    deck.press("Reset")
+    assert set(deck.painted()) == {"1"} and "R" not in deck.text
+    deck.text = "AB"
+    canvas.set_value(deck.node, "a", 0.5)
+    canvas.set_value(deck.node, "b", -0.25)
+    deck.wait("root.querySelector('[data-key=BASE].bw-bar').dataset.value === '0.5'")
+    assert deck.painted()[:3] == ["0", "-0.25", "-0.25"] and deck.painted()[-1] == "0.5"
+    assert deck.find(".bw-preset-name").inner_text() == "AB"
+    deck.text = "SDXL-MIDALL"
+    assert deck.painted() == [*zeros, "0", "0", "0", "1", *zeros, "0", "0", "0"]
+    deck.text = "ALL"
+    assert deck.painted() == [*ones, *ones, *ones, *ones, "1"]
+    deck.text = "R"
+    assert set(deck.painted()) == {"R"}
+    deck.keys("IN04", "End")
+    assert deck.text == "R", "a bar that only a run knows is not moved"

@@ -111,3 +111,4 @@ def test_preset_module_is_current():
         "run tools/draw_presets.py and commit web/deck/presets.mjs"
     )
     assert draw_presets.LAYOUTS_TARGET.read_text(encoding="utf-8") == draw_presets.layouts_text()
+    assert draw_presets.LORA_TARGET.read_text(encoding="utf-8") == draw_presets.lora_text()

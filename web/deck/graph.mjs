@@ -68,6 +68,15 @@ export function shapingOf(node) {
   return changes ? found : null;
 }
 
+/** The values of the letters A and B of a LoRA node; undefined where a link sets them. @param {any} node @returns {import("./lora_weights.mjs").Letters} */
+export function lettersOf(node) {
+  const of = (/** @type {string} */ name, /** @type {number} */ otherwise) => {
+    if (linkInto(node, name) != null) return undefined;
+    return Number(node.widgets?.find((/** @type {any} */ widget) => widget.name === name)?.value ?? otherwise);
+  };
+  return { A: of("a", 1), B: of("b", 0) };
+}
+
 /** Set Block Weights' own settings to nothing. @param {any} node */
 export function bake(node) {
   for (const [name, value] of Object.entries(NO_SHAPING)) {

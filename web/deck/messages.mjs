@@ -151,6 +151,8 @@ const WORDS = {
     parameters: "{} % of the parameters",
     tensors: "{} tensors",
     barToolHelp: "A drag changes one bar",
+    atRunTime: "Set at run time",
+    middleParts: "The three parts of the middle block have their own weights",
   },
   ja: {
     ...CONVERSION.ja,
@@ -298,6 +300,8 @@ const WORDS = {
     parameters: "パラメータの{} %",
     tensors: "テンソル{}個",
     barToolHelp: "ドラッグで1本のバーを変更します",
+    atRunTime: "実行時に決まります",
+    middleParts: "中間ブロックの3つの部分は、それぞれの重みを持ちます",
   },
 };
 

@@ -195,7 +195,9 @@ export class Sheet {
     const about = text("about", "bw-keep-about");
     const keep = button("+", words("keepHelp"), () => void this.attempt(async () => {
       if (!name.value.trim()) return;
-      await presets.save(name.value.trim(), this.deck.tracks[this.deck.count - 1].values, about.value.trim());
+      const { values, unknown = {} } = this.deck.tracks[this.deck.count - 1];
+      if (Object.keys(unknown).length) throw new Error(words("atRunTime"));
+      await presets.save(name.value.trim(), values, about.value.trim());
       name.value = about.value = "";
       this.list();
       this.deck.face.paint();

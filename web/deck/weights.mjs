@@ -16,9 +16,11 @@ import { stretched } from "./curves.mjs";
  * @property {string[] | null} named the blocks that the text gives a number; null for all of them
  * @property {number | null} rest the number of a text that is one number for everything
  * @property {string[]} [off] blocks to bypass (Scale Blocks); their number is not used
+ * @property {Record<string, string>} [unknown] what the text has for names whose number only a run knows (LoRA); their number is not used
+ * @property {{text: string, weights: Weights}} [source] a text of LoRA Block Weight that changes are written after
  */
 
-const NUMBER = /^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$/;
+export const NUMBER = /^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$/;
 const LABEL = /^\s*([^\d\s:,=+.-][^:,=\t]*?)\s*[:\t]\s*(?=\S)/;
 const LONGEST_OF_UNETS = 27; // a longer list can only be meant for another model, whatever the deck showed before
 const ENDLESS = /^[-+]*(?:nan|inf|infinity)$/i;
@@ -58,17 +60,21 @@ export function fromNumbers(numbers, layout) {
   if (numbers.length === 1) {
     return { layout, values: LAYOUTS[layout].blocks.map(() => numbers[0]), extra: {}, named: null, rest: numbers[0] };
   }
-  const unets = LAYOUTS[layout].arms ? ["sd1", "sdxl"] : [];
-  const others = numbers.length > LONGEST_OF_UNETS ? Object.keys(LAYOUTS) : [];
-  for (const id of [layout, ...unets, ...others]) {
+  for (const id of candidates(numbers.length, layout)) {
     const found = listed(numbers, id);
     if (found) return found;
   }
   throw new WeightsError(`${numbers.length} numbers are given. Expected ${expectedCounts(layout)}.`);
 }
 
+/** The layouts that a list can be for, in the order in which they are tried. @param {number} count @param {string} layout */
+export function candidates(count, layout) {
+  const unets = LAYOUTS[layout].arms ? ["sd1", "sdxl"] : [];
+  return [layout, ...unets, ...(count > LONGEST_OF_UNETS ? Object.keys(LAYOUTS) : [])];
+}
+
 /** A list of numbers for a layout, or null where the count does not fit. @param {number[]} numbers @param {string} id @returns {Weights | null} */
-function listed(numbers, id) {
+export function listed(numbers, id) {
   const { blocks, stacks } = LAYOUTS[id];
   /** @type {Weights} */
   const weights = { layout: id, values: numbers, extra: {}, named: null, rest: null };
@@ -90,7 +96,7 @@ function listed(numbers, id) {
 }
 
 /** @param {string} layout */
-function expectedCounts(layout) {
+export function expectedCounts(layout) {
   if (LAYOUTS[layout].arms) return "25 or 26 (SD1), 19, 20 or 21 (SDXL)";
   const { length } = LAYOUTS[layout].blocks;
   return `${length}, or ${length + 1} with BASE first (${LAYOUTS[layout].title})`;
@@ -179,6 +185,10 @@ function applied(weights, item, own) {
 
 /** The weights with one more block or name set. @param {Weights} weights @param {string} key @param {number} value @returns {Weights} */
 export function withValue(weights, key, value) {
+  if (weights.unknown?.[key] !== undefined) {
+    const { [key]: _, ...unknown } = weights.unknown;
+    weights = { ...weights, unknown };
+  }
   const index = LAYOUTS[weights.layout].blocks.indexOf(key);
   if (index < 0) return { ...weights, extra: { ...weights.extra, [key]: value } };
   const named = weights.named && !weights.named.includes(key) ? [...weights.named, key] : weights.named;

@@ -7,6 +7,7 @@
 import { LAYOUTS, levelOf } from "./blocks.mjs";
 import { shortcuts } from "./clipboard.mjs";
 import { attach } from "./gestures.mjs";
+import { formatLora, isLoraPreset, parseLora } from "./lora_weights.mjs";
 import { brushed, invert, range, relayout, same, shaped, together } from "./shaping.mjs";
 import { WeightsError, builtIn, format, parse, presetValues, withValue } from "./weights.mjs";
 import { WeightsFace } from "./weights_face.mjs";
@@ -18,7 +19,8 @@ const BRUSH_SHARE = 1 / 12; // width of the brush, as a share of all blocks
  * @typedef {object} Host what the deck needs from the node it is on
  * @property {(text: string, final: boolean) => void} write
  * @property {number} neutral the weight that leaves model A as it is, where there is one track
- * @property {import("./meaning.mjs").Kind} [kind] what the weights mean
+ * @property {import("./meaning.mjs").Kind} [kind] what the weights mean; `strength` is a LoRA
+ * @property {() => import("./lora_weights.mjs").Letters} [letters] the values of A and B in the text of a LoRA
  * @property {() => void} undo
  * @property {(event: WheelEvent) => void} forward
  * @property {import("./own_presets.mjs").OwnPresets} presets the user's presets
@@ -42,6 +44,7 @@ export class WeightsDeck {
     this.host = host;
     this.count = tracks;
     this.kind = host.kind ?? (tracks > 1 ? "pair" : "share");
+    this.format = this.kind === "strength" ? formatLora : format;
     this.text = "";
     this.error = "";
     /** @type {Weights[]} */
@@ -97,7 +100,9 @@ export class WeightsDeck {
     const parts = this.count > 1 ? text.split("|") : [text];
     if (parts.length !== this.count) throw new WeightsError("Expected two lists: M_A | M_B.");
     const own = this.host.presets.values();
-    const readAs = (/** @type {string} */ layout) => parts.map((part, track) => parse(part, layout, own, this.rest(track)));
+    const readAs = (/** @type {string} */ layout) => parts.map((part, track) => (
+      this.kind === "strength" ? parseLora(part, layout, own, this.host.letters?.()) : parse(part, layout, own, this.rest(track))
+    ));
     const first = readAs(this.host.layout());
     // `1 | 19 numbers`: the side that tells the layout tells it for both
     const telling = first.find(({ layout }) => layout !== this.host.layout());
@@ -128,7 +133,7 @@ export class WeightsDeck {
 
   /** The text of what the bars show: what Block Weights puts out. */
   output() {
-    return this.error || this.link?.text === null ? null : this.tracks.map(format).join(PAIR_SEPARATOR);
+    return this.error || this.link?.text === null ? null : this.tracks.map(this.format).join(PAIR_SEPARATOR);
   }
 
   get layout() {
@@ -192,7 +197,7 @@ export class WeightsDeck {
       const moved = tool === "level" ? together(values, level, "add", value - values[index])
         : brushed(values, index, value, Math.max(1, blocks.length * BRUSH_SHARE));
       return moved.reduce((changed, number, i) => (
-        number === values[i] ? changed : withValue(changed, blocks[i], Math.min(high, Math.max(low, number)))
+        number === values[i] || before[track].unknown?.[blocks[i]] !== undefined ? changed : withValue(changed, blocks[i], Math.min(high, Math.max(low, number)))
       ), before[track]);
     }, false);
   }
@@ -219,7 +224,7 @@ export class WeightsDeck {
    * @param {boolean} [final] whether the gesture ends here
    */
   change(how, final = true) {
-    const text = this.tracks.map(how).map(format).join(PAIR_SEPARATOR);
+    const text = this.tracks.map(how).map(this.format).join(PAIR_SEPARATOR);
     if (this.host.shaping?.()) {
       this.held = { text: this.tracks.map(format).join(PAIR_SEPARATOR), tracks: this.tracks };
       this.host.bake?.();
@@ -232,9 +237,9 @@ export class WeightsDeck {
    * @param {(values: number[], track: number) => number[]} how @param {boolean} [final] @param {(value: number) => number} [one]
    */
   reshape(how, final = true, one) {
-    this.change((weights, track) => ({
-      ...weights, values: how(weights.values, track), named: null, rest: weights.rest === null || !one ? null : one(weights.rest),
-    }), final);
+    const changed = this.tracks.map((weights, track) => reshaped(weights, (values) => how(values, track), one));
+    if (changed.includes(null)) this.face.say(this.host.words("atRunTime"));
+    else this.change((_, track) => /** @type {Weights} */ (changed[track]), final);
   }
 
   /** A preset's weights; on a pair M_A gets what is left of 1. @param {number[]} values @param {boolean} [final] */
@@ -259,8 +264,12 @@ export class WeightsDeck {
     }
     const before = soloed?.text === this.text ? soloed.before : this.text;
     if (soloed?.text === this.text) this.tracks = this.shape(this.read(before));
+    if (this.tracks.some(({ unknown }) => unknown?.[key] !== undefined)) {
+      this.face.say(this.host.words("atRunTime"));
+      return;
+    }
     this.change((weights, track) => ({
-      ...weights, values: weights.values.map((value, i) => (i === index ? value : this.rest(track))), named: [key], rest: null,
+      ...known(weights), values: weights.values.map((value, i) => (i === index ? value : this.rest(track))), named: [key], rest: null,
     }));
     this.soloed = { text: this.text, before, index };
     this.face.paint();
@@ -290,7 +299,9 @@ export class WeightsDeck {
 
   /** Name of the preset the weights are, the user's own first; empty for none. */
   presetName() {
-    const { values } = this.tracks[this.count - 1];
+    const { values, unknown } = this.tracks[this.count - 1];
+    if (this.kind === "strength" && !this.error && isLoraPreset(this.text, this.layout)) return this.text.trim();
+    if (Object.keys(unknown ?? {}).length) return "";
     if (this.count > 1 && !same(this.tracks[0].values, invert(values))) return "";
     const known = { ...builtIn(this.layout), ...this.host.presets.values() };
     return Object.keys(known).reverse().find((name) => same(known[name], values)) ?? "";
@@ -306,6 +317,10 @@ export class WeightsDeck {
     const from = this.layout;
     this.host.layout(to);
     if (to === from) return;
+    if (this.tracks.some(({ unknown }) => Object.keys(unknown ?? {}).length)) {
+      this.face.say(this.host.words("atRunTime"));
+      return;
+    }
     const named = builtIn(to)[this.presetName()];
     this.change(({ values, extra, named: given, rest }, track) => {
       if (rest !== null) return { layout: to, values: LAYOUTS[to].blocks.map(() => rest), extra, named: null, rest };
@@ -319,11 +334,35 @@ export class WeightsDeck {
   toggleApart(key) {
     this.change((weights, track) => {
       const extra = { ...weights.extra };
-      if (key in extra) delete extra[key];
-      else extra[key] = this.rest(track);
+      if (key in extra && !weights.source) delete extra[key];
+      else return withValue(weights, key, this.rest(track));
       return { ...weights, extra };
     });
   }
+}
+
+/** Weights that are written without the text that they were read from. @param {Weights} weights @returns {Weights} */
+function known({ unknown: _, source: __, ...weights }) {
+  return weights;
+}
+
+/**
+ * Weights with a changed list; null where the change needs a number that only a run knows.
+ * @param {Weights} weights @param {(values: number[]) => number[]} how @param {(value: number) => number} [one]
+ * @returns {Weights | null}
+ */
+function reshaped(weights, how, one) {
+  const { layout, values, unknown = {} } = weights;
+  const { blocks } = LAYOUTS[layout];
+  const changed = how(values);
+  const others = values.map((value, index) => (blocks[index] in unknown ? value + 1 : value));
+  const again = how(others);
+  const kept = blocks.filter((block, index) => block in unknown && changed[index] === values[index] && again[index] === others[index]);
+  if (blocks.some((block, index) => changed[index] !== again[index] && !kept.includes(block))) return null;
+  if (!kept.length && !("BASE" in unknown)) {
+    return { ...known(weights), values: changed, named: null, rest: weights.rest === null || !one ? null : one(weights.rest) };
+  }
+  return changed.reduce((found, value, index) => (kept.includes(blocks[index]) ? found : withValue(found, blocks[index], value)), weights);
 }
 
 /** @param {Weights[]} tracks @param {HTMLElement} bar */

@@ -215,16 +215,19 @@ export class WeightsFace {
     const scale = deck.scale();
     const muted = deck.host.muted?.() ?? {};
     const bypassed = (/** @type {HTMLElement} */ bar) => deck.tracks[Number(bar.dataset.track)].off?.includes(bar.dataset.key ?? "");
+    const lateOf = (/** @type {HTMLElement} */ bar) => deck.tracks[Number(bar.dataset.track)].unknown?.[bar.dataset.key ?? ""];
     let without = 0;
     for (const element of this.bars) {
       const value = unknown ? undefined : deck.get(element);
       const kept = muted[`${element.dataset.track}/${element.dataset.key}`];
       const off = kept !== undefined && deck.isMuted(element);
       if (element.classList.contains("bw-muted") !== off) element.classList.toggle("bw-muted", off);
-      if (value === undefined) paintBar(element, undefined, scale, "");
+      const late = unknown ? undefined : lateOf(element);
+      if (late !== undefined) paintBar(element, undefined, scale, late, `${late}: ${words(late.includes("/") ? "middleParts" : "atRunTime")}`);
+      else if (value === undefined) paintBar(element, undefined, scale, "");
       else if (bypassed(element)) paintBar(element, 0, scale, words("off"), words("bypassed"));
       else paintBar(element, value, scale, off ? `${words("muted")} ${brief(kept)}` : brief(value), numberText(value));
-      if (value === undefined) without++;
+      if (value === undefined || late !== undefined) without++;
     }
     this.tint();
     this.hatch();
@@ -233,11 +236,13 @@ export class WeightsFace {
       for (const refresh of this.rovers ?? []) refresh();
     }
     for (const row of this.apart.children) {
-      row.classList.toggle("bw-absent", row.querySelector(".bw-bar")?.getAttribute("aria-disabled") === "true" && !unknown);
+      const bar = /** @type {HTMLElement} */ (row.querySelector(".bw-bar"));
+      row.classList.toggle("bw-absent", bar.getAttribute("aria-disabled") === "true" && !unknown && lateOf(bar) === undefined);
     }
     for (const choose of this.layouts.querySelectorAll("button")) choose.setAttribute("aria-pressed", String(choose.dataset.layout === deck.layout));
     for (const choose of this.toolButtons) choose.setAttribute("aria-pressed", String(choose.dataset.tool === deck.tool));
-    const shares = deck.tracks[deck.count - 1].values;
+    const { values, layout, unknown: late = {} } = deck.tracks[deck.count - 1];
+    const shares = values.filter((_, index) => !(LAYOUTS[layout].blocks[index] in late));
     const title = unknown ? "" : presetTitle(deck.presetName(), deck.kind, words) || words("custom");
     const stamp = `${title} ${shares.join()}`;
     if (this.stamp !== stamp) {
