@@ -97,8 +97,11 @@ def test_texts_of_lora_block_weight(canvas: Canvas):
     deck.press("Reset")
     assert set(deck.painted()) == {"1"} and "R" not in deck.text
     deck.text = "AB"
-    canvas.set_value(deck.node, "a", 0.5)
-    canvas.set_value(deck.node, "b", -0.25)
+    for name, value in (("a", 0.5), ("b", -0.25)):
+        canvas.page.evaluate(
+            "([id, name, v]) => { const w = app.graph.getNodeById(id).widgets.find((w) => w.name === name); w.value = v; w.callback(v); }",
+            [deck.node, name, value],
+        )
     deck.wait("root.querySelector('[data-key=BASE].bw-bar').dataset.value === '0.5'")
     assert deck.painted()[:3] == ["0", "-0.25", "-0.25"] and deck.painted()[-1] == "0.5"
     assert deck.find(".bw-preset-name").inner_text() == "AB"

@@ -6,7 +6,7 @@
 
 import { LAYOUTS, MIDDLE, layoutNamed } from "./blocks.mjs";
 import { LISTS, PRESETS, SDXL_PRESETS } from "./lora_lists.mjs";
-import { NUMBER, WeightsError, candidates, expectedCounts, format, listed, numberText, parse } from "./weights.mjs";
+import { NUMBER, WeightsError, candidates, expectedCounts, format, listed, numberText, parse, withValue } from "./weights.mjs";
 
 /**
  * @typedef {import("./weights.mjs").Weights} Weights
@@ -80,6 +80,30 @@ function formatPlain(weights) {
   const last = "CLIP" in others && BASE !== undefined ? { VAE, BASE } : { VAE };
   const text = format({ ...weights, extra: "BASE" in last ? others : extra });
   return [text, ...Object.entries(last).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${numberText(value)}`]))].filter(Boolean).join(", ");
+}
+
+/** Weights that are written without the text that they were read from. @param {Weights} weights @returns {Weights} */
+export function known({ unknown: _, source: __, ...weights }) {
+  return weights;
+}
+
+/**
+ * Weights with a changed list; null where the change needs a number that only a run knows.
+ * @param {Weights} weights @param {(values: number[]) => number[]} how @param {(value: number) => number} [one]
+ * @returns {Weights | null}
+ */
+export function reshaped(weights, how, one) {
+  const { layout, values, unknown = {} } = weights;
+  const { blocks } = LAYOUTS[layout];
+  const changed = how(values);
+  const others = values.map((value, index) => (blocks[index] in unknown ? value + 1 : value));
+  const again = how(others);
+  const kept = blocks.filter((block, index) => block in unknown && changed[index] === values[index] && again[index] === others[index]);
+  if (blocks.some((block, index) => changed[index] !== again[index] && !kept.includes(block))) return null;
+  if (!kept.length && !("BASE" in unknown)) {
+    return { ...known(weights), values: changed, named: null, rest: weights.rest === null || !one ? null : one(weights.rest) };
+  }
+  return changed.reduce((found, value, index) => (kept.includes(blocks[index]) ? found : withValue(found, blocks[index], value)), weights);
 }
 
 /** Whether a text is the name of one preset of LoRA Block Weight. @param {string} text @param {string} layout */

@@ -7,7 +7,7 @@
 import { LAYOUTS, levelOf } from "./blocks.mjs";
 import { shortcuts } from "./clipboard.mjs";
 import { attach } from "./gestures.mjs";
-import { formatLora, isLoraPreset, parseLora } from "./lora_weights.mjs";
+import { formatLora, isLoraPreset, known, parseLora, reshaped } from "./lora_weights.mjs";
 import { brushed, invert, range, relayout, same, shaped, together } from "./shaping.mjs";
 import { WeightsError, builtIn, format, parse, presetValues, withValue } from "./weights.mjs";
 import { WeightsFace } from "./weights_face.mjs";
@@ -339,30 +339,6 @@ export class WeightsDeck {
       return { ...weights, extra };
     });
   }
-}
-
-/** Weights that are written without the text that they were read from. @param {Weights} weights @returns {Weights} */
-function known({ unknown: _, source: __, ...weights }) {
-  return weights;
-}
-
-/**
- * Weights with a changed list; null where the change needs a number that only a run knows.
- * @param {Weights} weights @param {(values: number[]) => number[]} how @param {(value: number) => number} [one]
- * @returns {Weights | null}
- */
-function reshaped(weights, how, one) {
-  const { layout, values, unknown = {} } = weights;
-  const { blocks } = LAYOUTS[layout];
-  const changed = how(values);
-  const others = values.map((value, index) => (blocks[index] in unknown ? value + 1 : value));
-  const again = how(others);
-  const kept = blocks.filter((block, index) => block in unknown && changed[index] === values[index] && again[index] === others[index]);
-  if (blocks.some((block, index) => changed[index] !== again[index] && !kept.includes(block))) return null;
-  if (!kept.length && !("BASE" in unknown)) {
-    return { ...known(weights), values: changed, named: null, rest: weights.rest === null || !one ? null : one(weights.rest) };
-  }
-  return changed.reduce((found, value, index) => (kept.includes(blocks[index]) ? found : withValue(found, blocks[index], value)), weights);
 }
 
 /** @param {Weights[]} tracks @param {HTMLElement} bar */
