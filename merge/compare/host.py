@@ -5,16 +5,19 @@ import comfy.model_management
 import torch
 
 from ...blocks.drawing import as_array
+from ...blocks.keys import MODEL
 from ..files.checkpoint import Checkpoint, FileCheckpoint, TensorCheckpoint
 from ..files.header import Entry
 from ..files.host import find, progress
 from ..live.host_left_out import key_patches
+from ..live.host_quantised import check_smoothing
 from .comparison import Comparison, compare
 from .image import draw
 
 
 def compare_live(model_a, model_b, key_map: str) -> Comparison:
     """Compare the U-Nets of two loaded models, patches included."""
+    check_smoothing([model_a, model_b], MODEL)
     a, b = patched("A", model_a), patched("B", model_b)
     return compare(a, b, key_map, _ticker(a))
 
@@ -36,7 +39,7 @@ def picture(comparison: Comparison, measure: str) -> torch.Tensor:
 
 def patched(letter: str, model) -> TensorCheckpoint:
     """A live U-Net with its patches, each tensor computed when it is asked for."""
-    patches = key_patches(model, "diffusion_model.")
+    patches = key_patches(model, MODEL)
     entries = {
         key: Entry(found[0][0].dtype, tuple(found[0][0].shape))
         for key, found in patches.items()

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import MergeError
 from .header import Entry, read_header
 from .kinds import naming_of, refuse_unmergeable
-from .quantised import with_quantised
+from .notations import with_quantised
 
 HASH_STRETCH = 4 << 20
 PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")

@@ -120,12 +120,7 @@ class Packed:
                 quantised.format.measure(self._values(weight, quantised, row, min(row + step, rows)))
                 for row in range(0, rows, step)
             ]
-            found = {
-                word: scale.to(quantised.scales[word].entry.dtype)
-                if quantised.scales[word].entry.dtype.itemsize > 1
-                else scale
-                for word, scale in quantised.format.fresh(quantised.format.joined(measures)).items()
-            }
+            found = quantised.format.fresh(quantised.format.joined(measures))
             with self._lock:
                 self._scales[weight] = found
                 while len(self._scales) > REMEMBERED:

@@ -67,7 +67,7 @@ def _tensors(vae: Checkpoint) -> Iterator[tuple[str, str, Entry]]:
     for name, key in names.items():
         if name.startswith(_NOT_WEIGHTS):
             continue
-        entry = vae.entries[key]
+        entry = Entry(vae.entries[key].dtype, vae.entries[key].shape)  # core's VAEs are not quantised
         yield _converted(name, key, entry) if diffusers else (name, key, entry)
 
 

@@ -143,7 +143,7 @@ def _tensor(merge: Checkpoint, candidates: Sequence[Checkpoint], key: str) -> Su
             found, left = _piece(parts, columns[:, : len(parts[0])])
             gram += found
             odd += left
-    return tensor_sums(gram, [model.entries[key].dtype for model in models], numel - odd, odd)
+    return tensor_sums(gram, [model.entries[key] for model in models], numel - odd, odd)
 
 
 def _piece(parts: Sequence[Tensor], columns: Tensor) -> tuple[Tensor, int]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..files.header import Entry
+
 SURE = 0.01  # a share that the data fixes no better than this cannot be told
 INVOLVED = 0.1  # how much of a candidate a direction that cannot be told must hold to name it
 NUMERICAL = 1e-12  # the precision of the sums in float64
@@ -80,11 +82,19 @@ def rounding(dtype: torch.dtype, squared_length: float, numel: int) -> float:
     return (info.eps / 2) ** 2 * squared_length + numel * (info.smallest_normal * info.eps / 2) ** 2
 
 
-def tensor_sums(gram: Tensor, dtypes: list[torch.dtype], numel: int, odd: int = 0) -> Sums:
-    """The sums of one tensor, whose models (candidates, then merge) have these data types."""
+def _rounding(entry: Entry, squared_length: float, numel: int) -> float:
+    if entry.quantised is not None:
+        return entry.quantised.rounding(entry.shape, squared_length)
+    return rounding(entry.dtype, squared_length, numel)
+
+
+def tensor_sums(gram: Tensor, entries: list[Entry], numel: int, odd: int = 0) -> Sums:
+    """The sums of one tensor, which the models (candidates, then merge) store like this."""
     first = float(gram[0, 0])
     lengths = [first] + [float(first + 2 * gram[0, i] + gram[i, i]) for i in range(1, len(gram))]
-    found = [rounding(dtype, max(0.0, length), numel) for dtype, length in zip(dtypes, lengths, strict=True)]
+    found = [
+        _rounding(entry, max(0.0, length), numel) for entry, length in zip(entries, lengths, strict=True)
+    ]
     return Sums(gram, torch.tensor(found, dtype=torch.float64), numel, odd)
 
 

@@ -49,7 +49,7 @@ def refuse_foreign(name: str, tensors: Mapping[str, Any]) -> None:
 
 
 def check_smoothing(patchers: Iterable[ModelPatcher], prefix: str | None) -> None:
-    """MergeError where models scale the inputs of their layers differently: their weights are not comparable then."""
+    """MergeError where models scale the inputs of their layers differently: their weights cannot be compared then."""
     first: Mapping[str, torch.Tensor] | None = None
     for number, patcher in enumerate(patchers):
         state = patcher.model_state_dict(prefix)
@@ -61,8 +61,8 @@ def check_smoothing(patchers: Iterable[ModelPatcher], prefix: str | None) -> Non
         if odd:
             raise MergeError(
                 f"A and {letter(number)} scale the inputs of {len(odd)} layers differently (the first is {min(odd)}). "
-                "Models with the same pre_quant_scale are expected. Merge the files with Merge to File, which takes "
-                "it into account."
+                "Models with the same pre_quant_scale are expected. Use the files in Merge to File or Compare Checkpoint Files, "
+                "which take it into account."
             )
 
 

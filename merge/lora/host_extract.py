@@ -14,6 +14,7 @@ from ...blocks.keys import MODEL
 from ...blocks.names import NO_LAYOUT
 from ..compare.host import patched
 from ..errors import MergeError
+from ..live.host_quantised import check_smoothing
 from .factor import error, factors, relative, truncated
 from .host import Settings, block_weights, some, weight_of
 from .host_files import open_lora, write
@@ -29,6 +30,7 @@ def extract(
 
     Matrices and kernels become low-rank factors, vectors full differences. MergeError when nothing differs.
     """
+    check_smoothing([model, base], MODEL)
     tuned, plain = patched("tuned", model), patched("base", base)
     layout = layout_of_model(model)
     shared = [key for key in tuned.entries if key in plain.entries]

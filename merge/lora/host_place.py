@@ -10,9 +10,10 @@ from typing import Any
 
 import comfy.lora
 import torch
+from comfy.model_patcher import get_key_weight
 
 from ...blocks.keymap import block_of
-from ...blocks.keys import MODEL
+from ...blocks.keys import MODEL, is_quantised
 from ...blocks.names import NO_LAYOUT, BlockError, Layout, layout_of
 from ..errors import MergeError
 from .host_files import LoraFile, unreadable
@@ -50,7 +51,7 @@ def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") ->
     of_model = set(names.values())
     if clip is not None:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
-    known = model.model_state_dict() | (clip.patcher.model_state_dict() if clip is not None else {})
+    known = _known(model) | (_known(clip.patcher) if clip is not None else {})
     found = load(file, names)
     there = {key: patch for key, patch in found.items() if (key if isinstance(key, str) else key[0]) in known}
     patches = {key: patch for key, patch in there.items() if _fits(patch, key, known)}
@@ -106,12 +107,17 @@ def tensor_name(key: Any) -> str:
     return key if isinstance(key, str) else key[0]
 
 
+def _known(patcher: Any) -> dict[str, torch.Tensor]:
+    """A model's tensors by key; of quantised weights the weight itself, which has not always the shape of its codes."""
+    state = patcher.model_state_dict()
+    if not any(map(is_quantised, state)):
+        return state
+    return {key: get_key_weight(patcher.model, key)[0] for key in state if not is_quantised(key)}
+
+
 def _fits(patch: Any, key: Any, known: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a patch has the shape of its tensor; quantised tensors are stored packed and are not looked at."""
-    weight = known[tensor_name(key)]
-    if not weight.is_floating_point():
-        return True
-    shape = list(weight.shape)
+    """Whether a patch has the shape of its tensor."""
+    shape = list(known[tensor_name(key)].shape)
     if not isinstance(key, str) and key[1] is not None:
         dimension, _, length = key[1]
         shape[dimension] = length

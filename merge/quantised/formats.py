@@ -22,6 +22,13 @@ _MIDDLES = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
 _MIDDLES[1::2] = torch.nextafter(_MIDDLES[1::2], torch.tensor(0.0))
 _FP8, _BYTES = torch.float8_e4m3fn, torch.uint8
 _LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0, torch.int8: 127.0}
+_HALF = {
+    torch.float8_e4m3fn: (2**-4, 2**-10),
+    torch.float8_e5m2: (2**-3, 2**-17),
+    torch.int8: (0, 0.5),
+    _BYTES: (0.25, 0.25),
+}
+_SMALLEST = 1e-30  # scale: its reciprocal is finite
 _TILE = 128  # rows of a tile in which cuBLAS holds block scales
 
 
@@ -77,6 +84,20 @@ class Format:
         """The numbers that codes stand for, before the step."""
         return codes.to(torch.float32)
 
+    def rounding(
+        self, scales: Scales, shape: tuple[int, ...], squared_length: float, largest: float = 1.0
+    ) -> float:
+        """The largest squared length of the error of rounding a weight of this squared length to its codes.
+
+        Half the distance of two numbers is at most ``part`` of the number, or ``least`` steps near 0. ``largest`` is
+        the largest factor that a weight is multiplied by when it is read.
+        """
+        part, least = _HALF[self.codes]
+        numel = _count(shape)
+        steps = self.steps(scales, 0, (numel // shape[-1], shape[-1])).double()
+        squares = float(steps.square().sum()) * numel / steps.numel()  # of the steps of all weights
+        return part**2 * squared_length + (least * largest) ** 2 * squares
+
     def rounded(self, values: Tensor, steps: Tensor) -> Tensor:
         """Values of the stored basis as codes."""
         largest = _LARGEST[self.codes]
@@ -104,8 +125,8 @@ class OneStep(Format):
     def fresh(self, measure):
         step = measure / _LARGEST[self.codes]
         if self.codes == torch.int8:
-            return {SCALE: step.clamp(min=1e-30)}
-        return {SCALE: torch.where(step == 0, torch.ones(()), step)}
+            return {SCALE: step.clamp(min=_SMALLEST)}
+        return {SCALE: torch.where(step == 0, torch.ones(()), step.clamp(min=_SMALLEST))}
 
 
 @dataclass(frozen=True)
@@ -122,7 +143,7 @@ class RowSteps(Format):
         return self.turned(values).abs().amax(1)
 
     def fresh(self, measure):
-        return {SCALE: (measure / _LARGEST[self.codes]).clamp(min=1e-30)[:, None]}
+        return {SCALE: (measure / _LARGEST[self.codes]).clamp(min=_SMALLEST)[:, None]}
 
 
 @dataclass(frozen=True)
