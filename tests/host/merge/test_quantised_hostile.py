@@ -1,6 +1,7 @@
 """Quantised files and models as they should not be, and every other node of the pack that reads them."""
 
 import json
+from collections.abc import Mapping
 
 import comfy.sd
 import comfy.sd1_clip
@@ -56,22 +57,22 @@ def description(text: object) -> dict[str, torch.Tensor]:
 
 
 # What is changed in the file (None: removed), and what the error says.
-WRONG: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
+WRONG: dict[str, tuple[Mapping[str, torch.Tensor | None], str]] = {
     "no scale": ({STEM + "weight_scale": None}, "its weight_scale is missing"),
-    "an integer scale": (dict(scalar("weight_scale", 1, torch.int64)), "its weight_scale is int64"),
-    "a boolean scale": (dict(scalar("weight_scale", 1, torch.bool)), "its weight_scale is bool"),
-    "a scale in float8": (dict(scalar("weight_scale", 1, torch.float8_e4m3fn)), "weight_scale is float8_e4m3fn"),
+    "an integer scale": (scalar("weight_scale", 1, torch.int64), "its weight_scale is int64"),
+    "a boolean scale": (scalar("weight_scale", 1, torch.bool), "its weight_scale is bool"),
+    "a scale in float8": (scalar("weight_scale", 1, torch.float8_e4m3fn), "weight_scale is float8_e4m3fn"),
     "a scale per element": ({STEM + "weight_scale": torch.ones(160, 128)}, r"shape \[160, 128\] with weight_scale \["),
     "an empty scale": ({STEM + "weight_scale": torch.ones(0)}, r"with weight_scale \[0\]"),
-    "two scales": (dict(scalar("scale_weight")), "scale_weight: weight_scale is there as well"),
-    "a second scale": (dict(scalar("weight_scale_2")), "weight_scale_2"),
+    "two scales": (scalar("scale_weight"), "scale_weight: weight_scale is there as well"),
+    "a second scale": (scalar("weight_scale_2"), "weight_scale_2"),
     "no weight": ({KEY: None, STEM + "comfy_quant": None}, "weight_scale: the weight it belongs to is missing"),
     "no description": ({STEM + "comfy_quant": None}, "weight_scale: its format is not described"),
-    "a list as format": (dict(description({"format": []})), r"format \[\]"),
-    "a format of another script": (dict(description(b'{"format": "\\ud800"}')), r"format \\ud800"),
-    "a huge description": (dict(description(b" " * 70_000 + b"{}")), "text of at most 65536 bytes"),
-    "a huge number": (dict(description(b'{"format": ' + b"9" * 5000 + b"}")), "not a JSON object"),
-    "a deep description": (dict(description(b'{"a": ' + b"[" * 30_000)), "not a JSON object"),
+    "a list as format": (description({"format": []}), r"format \[\]"),
+    "a format of another script": (description(b'{"format": "\\ud800"}'), r"format \\ud800"),
+    "a huge description": (description(b" " * 70_000 + b"{}"), "text of at most 65536 bytes"),
+    "a huge number": (description(b'{"format": ' + b"9" * 5000 + b"}"), "not a JSON object"),
+    "a deep description": (description(b'{"a": ' + b"[" * 30_000), "not a JSON object"),
     "a description of floats": ({STEM + "comfy_quant": torch.zeros(3)}, "text of at most 65536 bytes"),
     "a description of a plain weight": ({"img_in.comfy_quant": described(FP8)}, "its codes are bfloat16"),
     "a scalar weight": (
@@ -79,17 +80,17 @@ WRONG: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
         | {"gate.comfy_quant": described(FP8)},
         r"its weight has the shape \[\]",
     ),
-    "a factor of 0": (dict(smoothing(torch.zeros(128))), "it holds 0, NaN or infinity"),
-    "a factor of NaN": (dict(smoothing(torch.full((128,), torch.nan))), "it holds 0, NaN or infinity"),
-    "integer factors": (dict(smoothing(torch.ones(128, dtype=torch.int32))), "pre_quant_scale: int32"),
-    "too few factors": (dict(smoothing(torch.ones(7))), r"pre_quant_scale: float32 of the shape \[7\]"),
+    "a factor of 0": (smoothing(torch.zeros(128)), "it holds 0, NaN or infinity"),
+    "a factor of NaN": (smoothing(torch.full((128,), torch.nan)), "it holds 0, NaN or infinity"),
+    "integer factors": (smoothing(torch.ones(128, dtype=torch.int32)), "pre_quant_scale: int32"),
+    "too few factors": (smoothing(torch.ones(7)), r"pre_quant_scale: float32 of the shape \[7\]"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_file_is_refused_with_the_reason(folder, what):
     changes, told = WRONG[what]
-    state = kit.quantised(tensors(1), "fp8_scaled", QUANTISED) | changes
+    state = {**kit.quantised(tensors(1), "fp8_scaled", QUANTISED), **changes}
     save_file({key: value for key, value in state.items() if value is not None}, folder / "q.safetensors")
     with pytest.raises(MergeError, match=f"q is quantised in a form.*{told}.*Use the fp16") as error:
         run(folder, "o = a + q, 0.5")
