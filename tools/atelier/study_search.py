@@ -1,6 +1,6 @@
 """Studies which sampler to search block weights with, on the demo models: TPE, CMA-ES, random, and all presets.
 
-    .venv/bin/python tools/study_search.py FOLDER [--space groups|blocks] [--trials 150] [--seeds 10] [--minutes 600]
+    .venv/bin/python tools/atelier/study_search.py FOLDER [--space groups|blocks] [--trials 150] [--seeds 10] [--minutes 600]
 
 Method, fixed before any result was looked at:
 - Goal: the style of the fine-tune *ink* with the shapes and colours of the prompt. The score of a weights text is the mean, over
@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 from refhost.pack import load_pack, use_comfyui
 
