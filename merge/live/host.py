@@ -290,7 +290,8 @@ def _patch(merged, sources: Sequence[Live], plan: Plan, unfinished: Collection[s
             ratios, channels = numbers(step.ratios), step.channels or 0
             how = How(plan.method.name, ratios, options, plan.seed_of(key), channels, keep_a)
             others = sources[1:]
-        how = how._replace(quantised=isinstance(sources[0].entries[key], QuantizedTensor))
+        if isinstance(sources[0].entries[key], QuantizedTensor):
+            how = how._replace(quantised=True)
         return merge_patch(how, [source.patches[key] for source in others], own.get(key))
 
     patches = {key: patch(key, step) for key, step in steps.items()}

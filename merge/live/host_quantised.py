@@ -39,8 +39,13 @@ def quantised_patches(patcher: ModelPatcher, key: str) -> list:
 
 def refuse_foreign(name: str, tensors: Mapping[str, Any]) -> None:
     """MergeError for weights in a form of another loader (GGUF, bitsandbytes), which core cannot store again."""
-    for key, tensor in tensors.items():
-        if any(kind.__name__ in _FOREIGN for kind in type(tensor).__mro__):
+    foreign = {
+        kind
+        for kind in set(map(type, tensors.values()))
+        if any(base.__name__ in _FOREIGN for base in kind.__mro__)
+    }
+    for key, tensor in tensors.items() if foreign else ():
+        if type(tensor) in foreign:
             raise MergeError(
                 f"{name} holds weights of the type {type(tensor).__name__} ({key}), as loaders of GGUF and nf4 files make them. "
                 "ComfyUI's own formats are expected. Load the fp16, bf16 or fp8_scaled file of this model with Load "
