@@ -1,6 +1,6 @@
 """The dtypes a merged file can be written in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -56,6 +56,18 @@ class Matrices:
         matrix = entry.dtype.is_floating_point and len(sides) == 2 and not any(side % SIDES for side in sides)
         inside = block_of(key, self._layout, "comfy") in self._layout.index
         return key.endswith(".weight") and matrix and inside
+
+
+def unused(choice: str, entries: Iterable[Entry]) -> str:
+    """What a report warns of where a float8 output has no tensor in float8; empty elsewhere."""
+    if not choice.startswith("fp8") or any(
+        entry.quantised or entry.dtype == DTYPES.get(choice) for entry in entries
+    ):
+        return ""
+    return (
+        f"dtype={choice} changes nothing: it is for the matrices of a diffusion model, and the result has none that it can "
+        "be used for. Use fp16 or bf16."
+    )
 
 
 def output_dtype(choice: str, part: str, entry: Entry) -> torch.dtype:

@@ -18,7 +18,7 @@ from ..recipe.model import Line
 from ..report import letter
 from .added import Added
 from .checkpoint import Checkpoint, Stored
-from .dtypes import Matrices, written_as
+from .dtypes import Matrices, unused, written_as
 from .ema import EmaSwapped
 from .evaluate import Computed, Read, evaluate, lines_below
 from .header import Entry
@@ -151,6 +151,8 @@ class MergedCheckpoint(Computed):
         first = self.sources[0]
         for remark in remarks([source.entries for source in self.sources], self.entries):
             self.report.remark(remark)
+        if said := unused(self.line.dtype, self.entries.values()):
+            self.report.warnings.append(said)
         for number, other in enumerate(self.sources[1:], start=1):
             for key in MARKERS:
                 if (key in first.entries) != (key in other.entries):

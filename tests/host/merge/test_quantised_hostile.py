@@ -19,6 +19,8 @@ from blockwork.merge.files.vae import FIRST_STAGE
 from blockwork.merge.live import host
 from blockwork.merge.lora import host as host_lora
 from blockwork.merge.lora import host_extract
+from blockwork.study import host as host_study
+from blockwork.study.sweep import parse_sweep
 from blockwork.tests.host.merge.test_quantised_files import EPSILON, QUANTISED, put, run, tensors
 from blockwork.tests.support import networks, tiny
 from blockwork.tests.support import quantised_kit as kit
@@ -29,6 +31,7 @@ KEY = QUANTISED[0]
 STEM = KEY.removesuffix("weight")
 FP8 = {"format": "float8_e4m3fn"}
 KLEIN = {"hidden_size": 128, "num_heads": 1, "context_in_dim": 64, "depth": 2, "depth_single_blocks": 3}
+WAN = {"dim": 128, "ffn_dim": 64, "num_heads": 1, "num_layers": 3, "text_dim": 4096}
 CPU = torch.device("cpu")
 
 
@@ -179,6 +182,18 @@ def test_a_quantised_vae_is_baked_in_plain_numbers(folder):
         found, _ = run(folder, f"o = {a}, 0.5, VAE=qvae")
         assert not any("scale" in name or "comfy_quant" in name for name in found)
         assert torch.equal(found[FIRST_STAGE + key], codes.float() * 0.5)
+
+
+@pytest.mark.parametrize("dtype", ["fp8_scaled", "fp8_e4m3"])
+def test_a_float8_output_without_a_diffusion_model_is_warned_of(folder, dtype):
+    save_file(
+        {f"text_model.encoder.layers.{n}.mlp.fc1.weight": torch.ones(32, 32) for n in (0, 1)},
+        folder / "t.safetensors",
+    )
+    found, report = run(folder, f"o = t + t, 0.5, dtype={dtype}")
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    assert f"WARNING: dtype={dtype} changes nothing" in report
+    assert "WARNING" not in run(folder, f"o = a + b, 0.5, dtype={dtype}")[1]
 
 
 @pytest.mark.parametrize("form", ["fp8_scaled", "int8_convrot", "nvfp4"])
@@ -332,3 +347,36 @@ def test_quantised_text_encoders_merge():
             found = found.dequantize() if hasattr(found, "dequantize") and x else found
             bound = exact.abs().max() * (2**-3 if x else 2**-8)
             assert (found.float() - exact).abs().max() <= bound
+
+
+@pytest.mark.parametrize("kind", ["Flux.2 klein 4B", "Wan 2.1"])
+def test_a_sweep_finds_and_bypasses_the_blocks_of_a_quantised_model(kind):
+    """Scales and descriptions are not layers: the same blocks and last layers as without them."""
+    small = KLEIN if kind.startswith("Flux") else WAN
+    state = dict(tiny.fill(networks.build(kind, "cpu", **small), 1).state_dict())
+    keys = matrices(state)
+    plain, q = (
+        comfy.sd.load_diffusion_model_state_dict(dict(it))
+        for it in (state, kit.quantised(state, "nvfp4", keys))
+    )
+    layout = host_study.layout_of_model(q)
+    assert layout == host_study.layout_of_model(plain)
+    block = layout.blocks[-1]
+    host_study.check_bypass(q, parse_sweep(layout, block, "off", "1"))
+    merged = [host.scale_blocks(model, f"{block}=off")[1].merged for model in (plain, q)]
+    assert merged[0].keys() == merged[1].keys() and merged[0]
+
+
+def test_nan_in_a_loaded_quantised_model_is_an_error_or_kept(plain):
+    key = matrices(plain[1])[0]
+    for form in ("fp8_scaled", "int8", "nvfp4"):
+        state = kit.quantised(plain[1], form, matrices(plain[1]))
+        word = "weight_scale_2" if form == "nvfp4" else "weight_scale"
+        state[key.removesuffix("weight") + word] = torch.tensor(torch.nan)
+        a, b = (comfy.sd.load_diffusion_model_state_dict(dict(it)) for it in (plain[0], state))
+        with pytest.raises(MergeError, match="of model B holds NaN"):
+            host.merge_models(a, b, "0.5")
+        merged, plan = host.merge_models(a, b, "0.5", non_finite="keep A")
+        assert f"NaN or infinity in B, A's values kept: {plain[1][key].numel()}" in plan.report()
+        found = merged.patch_weight_to_device(f"diffusion_model.{key}", device_to=CPU, return_weight=True)
+        assert torch.equal(found, a.model.get_parameter(f"diffusion_model.{key}"))
