@@ -1,6 +1,6 @@
 """The dtypes a merged file can be written in."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -58,13 +58,13 @@ class Matrices:
         return key.endswith(".weight") and matrix and inside
 
 
-def unused(choice: str, entries: Iterable[Entry]) -> str:
-    """What a report warns of where a float8 output has no tensor in float8; empty elsewhere."""
+def unused(choice: str, entries: Iterable[Entry]) -> Iterator[str]:
+    """What a report warns of where a float8 output has no tensor in float8."""
     if not choice.startswith("fp8") or any(
         entry.quantised or entry.dtype == DTYPES.get(choice) for entry in entries
     ):
-        return ""
-    return (
+        return
+    yield (
         f"dtype={choice} changes nothing: it is for the matrices of a diffusion model, and the result has none that it can "
         "be used for. Use fp16 or bf16."
     )

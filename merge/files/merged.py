@@ -149,10 +149,8 @@ class MergedCheckpoint(Computed):
     def _remark(self) -> None:
         """Markers that the sources disagree on, what is quantised, and tensors without a moving average."""
         first = self.sources[0]
-        for remark in remarks([source.entries for source in self.sources], self.entries):
-            self.report.remark(remark)
-        if said := unused(self.line.dtype, self.entries.values()):
-            self.report.warnings.append(said)
+        self.report.remarks += remarks([source.entries for source in self.sources], self.entries)
+        self.report.warnings += unused(self.line.dtype, self.entries.values())
         for number, other in enumerate(self.sources[1:], start=1):
             for key in MARKERS:
                 if (key in first.entries) != (key in other.entries):
