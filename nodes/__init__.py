@@ -45,6 +45,7 @@ from .merge import AddDifference, MergeCLIP, MergeModels, MergeTwoRatios, MergeV
 from .merge_files import CompareFiles, CompareModels, MergeToFile
 from .recipes import ReadRecipe, RecipeLive, RecipeToFile, ReplayRecipe
 from .search import SearchAsk, SearchCases, SearchLoop, SearchSpace, SearchTell
+from .search_choice import SearchChoose
 from .search_result import SearchResult
 from .search_scores import ScoreDemo, ScoreImage, ScoreSum, ScoreText
 from .sheet import ImageSheet, RatingSheet
@@ -85,6 +86,7 @@ NODES: list[type[io.ComfyNode]] = [
     SearchSpace,
     SearchAsk,
     SearchTell,
+    SearchChoose,
     SearchCases,
     SearchResult,
     ScoreText,

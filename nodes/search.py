@@ -73,11 +73,11 @@ class SearchAsk(io.ComfyNode):
                 io.Int.Input("trials", default=60, min=1, max=100000, tooltip="How many trials the study should have. A run ends when it has as many."),
                 io.Combo.Input("run", options=[ALL, ONE], default=ALL, optional=True, tooltip="all trials: one run repeats the nodes between Ask and Tell. one per run: queue the workflow once for each trial, from one or several clients."),
                 io.Combo.Input("on_error", options=[SKIP, STOP], default=SKIP, optional=True, tooltip="What to do when a node between Ask and Tell raises an error or the score is not a number. Five failed trials in a row always stop the run."),
-                io.Int.Input("at_once", default=1, min=1, max=64, optional=True, advanced=True, tooltip="With one per run: how many trials to give at once, as a list of weights."),
+                io.Int.Input("at_once", default=1, min=1, max=64, optional=True, advanced=True, tooltip="With one per run: how many trials to give at once, as a list of weights. With Search: Choose by Eye: how many new candidates to show in each run."),
             ],
             outputs=[
                 io.String.Output("weights", display_name="weights", is_output_list=True, tooltip="Block weights of the trial, for every Blockwork node that takes weights."),
-                Trial.Output("trial", display_name="trial", is_output_list=True, tooltip="The trial, for Search: Tell."),
+                Trial.Output("trial", display_name="trial", is_output_list=True, tooltip="The trial, for Search: Tell or Search: Choose by Eye."),
             ],
         )  # fmt: skip
 
@@ -95,9 +95,15 @@ class SearchAsk(io.ComfyNode):
     @classmethod
     def execute(cls, study, space, sampler, seed, trials, run=ALL, on_error=SKIP, at_once=1) -> io.NodeOutput:
         prompt = cls.hidden.dynprompt
-        opened = host.open_study(study, space, host.directions_of(prompt), prompt)
-        settings = host.Settings(sampler, seed, trials, run == ALL, on_error == SKIP)
-        handles = [] if settings.loop else host.ask_several(opened, settings, at_once)
+        end, inputs = host.end_of(prompt)
+        by_eye = end == host.CHOOSE
+        opened = host.open_study(study, space, host.directions(inputs), prompt)
+        host.check_kind(opened, by_eye)
+        settings = host.Settings(sampler, seed, trials, run == ALL and not by_eye, on_error == SKIP)
+        if by_eye:
+            handles = host.ask_generation(opened, settings, at_once, inputs.get("ranking", ""))
+        else:
+            handles = [] if settings.loop else host.ask_several(opened, settings, at_once)
         if handles:
             return io.NodeOutput([handle.weights for handle in handles], handles)
         return io.NodeOutput([host.BLOCKED], [host.Handle(opened, settings)])
@@ -129,7 +135,7 @@ class SearchTell(io.ComfyNode):
                 io.Combo.Input("direction_3", options=list(DIRECTIONS), default=DIRECTIONS[0], optional=True, advanced=True, tooltip="Whether a high or a low third score is better."),
                 io.Int.Input("holdout", default=0, min=0, max=50, optional=True, tooltip="How many of the best trials are scored once more at the end, with the hold-out prompts and seeds of Search: Prompts and Seeds."),
             ],
-            outputs=_told_outputs(),
+            outputs=told_outputs(),
         )  # fmt: skip
 
     @classmethod
@@ -145,7 +151,7 @@ class SearchTell(io.ComfyNode):
             graph, outputs = host_loop.expand(cls.hidden.dynprompt, holdout[0], list(study.directions))
             return io.NodeOutput(*outputs, expand=graph)
         host.tell(trial, [score, *(inputs[name] for name in ("score_2", "score_3") if name in inputs)])
-        return _told(study)
+        return told(study)
 
 
 class SearchLoop(io.ComfyNode):
@@ -167,14 +173,14 @@ class SearchLoop(io.ComfyNode):
                 Trial.Input("trial", tooltip="The study and its settings."),
                 io.String.Input("plan", default="", tooltip="The nodes to repeat."),
             ],
-            outputs=_told_outputs(),
+            outputs=told_outputs(),
         )
 
     @classmethod
     async def execute(cls, trial, plan, **values) -> io.NodeOutput:
         given = [values[f"value_{number}"] for number in range(len(values))]
         await host_loop.run_loop(cls.hidden.dynprompt, trial[0], plan[0], given)
-        return _told(trial[0].study)
+        return told(trial[0].study)
 
 
 class SearchCases(io.ComfyNode):
@@ -208,13 +214,18 @@ class SearchCases(io.ComfyNode):
 
     @classmethod
     def execute(cls, trial, prompts, seeds, holdout_prompts="", holdout_seeds="101-104") -> io.NodeOutput:
+        if trial.shown is not None:
+            raise SearchError(
+                "Search: Prompts and Seeds cannot be used with Search: Choose by Eye, which shows several candidates "
+                "in one run. Use a batch of latents for several images of each."
+            )
         search = parse_cases(prompts, seeds)
         kept_back = parse_cases(holdout_prompts.strip() or prompts, holdout_seeds)
         check_apart(search, kept_back)
         return io.NodeOutput(*(kept_back if trial.holdout else search).pairs())
 
 
-def _told_outputs() -> list[Any]:
+def told_outputs() -> list[Any]:
     return [
         io.String.Output("study", display_name="study", tooltip="The name of the study, for Search: Result."),
         io.String.Output("weights", display_name="weights", tooltip="The best weights so far."),
@@ -222,6 +233,7 @@ def _told_outputs() -> list[Any]:
     ]  # fmt: skip
 
 
-def _told(study: Any) -> io.NodeOutput:
-    best, text = host.best_row(study), report(study)
-    return io.NodeOutput(study.name, best.weights if best else "", text, ui=shown(text))
+def told(study: Any, before: str = "", more: dict[str, Any] | None = None) -> io.NodeOutput:
+    """The outputs of a node that records trials; ``before`` stands above the report, ``more`` is further ``ui``."""
+    best, text = host.best_row(study), before + report(study)
+    return io.NodeOutput(study.name, best.weights if best else "", text, ui={**shown(text), **(more or {})})

@@ -16,12 +16,13 @@ from comfy_execution.utils import get_executing_context
 
 from ..blocks.host import own_presets
 from ..blocks.names import Layout, layout_of
+from .choice import Generation, parse_ranking, present, record
 from .errors import SearchError
 from .space import Space, parse_space
 from .storage import open_storage, optuna, read_settings
 from .study import DIRECTIONS, Row, Study, stored_space
 
-ASK, TELL = "BlockworkSearchAsk", "BlockworkSearchTell"
+TELL, CHOOSE = "BlockworkSearchTell", "BlockworkSearchChoose"
 TRIAL_OUTPUT = 1  # of Ask
 SCORES = ("score", "score_2", "score_3")
 MOST_STUDIES = 500  # files in the folder
@@ -49,6 +50,7 @@ class Handle:
     weights: str = ""
     started: float = 0.0
     holdout: bool = False
+    shown: Generation | None = None  # what a person chooses from
 
     def seconds(self) -> float:
         """Since the trial was asked for."""
@@ -145,6 +147,37 @@ def ask_several(study: Study, settings: Settings, count: int) -> list[Handle]:
     return found
 
 
+def ask_generation(study: Study, settings: Settings, count: int, ranking: Any) -> list[Handle]:
+    """The present best, where there is one, and up to ``count`` candidates to choose from.
+
+    ``ranking`` is recorded where it ranks the generation that waits. That one is given again while it is not ranked.
+    """
+    if not isinstance(ranking, str):
+        raise SearchError("The ranking of Search: Choose by Eye is connected. Write it in the node instead.")
+    record(study, parse_ranking(ranking))
+    last = present(study)
+    if not last.candidates:
+        while len(present(study).candidates) < min(count, settings.trials - study.done()):
+            if study.ask(settings.sampler, settings.seed, last.number + 1) is None:
+                break
+        last = present(study)
+    rows = ([last.best] if last.best else []) + list(last.candidates)
+    if not rows:
+        raise SearchError(
+            f"The study {study.name!r} has its {settings.trials} trials and all are rejected. "
+            "Raise trials of Search: Ask, or use another name for a new study."
+        )
+    return [Handle(study, settings, row.number, row.weights, shown=last) for row in rows]
+
+
+def check_kind(study: Study, by_eye: bool) -> None:
+    """SearchError where a study has trials of the other kind: ranks and scores cannot be compared."""
+    kinds = {row.generation > 0 for row in study.rows() if row.state != "failed"}
+    if kinds - {by_eye}:
+        made, other = ("with scores", "by eye") if by_eye else ("by eye", "with scores")
+        raise SearchError(f"The study {study.name!r} was made {made}. Use another name for a search {other}.")
+
+
 def unfinished(handle: Handle, holdout: int) -> bool:
     """Whether a loop has something to run: trials, or hold-out scores of the best ones."""
     if not handle.settings.loop:
@@ -160,7 +193,7 @@ def tell(handles: Sequence[Handle], scores: Sequence[Sequence[Any]]) -> None:
         if handle.number is None:
             continue
         try:
-            means = [_mean(_part(values, place, len(handles))) for values in scores]
+            means = [_mean(part(values, place, len(handles))) for values in scores]
             handle.study.tell(handle.number, means, handle.seconds())
         except SearchError as error:
             if handle.number in handle.study.open_numbers():
@@ -175,11 +208,12 @@ def mean_scores(scores: Sequence[Sequence[Any]]) -> list[float]:
     return [_mean(values) for values in scores]
 
 
-def _part(values: Sequence[Any], place: int, count: int) -> Sequence[Any]:
+def part(values: Sequence[Any], place: int, count: int, what: str = "scores") -> Sequence[Any]:
+    """The values of one of ``count`` trials, which all have equally many; SearchError where they have not."""
     each, left = divmod(len(values), count)
     if left or not each:
         raise SearchError(
-            f"{len(values)} scores are given for {count} trials. Give one score per trial, or the same number for each."
+            f"{len(values)} {what} are given for {count} trials. Give one per trial, or the same number for each."
         )
     return values[place * each : (place + 1) * each]
 
@@ -202,19 +236,24 @@ def current_prompt() -> str:
     return context.prompt_id if context else ""
 
 
-def directions_of(prompt: Any) -> list[str]:
-    """The directions that the Tell node of the running Ask node sets; SearchError where there is not exactly one."""
+def end_of(prompt: Any) -> tuple[str, dict[str, Any]]:
+    """The class and the inputs of the Tell or Choose node of the running Ask node; SearchError where there is not exactly one."""
     context = get_executing_context()
     if context is None or prompt is None:
         raise RuntimeError("A search only runs as nodes of a ComfyUI prompt.")
-    ids = [node_id for node_id in prompt.all_node_ids() if prompt.get_node(node_id)["class_type"] == TELL]
-    mine = [prompt.get_node(i)["inputs"] for i in ids]
-    mine = [inputs for inputs in mine if inputs.get("trial") == [context.node_id, TRIAL_OUTPUT]]
+    nodes = [prompt.get_node(node_id) for node_id in prompt.all_node_ids()]
+    mine = [
+        (node["class_type"], node["inputs"])
+        for node in nodes
+        if node["class_type"] in (TELL, CHOOSE)
+        and node["inputs"].get("trial") == [context.node_id, TRIAL_OUTPUT]
+    ]
     if len(mine) != 1:
         raise SearchError(
-            f"The trial of Search: Ask is connected to {len(mine)} Search: Tell nodes. Connect it to exactly one."
+            f"The trial of Search: Ask is connected to {len(mine)} nodes that record it. "
+            "Connect it to exactly one Search: Tell or Search: Choose by Eye."
         )
-    return directions(mine[0])
+    return mine[0]
 
 
 def directions(inputs: Mapping[str, Any]) -> list[str]:

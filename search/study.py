@@ -16,6 +16,7 @@ from .storage import optuna
 
 DIRECTIONS = ("maximize", "minimize")
 SPACE, OBJECTIVES, RUN, END, HOLDOUT, FORMAT = "space", "objectives", "run", "end", "holdout", "blockwork"
+BY_EYE = "by eye"  # owner of a trial that waits for a person, not for a server
 REDRAWS = 12  # equal weights drawn again before random ones are used
 LEASE = datetime.timedelta(hours=12)  # of a trial that another computer runs
 
@@ -32,6 +33,8 @@ class Row:
     seconds: float = 0.0
     error: str = ""
     holdout: tuple[float, ...] = ()
+    generation: int = 0  # from 1, of a trial that is chosen by eye
+    rejected: bool = False
 
 
 def stored_space(storage: Any, name: str) -> tuple[Space, list[str]]:
@@ -52,6 +55,7 @@ class Study:
     def __init__(self, storage: Any, name: str, space: Space, directions: Sequence[str], owner: str = ""):
         module = optuna()
         self.name, self.space, self.owner = name, space, owner
+        self._storage = storage
         try:
             self._study = module.create_study(
                 storage=storage, study_name=name, directions=list(directions), load_if_exists=True
@@ -81,8 +85,12 @@ class Study:
         """``maximize`` or ``minimize`` per score."""
         return tuple(direction.name.lower() for direction in self._study.directions)
 
-    def ask(self, sampler: str = "TPE", seed: int = 0) -> tuple[int, str] | None:
-        """The number and the weights of a new trial; None where every combination of a finite space was tried."""
+    def ask(self, sampler: str = "TPE", seed: int = 0, generation: int = 0) -> tuple[int, str] | None:
+        """The number and the weights of a new trial; None where every combination of a finite space was tried.
+
+        A trial of a ``generation`` from 1 is chosen by eye: it stays open until ``judge``, also over a restart.
+        """
+        run = {"owner": BY_EYE, "generation": generation} if generation else {"owner": self.owner}
         self._study.sampler = make_sampler(sampler, seed, len(self.directions))
         distributions = {name: _distribution(p) for name, p in self.space.parameters.items()}
         for attempt in range(20 * REDRAWS):
@@ -93,7 +101,7 @@ class Study:
                 self._study.sampler = make_sampler("random", trial_seed(seed, attempt), len(self.directions))
             trial = self._study.ask(distributions)
             text = self.space.weights(trial.params).text()
-            trial.set_user_attr(RUN, {"weights": text, "owner": self.owner})
+            trial.set_user_attr(RUN, {"weights": text, **run})
             if self._first(text) == trial.number:
                 self._asked[trial.number] = trial
                 return trial.number, text
@@ -115,6 +123,13 @@ class Study:
         self._end(number, {"error": "", "seconds": round(seconds, 3)})
         self._tell(number, [float(score) for score in scores])
 
+    def judge(self, number: int, score: float, rejected: bool) -> None:
+        """Record the score of a trial that is chosen by eye, whichever run asked for it; one that has a score keeps it."""
+        trial = next((trial for trial in self._trials("RUNNING") if trial.number == number), None)
+        if trial is not None:
+            self._storage.set_trial_user_attr(trial._trial_id, END, {"error": "", "rejected": rejected})
+            self._study.tell(number, score, skip_if_finished=True)
+
     def fail(self, number: int, error: str, seconds: float = 0.0) -> None:
         """Mark a trial as failed, with a sentence."""
         self._end(number, {"error": error[:500], "seconds": round(seconds, 3)})
@@ -128,6 +143,8 @@ class Study:
         now, freed = datetime.datetime.now(), []
         for trial in self._trials("RUNNING"):
             owner = trial.user_attrs.get(RUN, {}).get("owner")
+            if owner == BY_EYE:
+                continue
             mine = owner == self.owner
             lives = trial.number in running if mine else (alive(owner) if owner is not None else None)
             if lives is None:
@@ -161,13 +178,14 @@ class Study:
                 Row(
                     trial.number, state, run["weights"], dict(trial.params), scores, end.get("seconds", 0.0),
                     end.get("error", ""), tuple(holdout.get(f"{HOLDOUT} {trial.number}", ())),
+                    run.get("generation", 0), end.get("rejected", False),
                 )
             )  # fmt: skip
         return found
 
     def best(self, count: int = 1) -> list[Row]:
-        """The best trials, best first; with several scores those that no other beats in all, by the first score."""
-        complete = [row for row in self.rows() if row.state == "complete"]
+        """The best trials that are not rejected, best first; with several scores those that no other beats in all, by the first."""
+        complete = [row for row in self.rows() if row.state == "complete" and not row.rejected]
         signs = [1 if direction == "maximize" else -1 for direction in self.directions]
 
         def key(row: Row) -> tuple[float, ...]:

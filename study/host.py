@@ -97,14 +97,16 @@ def embed(clip_vision: Any, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def preview(sweep: Sweep, pictures: Sequence[np.ndarray], moves: Sequence[Moves]) -> dict[str, Any]:
     """The node's ``ui``: every cell's pictures as a temporary file, as core's previews are, with their figures."""
+    return {PREVIEWS: [describe(sweep, moves, [save_preview(cell) for cell in pictures])]}
+
+
+def save_preview(pictures: np.ndarray) -> dict[str, str]:
+    """Images, uint8 ``n h w 3``, as one temporary JPEG: core's ``filename, subfolder, type``."""
     folder = Path(folder_paths.get_temp_directory()) / PREVIEWS
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for cell in pictures:
-        data = sheet(cell)
-        path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.jpg"
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(data)
-        partial.replace(path)
-        files.append({"filename": path.name, "subfolder": PREVIEWS, "type": "temp"})
-    return {PREVIEWS: [describe(sweep, moves, files)]}
+    data = sheet(pictures)
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.jpg"
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return {"filename": path.name, "subfolder": PREVIEWS, "type": "temp"}

@@ -34,7 +34,7 @@ REFUSED = {
     "layout": ("sd7", "Unknown layout"), "spacing": ("ten", "is not valid"), "filename": ("../x", "file name"),
     "custom": SPEC, "study": ("../x", "name"), "space": ("IN = sideways", "sideways"), "holdout_seeds": ("4-1", "4-1"),
     "wanted": ("colour = loud", "loud"), "concepts": ("no colon", "not a valid concept"),
-    "custom_templates": ("a photo", "where the token belongs"),
+    "custom_templates": ("a photo", "where the token belongs"), "ranking": ("the second one", "Cannot read the ranking"),
 }  # fmt: skip
 REFUSED_OF = {
     ("MergeTwoRatios", "weights"): ("GRAD_W | 1", "Did you mean GRAD_V"),

@@ -273,3 +273,65 @@ def test_which_servers_still_run():
     assert host.alive(f"{node} {pid} {float(started) - 100}") is False, "another process had this number"
     assert host.alive(f"elsewhere {pid} {started}") is None
     assert host.alive(f"{node} not-a-process") is False and host.alive("") is None
+
+
+def by_eye(ranking="", ask=None, count=3):
+    """Ask and Choose with a scorer-free image between them."""
+    graph = prompt(ask={"at_once": count, "trials": 9, **(ask or {})})
+    graph["3"] = {"class_type": IMAGES, "inputs": {"weights": ["2", 0]}}
+    inputs = {"trial": ["2", 1], "images": ["3", 0], "ranking": ranking}
+    graph["4"] = {"class_type": "BlockworkSearchChoose", "inputs": inputs}
+    return graph
+
+
+def shown(executor):
+    outputs = [
+        data["output"] for event, data in executor.messages if event == "executed" and data["node"] == "4"
+    ]
+    return outputs[-1]["blockwork_choice"][0]
+
+
+def test_a_person_chooses_from_generations_beside_the_best():
+    executor = kit.Executor()
+    assert executor.run(by_eye())
+    first = shown(executor)
+    assert first["generation"] == 1 and [cell["number"] for cell in first["cells"]] == [0, 1, 2]
+    assert not any(cell["best"] for cell in first["cells"]) and kit.KEPT["weights"] == ""
+    assert kit.Executor().run(by_eye()) and len(rows()) == 3, (
+        "without a ranking the same candidates are shown"
+    )
+    chosen = "generation 1: prefer 1, 2; reject 0"
+    for _ in range(2):  # the second time the ranking is recorded already
+        assert executor.run(by_eye(chosen))
+        second = shown(executor)
+        assert second["generation"] == 2 and [cell["number"] for cell in second["cells"]] == [1, 3, 4, 5]
+        assert [cell["best"] for cell in second["cells"]] == [True, False, False, False]
+        assert second["cells"][0]["weights"] == rows()[1].weights == kit.KEPT["weights"]
+    assert "ranking of generation 1 is recorded" in kit.KEPT["report"]
+    assert all(cell["file"]["filename"].endswith(".jpg") for cell in second["cells"])
+    assert executor.run(by_eye("generation 2: reject 3, 4", ask={"trials": 6}))
+    assert [cell["number"] for cell in shown(executor)["cells"]] == [1], "the study has its trials"
+    assert "No new candidates beside trial 1" in kit.KEPT["report"]
+    assert [row.rejected for row in rows()] == [True, False, False, True, True, False]
+
+
+def test_what_cannot_be_chosen_says_so():
+    assert kit.Executor().run(by_eye())
+    with pytest.raises(RuntimeError, match="names trial 9"):
+        kit.Executor().run(by_eye("generation 1: prefer 9"))
+    with pytest.raises(RuntimeError, match="Cannot read the ranking"):
+        kit.Executor().run(by_eye("the second one"))
+    with pytest.raises(RuntimeError, match="made by eye"):
+        kit.Executor().run(prompt())
+    assert kit.Executor().run(prompt(ask={"study": "scored", "trials": 2}))
+    with pytest.raises(RuntimeError, match="made with scores"):
+        kit.Executor().run(by_eye(ask={"study": "scored"}))
+    both = by_eye()
+    both["5"] = {"class_type": SCORER, "inputs": {"weights": ["2", 0]}}
+    both["6"] = {
+        "class_type": "BlockworkSearchTell",
+        "inputs": {"trial": ["2", 1], "score": ["5", 0], "direction": "maximize"},
+    }
+    with pytest.raises(RuntimeError, match="connected to 2 nodes"):
+        kit.Executor().run(both)
+    assert [row.state for row in rows()] == ["running"] * 3, "nothing is recorded"
