@@ -33,6 +33,23 @@ def test_the_template_searches_the_demo_models_and_resumes(client, example):
     assert "4 with a score, 0 failed" in client.texts(client.run(prompt))["16"][0]
 
 
+def test_the_template_by_eye_shows_a_generation_and_follows_the_choice(client, example):
+    prompt = example("search_eye")
+    prompt["4"]["inputs"] |= {"study": f"by eye {time.time_ns()}", "at_once": 2}
+    prompt["9"]["inputs"]["steps"] = prompt["14"]["inputs"]["steps"] = 1
+    first = client.run(prompt)["outputs"]["11"]["blockwork_choice"][0]
+    assert [cell["number"] for cell in first["cells"]] == [0, 1]
+    prompt["11"]["inputs"]["ranking"] = "generation 1: prefer 1"
+    second = client.run(prompt)["outputs"]["11"]["blockwork_choice"][0]
+    assert [(cell["number"], cell["best"]) for cell in second["cells"]] == [
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
+    assert second["cells"][0]["weights"] == first["cells"][1]["weights"]
+    assert second["cells"][0]["file"] == first["cells"][1]["file"], "the same seeds give the same images"
+
+
 def search(trials: int) -> dict:
     """A search that needs no model."""
     ask = {"study": "shared", "space": ["1", 0], "sampler": "random", "seed": 1, "trials": trials}

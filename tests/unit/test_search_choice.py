@@ -1,6 +1,5 @@
 """Choosing by eye: a ranking as text, the scores it gives, and a simulated person who finds a known optimum."""
 
-import random
 from statistics import mean
 
 import pytest
@@ -13,6 +12,7 @@ from blockwork.search.storage import open_storage
 from blockwork.search.study import Study
 
 optuna = pytest.importorskip("optuna")
+from blockwork.tests.support.chooser import choose  # noqa: E402  (needs optuna)
 
 
 def study_of(space="IN00-IN04 = 0..1", storage=None):
@@ -122,32 +122,15 @@ def test_a_generation_waits_over_a_restart(tmp_path):
     assert third.best()[0].number == 2 and third.rows()[0].rejected
 
 
-def chosen(sampler, seed, generations=8, count=6):
-    """How far the best is from a known optimum where a person prefers the three nearest and rejects the two farthest."""
-    study = study_of()
-    dice = random.Random(seed)
-    goal = {name: dice.random() for name in study.space.parameters}
-
-    def far(row):
-        return sum((row.values[name] - goal[name]) ** 2 for name in goal) ** 0.5
-
-    for number in range(1, generations + 1):
-        ask(study, count, sampler, seed)
-        shown = present(study)
-        near = sorted([*shown.candidates, *([shown.best] if shown.best else [])], key=far)
-        worst = [row.number for row in near[3:] if row.number != shown.best_number][-2:]
-        assert record(study, Ranking(number, tuple(row.number for row in near[:3]), tuple(worst)))
-    best = study.best()[0]
-    assert far(best) == min(far(row) for row in study.rows()), "the nearest of all is the best"
-    texts = [row.weights for row in study.rows()]
-    assert len(set(texts)) == len(texts) == generations * count, (
-        "no weights come twice, rejected ones neither"
-    )
-    return far(best)
-
-
 def test_a_person_who_ranks_by_distance_approaches_a_known_optimum():
-    found = {sampler: [chosen(sampler, seed) for seed in range(4)] for sampler in ("TPE", "random")}
+    found: dict[str, list[float]] = {"TPE": [], "random": []}
+    for sampler, far in found.items():
+        for seed in range(4):
+            study, (best, *others) = choose(sampler, seed)
+            assert best == min(others), "the nearest of all is the best"
+            texts = [row.weights for row in study.rows()]
+            assert len(set(texts)) == len(texts) == 48, "no weights come twice, rejected ones neither"
+            far.append(best)
     assert mean(found["TPE"]) < 0.6 * mean(found["random"])
 
 

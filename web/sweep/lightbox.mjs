@@ -27,7 +27,8 @@ export class Lightbox {
       this.show(this.index);
     });
     this.taker = button(words("take"), words("takeHelp"), async () => {
-      const text = this.sweep?.cells[this.index].label.replaceAll(" ", "") ?? "";
+      const cell = this.sweep?.cells[this.index];
+      const text = cell?.weights ?? cell?.label.replaceAll(" ", "") ?? "";
       this.taker.textContent = words((await copy(text, this.dialog)) ? "copied" : "copyRefused");
     });
     const head = el("div", { class: "bw-light-head" }, [
@@ -69,14 +70,14 @@ export class Lightbox {
     const cell = sweep.cells[index];
     const { moved, rank } = heat(sweep.cells, measure)[index];
     this.name.textContent = cell.block ? cell.label : host.words("unmodified");
-    this.moved.textContent = cell.block
-      ? `${host.words("moved")} ${figure(moved)} (${sweep.units[measure]}), ${rank} / ${sweep.cells.length - 1}`
-      : "";
-    const shown = cell.block ? [sweep.cells[0], cell] : [cell];
+    const far = `${host.words("moved")} ${figure(moved)} (${sweep.units[measure]}), ${rank} / ${sweep.cells.length - 1}`;
+    this.moved.textContent = cell.about ?? (cell.block ? far : "");
+    const shown = cell.block && !sweep.alone ? [sweep.cells[0], cell] : [cell];
     this.slider.setAttribute("aria-pressed", String(this.sliding));
-    this.slider.disabled = this.taker.disabled = !cell.block;
+    this.slider.disabled = shown.length < 2;
+    this.taker.disabled = !cell.block && !cell.weights;
     this.taker.textContent = host.words("take");
-    if (this.sliding && cell.block) {
+    if (this.sliding && shown.length > 1) {
       this.pictures.replaceChildren(this.slide(shown));
       return;
     }

@@ -10,9 +10,12 @@
  * @property {File} file the cell's pictures
  * @property {number[]} rms how far each picture moved; empty for the unmodified model
  * @property {number[]} cosine the same by image embeddings; empty where none were measured
+ * @property {string} [about] written in the place of how far it moved
+ * @property {string} [weights] its weights, where the label does not say them
  * @typedef {object} Sweep
  * @property {Record<string, string>} units by measure
  * @property {Cell[]} cells the unmodified model first
+ * @property {boolean} [alone] whether the first one is not what the others are compared with
  */
 
 export const KEY = "blockwork_sweep";

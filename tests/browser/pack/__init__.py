@@ -1,5 +1,6 @@
 """Nodes of the browser tests: one for every kind of deck, and plain ones to compare and to link with."""
 
+import torch
 from comfy_api.latest import ComfyExtension, io
 
 NAMES = [f"IN{n:02}" for n in range(12)] + ["M00"] + [f"OUT{n:02}" for n in range(12)]
@@ -82,6 +83,23 @@ class DeckTestShow(io.ComfyNode):
         return io.NodeOutput(ui={"text": (text,)})
 
 
+class DeckTestDraw(io.ComfyNode):
+    """A plain image for every text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            "DeckTestDraw",
+            category=CATEGORY,
+            inputs=[io.String.Input("text", force_input=True)],
+            outputs=[io.Image.Output("image")],
+        )
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        return io.NodeOutput(torch.full((1, 16, 32, 3), len(text) % 7 / 7))
+
+
 NODES = [
     _deck_node("DeckTestWeights", "BLOCKWORK_WEIGHTS", ",".join(["0"] * 25)),
     _deck_node("DeckTestPair", "BLOCKWORK_WEIGHT_PAIR", ",".join(["1"] * 25) + " | " + ",".join(["0"] * 25)),
@@ -91,6 +109,7 @@ NODES = [
     _floats_node("DeckTestHiddenFloats"),  # web/floats.js hides them behind a deck
     DeckTestText,
     DeckTestShow,
+    DeckTestDraw,
 ]
 
 
