@@ -86,7 +86,9 @@ def alive(other: str) -> bool | None:
         return None
     try:
         pid, started = process.split()
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
+        found = psutil.Process(int(pid))
+        ended = found.status() == psutil.STATUS_ZOMBIE  # its parent has not looked yet
+        return not ended and abs(found.create_time() - float(started)) < 1
     except (psutil.Error, ValueError):
         return False
 

@@ -3,9 +3,13 @@
 import gc
 import json
 import math
+import os
+import subprocess
+import sys
 import weakref
 
 import folder_paths
+import psutil
 import pytest
 import torch
 from blockwork.blocks.weights import parse
@@ -273,6 +277,16 @@ def test_which_servers_still_run():
     assert host.alive(f"{node} {pid} {float(started) - 100}") is False, "another process had this number"
     assert host.alive(f"elsewhere {pid} {started}") is None
     assert host.alive(f"{node} not-a-process") is False and host.alive("") is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no ended process")
+def test_a_server_that_ended_does_not_run_before_its_parent_looks():
+    ended = subprocess.Popen([sys.executable, "-c", "pass"])
+    started = psutil.Process(ended.pid).create_time()
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    node = host.owner().split(" ")[0]
+    assert host.alive(f"{node} {ended.pid} {started:.2f}") is False
+    ended.wait()
 
 
 def by_eye(ranking="", ask=None, count=3):
