@@ -44,7 +44,7 @@ class TrainXTI(io.ComfyNode):
                 io.Combo.Input("loss_function", options=list(LOSSES), default="MSE", tooltip="Measures the difference of the model's output (noise or v) from the right one."),
                 io.Float.Input("density", default=0.01, min=0.0, max=100.0, step=0.001, tooltip="Weight of P+'s density term, which keeps the vectors near words, so that prompts can change them. 0: off. The value is ours."),
                 io.Float.Input("bandwidth", default=0.0, min=0.0, max=10.0, step=0.001, optional=True, advanced=True, tooltip="Width of the density's kernels; 0 takes the one under which the vocabulary's own tokens are most likely."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Random seed for noise, noise levels, captions and the order of images."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Random seed for noise, noise levels, captions and the order of images."),
                 io.Combo.Input("training_dtype", options=list(DTYPES), default="bf16", tooltip="Arithmetic of the U-Net. none: as the model is loaded. The vectors are always fp32."),
                 io.Boolean.Input("gradient_checkpointing", default=True, tooltip="Computes layers again on the way back instead of keeping what they computed: less memory, about a third slower."),
                 io.Boolean.Input("offloading", default=False, tooltip="Keeps weights that do not fit on the CPU and moves them when they are needed."),
