@@ -143,7 +143,7 @@ class TrainDeprojector(io.ComfyNode):
                 io.Int.Input("test_captions", default=100, min=1, max=10000, optional=True, tooltip="Number of captions at the end of the file that are held out for evaluation."),
                 io.Int.Input("evaluate_every", default=100, min=1, max=100000, optional=True, advanced=True, tooltip="Steps between evaluations; a checkpoint is stored at each."),
                 io.Int.Input("patience", default=10, min=0, max=1000, optional=True, advanced=True, tooltip="Evaluations without a smaller free-running error before stopping; 0: never stops early."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, optional=True, tooltip="Random seed for weights, shuffling and scheduled sampling."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, optional=True, tooltip="Random seed for weights, shuffling and scheduled sampling."),
                 Deprojector.Input("projection_from", optional=True, tooltip="A deprojector whose inverse projection is used. Without one the trained deprojector cannot be used with images: SD1 checkpoints have no projection."),
                 io.Int.Input("snapshot_every", default=0, min=0, max=1000000, optional=True, advanced=True, tooltip="Steps between stored copies of the model, in models/deprojector under the run's name; 0: none. To compare a model along its training."),
                 io.Int.Input("part", default=0, min=0, max=10000000, optional=True, advanced=True, tooltip="Examples per part. Each part is trained until it stops early, then the next one begins from its best model, as the author trained v1 (10000). 0: all examples together."),
@@ -166,7 +166,7 @@ class TrainDeprojector(io.ComfyNode):
         snapshot_every=0, part=0,
     ) -> io.NodeOutput:  # fmt: skip
         recipe = Recipe(
-            steps, batch, learning_rate, schedule, evaluate_every=evaluate_every, patience=patience, seed=seed,
+            steps, batch, learning_rate, schedule, evaluate_every=evaluate_every, patience=patience, seed=seed % 2**32,
             part=part, snapshot_every=snapshot_every,
         )  # fmt: skip
         return io.NodeOutput(

@@ -69,7 +69,7 @@ class SearchAsk(io.ComfyNode):
                 io.String.Input("study", default="my search", tooltip="Name of the study. Its trials are kept in ComfyUI's user folder under this name; the same name resumes."),
                 Space.Input("space", tooltip="What may change, from Search Space."),
                 io.Combo.Input("sampler", options=list(SAMPLERS), default="TPE", tooltip="How weights are chosen: TPE (the default, also for choices and several scores), CMA-ES (many free numbers, needs the package cmaes), GP (few, slow trials), QMC (an even spread), random."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, tooltip="Random seed of the sampler. Seeds of the images are set in your sampler nodes."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Random seed of the sampler. Seeds of the images are set in your sampler nodes."),
                 io.Int.Input("trials", default=60, min=1, max=100000, tooltip="How many trials the study should have. A run ends when it has as many."),
                 io.Combo.Input("run", options=[ALL, ONE], default=ALL, optional=True, tooltip="all trials: one run repeats the nodes between Ask and Tell. one per run: queue the workflow once for each trial, from one or several clients."),
                 io.Combo.Input("on_error", options=[SKIP, STOP], default=SKIP, optional=True, tooltip="What to do when a node between Ask and Tell raises an error or the score is not a number. Five failed trials in a row always stop the run."),

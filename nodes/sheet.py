@@ -105,7 +105,7 @@ class RatingSheet(io.ComfyNode):
                     "seed",
                     default=0,
                     min=0,
-                    max=0xFFFFFFFF,
+                    max=0xFFFFFFFFFFFFFFFF,
                     optional=True,
                     advanced=True,
                     tooltip="Random seed for sides and order.",

@@ -92,6 +92,13 @@ def test_node_is_explained(node_id):
         assert (page.parent / picture).is_file(), f"{page.name} shows {picture}, which is not there"
 
 
+def test_every_seed_takes_what_the_front_end_draws():
+    for node_id, node in NODES.items():
+        for entry in node.GET_SCHEMA().inputs:
+            if entry.id == "seed":
+                assert entry.max >= 2**53, node_id  # it draws numbers up to 2**50
+
+
 def test_help_pictures_are_small():
     sizes = [path.stat().st_size for path in (ROOT / "web" / "docs").rglob("*.jpg")]
     assert sum(sizes) < 1_500_000 and max(sizes) < 120_000

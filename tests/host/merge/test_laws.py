@@ -61,9 +61,12 @@ def in_file(done, models) -> MergedCheckpoint:
 
 
 def body(report: str) -> list[str]:
-    """A report without its title and the names of its models."""
+    """A report without its title, the names of its models, and what core's live nodes would do."""
     first, *rest = report.splitlines()
-    return [first.partition(": ")[2], *(row for row in rest if not row.startswith("A: "))]
+    return [
+        first.partition(": ")[2],
+        *(row for row in rest if not row.startswith("A: ") and "have no slider in core's" not in row),
+    ]
 
 
 def assert_alike(live, plan, result: MergedCheckpoint) -> None:
