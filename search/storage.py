@@ -5,6 +5,7 @@ Optuna is imported here and in ``samplers`` and ``study``, when a search node ru
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from .errors import SearchError
 from .names import checked_name
 
 SETTING = "storage"
+OPENINGS = 6  # of a database: where two servers make its tables at once, one of them fails
+MAKING_TABLES = ("IntegrityError", "ProgrammingError")
 SCHEMES = ("postgresql", "mysql", "sqlite", "journal")
 
 
@@ -36,18 +39,26 @@ def open_storage(folder: Path, name: str, address: str = "", must_exist: bool = 
     checked_name(name)
     module = optuna()
     if address and not address.startswith("journal:"):
-        try:
-            return module.storages.get_storage(address)
-        except Exception as error:  # drivers raise errors of many kinds, which can quote the password
-            raise SearchError(
-                f"The storage of the settings file cannot be opened ({type(error).__name__}). "
-                "Check its address, and that its database driver is installed."
-            ) from None
+        return _database(module, address)
     path = Path(address.removeprefix("journal:")) if address else folder / f"{name}.log"
     if must_exist and not path.exists():
         raise SearchError(f"There is no study {name!r} yet. Run a search with this name first.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return module.storages.JournalStorage(_journal(module, path))
+
+
+def _database(module: Any, address: str, openings: int = OPENINGS) -> Any:
+    try:
+        return module.storages.get_storage(address)
+    except Exception as error:  # drivers raise errors of many kinds, which can quote the password
+        kind = type(error).__name__
+        if kind not in MAKING_TABLES or openings == 1:
+            raise SearchError(
+                f"The storage of the settings file cannot be opened ({kind}). "
+                "Check its address, and that its database driver is installed."
+            ) from None
+    time.sleep(0.5)
+    return _database(module, address, openings - 1)
 
 
 def _journal(module: Any, path: Path) -> Any:
