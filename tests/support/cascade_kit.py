@@ -5,6 +5,7 @@ import comfy.samplers
 import comfy.sd
 import torch
 from blockwork.cascade import host_model, keys
+from blockwork.cascade.host_sampler import MixGuider, stage_sigmas
 from blockwork.cascade.unet_config import UNetConfig
 from blockwork.tests.support import cascade_files
 
@@ -40,6 +41,17 @@ def run(model, texts, sampler, sigmas, cfg=7.0, latent=None, mask=None, size=8, 
         model, noise, positive or conditioned(texts[0]), conditioned(texts[1]), cfg, CPU, sampler, sigmas,
         model.model_options, latent_image=latent, denoise_mask=mask, seed=seed, disable_pbar=True,
     )  # fmt: skip
+
+
+def mixed(model, texts, mix, sampler="euler"):
+    """A short run with a mix of the first and the third prompt."""
+    guider = MixGuider(model, mix)
+    guider.set_prompts(conditioned(texts[0]), conditioned(texts[2]), conditioned(texts[1]))
+    guider.set_cfg(4.0)
+    latent = torch.zeros(1, 3, 8, 8)
+    noise = comfy.sample.prepare_noise(latent, 0)
+    sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    return guider.sample(noise, latent, sampler, stage_sigmas(model, "3,3"), seed=0, disable_pbar=True)
 
 
 def scheduled(model, scheduler, steps=4):
