@@ -175,15 +175,14 @@ class SweepGrid(io.ComfyNode):
         page=("",),
     ) -> io.NodeOutput:
         sweep = parse_sweep(layout[0], blocks[0], ratios[0], seeds[0])
+        images = [torch.from_numpy(as_bytes(image)) for image in images]
         pictures = by_cell(sweep, images)
         embeddings = host_sweep.embed(clip_vision[0], pictures) if clip_vision[0] is not None else None
         moves = measure(sweep, pictures, embeddings)
         picture, plot = draw_sweep(sweep, pictures, moves, cell_size[0], title[0]), draw_plot(moves, title[0])
         texts = report(sweep, moves, title[0])
         shown = host_sweep.preview(sweep, pictures, moves)
-        host_cells.finish([torch.from_numpy(as_bytes(image)) for image in images]).update(
-            shown[host_sweep.PREVIEWS][0]
-        )
+        host_cells.finish(images).update(shown[host_sweep.PREVIEWS][0])
         if page[0].strip():
             path = save_page(sweep_page(sweep, pictures, moves, title[0]), page[0].strip())
             texts = f"{texts}\n\nPage: {path}"

@@ -42,12 +42,12 @@ def expand(prompt: Any, links: Mapping[str, Any], prefix: str, grid: str) -> "tu
     _RUNNING[grid] = expansion
     while len(_RUNNING) > EXPANSIONS:
         _RUNNING.popitem(last=False)
-    above = _above(prompt, links.values())
+    above = _digest(_above(prompt, links.values()), prefix)
 
     def find(part: Graph) -> torch.Tensor | None:
-        own = [part[name] for name in part]
+        own = list(part.values())
         files = [_files(node["inputs"].values()) for node in own]
-        key = _digest([above, own, files], prefix)
+        key = None if above is None else _digest([above, own, files], prefix)
         expansion.keys.append(key)
         if key is None or key not in _KEPT:
             return None
@@ -71,8 +71,9 @@ def finish(images: Sequence[torch.Tensor]) -> dict[str, Any]:
             if key is not None:
                 _KEPT[key] = image
                 _KEPT.move_to_end(key)
-    while sum(image.nbytes for image in _KEPT.values()) > LIMIT:
-        _KEPT.popitem(last=False)
+    held = sum(image.nbytes for image in _KEPT.values())
+    while held > LIMIT:
+        held -= _KEPT.popitem(last=False)[1].nbytes
     return expansion.shown
 
 
