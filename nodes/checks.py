@@ -22,9 +22,11 @@ def listed(node: type[io.ComfyNode], **given: Any) -> tuple[Callable[[], None]]:
     """A step that checks menus as ComfyUI does, which leaves out the inputs that ``validate_inputs`` names."""
 
     def check() -> None:
+        options = {
+            one.id: one.options for one in node.define_schema().inputs if isinstance(one, io.Combo.Input)
+        }
         for name, value in given.items():
-            options = next(one.options for one in node.define_schema().inputs if one.id == name)  # pyright: ignore[reportAttributeAccessIssue]
-            if value is not None and value not in options:
+            if value is not None and value not in (options[name] or ()):
                 raise ValueError(f"{value!r} is not a value of {name}. Choose another from the menu.")
 
     return (check,)
