@@ -1,9 +1,14 @@
 """Checks of constant inputs before a prompt is queued, for ``validate_inputs``."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io
+
+LONGEST_NAME = 200  # bytes of a file's name, without the number and the ending that follow
 
 
 def first_problem(*steps: tuple[Any, ...]) -> bool | str:
@@ -30,3 +35,15 @@ def listed(node: type[io.ComfyNode], **given: Any) -> tuple[Callable[[], None]]:
                 raise ValueError(f"{value!r} is not a value of {name}. Choose another from the menu.")
 
     return (check,)
+
+
+def check_prefix(prefix: str, folder: str | None = None) -> None:
+    """ValueError unless a prefix names a file below a folder, which is ComfyUI's output folder where none is given."""
+    folder = folder or folder_paths.get_output_directory()
+    name = Path(prefix).name
+    inside = folder_paths.is_within_directory(folder, str(Path(folder, prefix)))
+    if not inside or not name or len(os.fsencode(name)) > LONGEST_NAME:
+        raise ValueError(
+            f"{prefix[:80]!r} is not a name for a file in the folder {Path(folder).name}. Expected are up to "
+            f"{LONGEST_NAME} bytes without .., such as my_file or folder/my_file. Choose another name."
+        )

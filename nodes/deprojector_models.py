@@ -1,10 +1,12 @@
 """Deprojectors themselves: loaded, joined, compared, saved and trained."""
 
+import folder_paths
 from comfy_api.latest import io
 
 from ..deprojector.host import models, report, texts, training
 from ..deprojector.train.start import PRESETS
 from ..deprojector.train.trainer import SCHEDULES, Recipe
+from .checks import check_prefix, first_problem
 from .deprojector import CATEGORY, Deprojector, clip_input, deprojector_input
 from .show import shown
 
@@ -113,6 +115,10 @@ class SaveDeprojector(io.ComfyNode):
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="Path of the written file.")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return first_problem((check_prefix, filename_prefix, folder_paths.get_folder_paths(models.FOLDER)[0]))
 
     @classmethod
     def execute(cls, deprojector, filename_prefix, dtype="float32") -> io.NodeOutput:

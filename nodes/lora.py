@@ -10,7 +10,7 @@ from ..merge.lora import host, host_extract, host_report
 from ..merge.lora.host import Settings
 from ..merge.lora.host_files import FOLDER, stamp
 from ..merge.lora.host_place import layout_of_model
-from .checks import first_problem
+from .checks import check_prefix, first_problem
 from .inputs import key_map_input, weights_input
 from .show import shown
 
@@ -176,6 +176,12 @@ class SaveLoRA(ByBlock):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, weights="1", elemental="", filename_prefix=None):
+        return first_problem(
+            (host.check_weights, weights), (host.check_selectors, elemental), (check_prefix, filename_prefix)
+        )
+
+    @classmethod
     def execute(
         cls, lora_name, filename_prefix, model=None, clip=None, weights="1", **settings
     ) -> io.NodeOutput:
@@ -221,6 +227,10 @@ class ExtractLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return first_problem((check_prefix, filename_prefix))
+
+    @classmethod
     def execute(
         cls, model, base, filename_prefix, rank, energy=1.0, dtype="fp16", key_map="mbw"
     ) -> io.NodeOutput:
@@ -259,8 +269,10 @@ class MergeLoRA(io.ComfyNode):
         return [stamp(name) if name else "" for name in (lora_a, lora_b)] + [fingerprint(weights, weights_b)]
 
     @classmethod
-    def validate_inputs(cls, weights="1", weights_b="1"):
-        return first_problem((host.check_weights, weights), (host.check_weights, weights_b))
+    def validate_inputs(cls, weights="1", weights_b="1", filename_prefix=None):
+        return first_problem(
+            (host.check_weights, weights), (host.check_weights, weights_b), (check_prefix, filename_prefix)
+        )
 
     @classmethod
     def execute(

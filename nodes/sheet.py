@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..study import rating, sheet
 from ..study.host_page import save_page
+from .checks import check_prefix, first_problem
 
 CATEGORY = "blockwork/study"
 
@@ -120,6 +121,10 @@ class RatingSheet(io.ComfyNode):
             outputs=[io.String.Output(display_name="path", tooltip="Path of the HTML file.")],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return first_problem((check_prefix, filename_prefix))
 
     @classmethod
     def execute(

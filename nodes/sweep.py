@@ -17,7 +17,7 @@ from ..study.host_page import save_page
 from ..study.image import as_bytes, by_cell, draw_plot, draw_sweep, measure, report
 from ..study.page import sweep_page
 from ..study.sweep import check_blocks, check_share, parse_sweep, read_ratios, read_seeds
-from .checks import first_problem
+from .checks import check_prefix, first_problem
 from .inputs import key_map_input
 
 CATEGORY = "blockwork/merge"
@@ -94,9 +94,13 @@ class BlockSweep(io.ComfyNode):
         return "" if lora_name == NO_LORA else stamp(lora_name)
 
     @classmethod
-    def validate_inputs(cls, seeds=None, ratios=None, blocks="ALL", share_a=""):
+    def validate_inputs(cls, seeds=None, ratios=None, blocks="ALL", share_a="", page=""):
         return first_problem(
-            (read_seeds, seeds), (read_ratios, ratios), (check_blocks, blocks), (check_share, share_a)
+            (read_seeds, seeds),
+            (read_ratios, ratios),
+            (check_blocks, blocks),
+            (check_share, share_a),
+            (check_prefix, page or None),
         )
 
     @classmethod
@@ -118,6 +122,8 @@ class BlockSweep(io.ComfyNode):
             | {name: link for name, link in links.items() if name in SOCKETS}
         )
         check(inputs)
+        if settings.get("page"):
+            check_prefix(settings["page"])
         return host_sweep.expand(
             cls.hidden.dynprompt,
             lambda prefix, finished: sweep_graph(sweep, inputs, prefix, finished),
@@ -153,12 +159,13 @@ class SweepGrid(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, layout=(None,), blocks=(None,), ratios=(None,), seeds=(None,)):
+    def validate_inputs(cls, layout=(None,), blocks=(None,), ratios=(None,), seeds=(None,), page=("",)):
         return first_problem(
             (as_layout, layout[0]),
             (read_ratios, ratios[0]),
             (read_seeds, seeds[0]),
             (parse_sweep, layout[0], blocks[0], ratios[0], seeds[0]),
+            (check_prefix, page[0] or None),
         )
 
     @classmethod

@@ -19,7 +19,7 @@ NODES = {
     node.GET_SCHEMA().node_id.removeprefix("Blockwork"): node
     for node in asyncio.run(asyncio.run(blockwork.comfy_entrypoint()).get_node_list())
 }
-ANYTHING = {"title", "label", "prompt", "negative", "prompts", "question", "name_first", "name_second", "stages", "columns", "rows", "token", "filename_prefix", "captions", "run", "plot_title", "page", "holdout_prompts", "plan"}  # fmt: skip
+ANYTHING = {"title", "label", "prompt", "negative", "prompts", "question", "name_first", "name_second", "stages", "columns", "rows", "token", "captions", "run", "plot_title", "holdout_prompts", "plan"}  # fmt: skip
 ANYTHING_OF = {("EncodeXTI", "text"), ("CascadeTextEncode", "text"), ("DeprojectorReport", "text"), ("ReplayRecipe", "name"), ("ScoreText", "text")}  # fmt: skip
 WEIGHTS, SELECTORS, SPEC = (
     ("GRAD_W", "Did you mean GRAD_V"),
@@ -30,6 +30,7 @@ REFUSED = {
     "weights": WEIGHTS, "weights_a": WEIGHTS, "weights_b": WEIGHTS, "weights_2": WEIGHTS, "elemental": SELECTORS,
     "encoders": ("clip_l=nan", "finite"), "options": ("density=0.3", "Options of"), "blocks": SPEC, "within": SPEC,
     "recipe": ("out = A + B, alpha=GRAD_W", "Did you mean GRAD_V"), "name": ("../x", "Invalid output name"),
+    "filename_prefix": ("../x", "not a name for a file"), "page": ("../x", "not a name for a file"),
     "ratios": ("0.5, nan", "is not a number"), "seeds": ("4-1", "range of seeds"), "share_a": ("half", "not a number"),
     "layout": ("sd7", "Unknown layout"), "spacing": ("ten", "is not valid"), "filename": ("../x", "file name"),
     "custom": SPEC, "study": ("../x", "name"), "space": ("IN = sideways", "sideways"), "holdout_seeds": ("4-1", "4-1"),

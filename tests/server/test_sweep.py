@@ -14,7 +14,7 @@ import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
-from refhost.client import Client, PromptFailed
+from refhost.client import Client, PromptFailed, PromptRefused
 
 SWEEP, REPORT = "5", "8"
 CELLS = ("unmodified", "IN04_0.75", "M00_0.75", "OUT04_0.75")
@@ -112,8 +112,8 @@ def test_a_sweep_is_saved_as_a_page(client, server, small):
     with Listener(client) as listener:
         client.run(small(seeds="1"))
     assert listener.sampled() == [], "a page does not change what is sampled"
-    with pytest.raises(PromptFailed, match="outside the output folder"):
-        client.run(small(page="../my_sweep", seeds="1"))
+    with pytest.raises(PromptRefused, match="not a name for a file"):
+        client.queue(small(page="../my_sweep", seeds="1"))
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(client, small):

@@ -176,6 +176,8 @@ def test_a_sweep_samples_as_a_ksampler_and_as_samplercustom_do():
         ({"blocks": "IN12"}, "Unknown block 'IN12' for sd1"),
         ({"ratios": "0.5, 0.5"}, "is given twice"),
         ({"share_a": "0.5"}, "Connect model_b"),
+        ({"page": "../x"}, "not a name for a file"),
+        ({"page": "x" * 300}, "not a name for a file"),
     ],
 )
 def test_bad_sweeps_stop_before_anything_is_sampled(inputs, message):
