@@ -15,6 +15,7 @@ import torch
 from ...blocks.drawing import draw_weights
 from ...blocks.weights import BlockWeights
 from ..errors import MergeError
+from ..live.host_quantised import as_numbers
 from . import measure
 from .host import TEXT, Settings, block_weights, weight_of
 from .host_files import open_lora, write
@@ -100,11 +101,12 @@ def measured(placed: Placed, model: Any, clip: Any) -> dict[str, BlockChange]:
 
 
 def _own(patcher: Any, key: Any) -> torch.Tensor:
-    """The stored tensor that a patch changes, its slice where the patch has one."""
-    name = key if isinstance(key, str) else key[0]
+    """The stored tensor that a patch changes, dequantised; its slice where the patch has one."""
+    name = tensor_name(key)
     kept = patcher.backup.get(name)
     weight = kept.weight if kept is not None else comfy.utils.get_attr(patcher.model, name)
     weight = comfy.model_management.cast_to_device(weight.detach(), torch.device("cpu"), torch.float32)
+    weight = as_numbers(weight)
     if not isinstance(key, str) and key[1] is not None:
         weight = weight.narrow(*key[1])
     return weight
