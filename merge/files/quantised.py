@@ -73,7 +73,7 @@ class Quantised:
         """Elements [start, stop) of the weight, float32, from the bytes in the file."""
         width = shape[-1] if shape else 1
         first, last = start // width, -(-stop // width)
-        stored = self.format.stored_shape((width,))[0] * self.codes.entry.dtype.itemsize
+        stored = self.format.stored_width(width) * self.codes.entry.dtype.itemsize
         codes = self.codes.bytes(first * stored, (last - first) * stored).view(self.codes.entry.dtype)
         codes = codes.view(last - first, -1)
         scales = {name: part.read() for name, part in self.scales.items()}

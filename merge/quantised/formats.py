@@ -5,8 +5,10 @@ many weights share a step. Everything is computed in float32, row by row, so tha
 bits as the whole. Rounding is to the nearest code. Formats: ComfyUI's ``QUANT_ALGOS`` and the layouts of comfy_kitchen.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,14 +41,15 @@ class Format:
     name: str  # in ComfyUI's QUANT_ALGOS
     codes: torch.dtype
     group: int = 0  # columns that are rotated together; 0: not rotated
+    per_byte: ClassVar[int] = 1  # codes in one stored element
 
-    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the codes of a weight."""
-        return shape
+    def stored_width(self, columns: int) -> int:
+        """How many stored elements hold the codes of a row."""
+        return columns // self.per_byte
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the weight with codes of this shape."""
-        return stored
+        return (*stored[:-1], stored[-1] * self.per_byte) if stored else ()
 
     def fits(self, shape: tuple[int, ...], scales: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether scales of these shapes belong to a weight of this shape."""
@@ -93,7 +96,7 @@ class Format:
         the largest factor that a weight is multiplied by when it is read.
         """
         part, least = _HALF[self.codes]
-        numel = _count(shape)
+        numel = math.prod(shape)
         steps = self.steps(scales, 0, (numel // shape[-1], shape[-1])).double()
         squares = float(steps.square().sum()) * numel / steps.numel()  # of the steps of all weights
         return part**2 * squared_length + (least * largest) ** 2 * squares
@@ -111,7 +114,7 @@ class OneStep(Format):
     """fp8_scaled and int8 with one step for the whole weight."""
 
     def fits(self, shape, scales):
-        return set(scales) == {SCALE} and _count(scales[SCALE]) == 1
+        return set(scales) == {SCALE} and math.prod(scales[SCALE]) == 1
 
     def steps(self, scales, first, shape):
         return scales[SCALE].to(torch.float32).reshape(1, 1)
@@ -134,7 +137,7 @@ class RowSteps(Format):
     """int8 and fp8 with a step per row; ConvRot rotates the rows first."""
 
     def fits(self, shape, scales):
-        return set(scales) == {SCALE} and len(shape) == 2 and _count(scales[SCALE]) == shape[0]
+        return set(scales) == {SCALE} and len(shape) == 2 and math.prod(scales[SCALE]) == shape[0]
 
     def steps(self, scales, first, shape):
         return scales[SCALE].to(torch.float32).reshape(-1, 1)[first : first + shape[0]]
@@ -150,11 +153,7 @@ class RowSteps(Format):
 class FourBitRows(RowSteps):
     """convrot_w4a4: two signed four-bit codes in a byte, the even column in its low half."""
 
-    def stored_shape(self, shape):
-        return (*shape[:-1], shape[-1] // 2)
-
-    def shape(self, stored):
-        return (*stored[:-1], stored[-1] * 2)
+    per_byte: ClassVar[int] = 2
 
     def fresh(self, measure):
         return {SCALE: measure.clamp(min=1e-10) / 7}
@@ -180,7 +179,7 @@ class BlockSteps(Format):
 
     def _tiled(self, shape: tuple[int, ...], scales: Mapping[str, tuple[int, ...]]) -> bool:
         rows, blocks = -(-shape[0] // _TILE) * _TILE, -(-shape[1] // self.block // 4) * 4
-        return shape[1] % self.block == 0 and _count(scales[SCALE]) == rows * blocks
+        return shape[1] % self.block == 0 and math.prod(scales[SCALE]) == rows * blocks
 
     def block_steps(self, scales: Scales, first: int, shape: tuple[int, int]) -> Tensor:
         """The scales of the blocks as float32, ``r b``, from the tiles that cuBLAS reads."""
@@ -237,18 +236,13 @@ class FourBitBlocks(BlockSteps):
 
     block: int = 16
     scales: torch.dtype = _FP8
-
-    def stored_shape(self, shape):
-        return (*shape[:-1], shape[-1] // 2)
-
-    def shape(self, stored):
-        return (*stored[:-1], stored[-1] * 2)
+    per_byte: ClassVar[int] = 2
 
     def fits(self, shape, scales):
         return (
             len(shape) == 2
             and set(scales) == {SCALE, SCALE_2}
-            and _count(scales[SCALE_2]) == 1
+            and math.prod(scales[SCALE_2]) == 1
             and self._tiled(shape, scales)
         )
 
@@ -271,13 +265,6 @@ class FourBitBlocks(BlockSteps):
         codes = torch.bucketize(scaled.abs(), _MIDDLES).to(_BYTES)
         codes = codes | (scaled.signbit().to(_BYTES) << 3)
         return (codes[:, 0::2] << 4) | codes[:, 1::2]
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 FP8_SCALED = OneStep("float8_e4m3fn", torch.float8_e4m3fn)

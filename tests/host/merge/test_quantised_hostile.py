@@ -40,6 +40,12 @@ def smoothing(values: torch.Tensor) -> dict[str, torch.Tensor]:
     return {STEM + "pre_quant_scale": values}
 
 
+def gate(text: object, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A quantised weight without rows and columns."""
+    one = torch.ones(())
+    return {"gate.weight": one.to(dtype), "gate.weight_scale": one, "gate.comfy_quant": described(text)}
+
+
 def description(text: object) -> dict[str, torch.Tensor]:
     return {STEM + "comfy_quant": described(text)}
 
@@ -63,11 +69,9 @@ WRONG: dict[str, tuple[Mapping[str, torch.Tensor | None], str]] = {
     "a deep description": (description(b'{"a": ' + b"[" * 30_000), "not a JSON object"),
     "a description of floats": ({STEM + "comfy_quant": torch.zeros(3)}, "text of at most 65536 bytes"),
     "a description of a plain weight": ({"img_in.comfy_quant": described(FP8)}, "its codes are bfloat16"),
-    "a scalar weight": (
-        {"gate.weight": torch.ones(()).to(torch.float8_e4m3fn), "gate.weight_scale": torch.ones(())}
-        | {"gate.comfy_quant": described(FP8)},
-        r"its weight has the shape \[\]",
-    ),
+    "a scalar weight": (gate(FP8, torch.float8_e4m3fn), r"its weight has the shape \[\]"),
+    "a scalar of packed codes": (gate({"format": "nvfp4"}, torch.uint8), r"its weight has the shape \[\]"),
+    "a scalar of four bits": (gate({"format": "convrot_w4a4"}, torch.int8), r"its weight has the shape \[\]"),
     "a factor of 0": (smoothing(torch.zeros(128)), "it holds 0, NaN or infinity"),
     "a factor of NaN": (smoothing(torch.full((128,), torch.nan)), "it holds 0, NaN or infinity"),
     "integer factors": (smoothing(torch.ones(128, dtype=torch.int32)), "pre_quant_scale: int32"),
