@@ -98,10 +98,10 @@ class MergePatch(comfy.weight_adapter.base.WeightAdapterBase):
             part.copy_(_merged(part.contiguous(), [operand[:, : how.channels] for operand in operands], how))
         else:
             merged = _merged(merged, operands, how)
-        if how.quantised:
-            never_zero(merged)
         if before is not None:
             merged = torch.where(merged.isfinite(), merged, before)
+        if how.quantised:
+            never_zero(merged)
         return merged.to(weight.dtype) if intermediate_dtype == weight.dtype else merged
 
 

@@ -86,9 +86,9 @@ def stored_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def never_zero(merged: torch.Tensor) -> None:
-    """Make a weight of zeros one that core can quantise: it divides by the largest value."""
-    if not merged.any():
-        merged.view(-1)[:1] = SMALLEST
+    """Make a weight of zeros one that core can quantise: it divides by the largest value. Without a GPU sync."""
+    first = merged.view(-1)[:1]
+    first.copy_(torch.where(merged.any(), first, SMALLEST))
 
 
 def remarks(sources: Iterable[Any]) -> Iterator[str]:
