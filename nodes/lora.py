@@ -9,7 +9,6 @@ from ..blocks.host import fingerprint
 from ..merge.lora import host, host_extract, host_report
 from ..merge.lora.host import Settings
 from ..merge.lora.host_files import FOLDER, stamp
-from ..merge.lora.host_place import layout_of_model
 from .checks import check_prefix, first_problem
 from .inputs import key_map_input, weights_input
 from .show import shown
@@ -88,7 +87,8 @@ class LoadLoRA(ByBlock):
         loaded = host.load_by_block(
             model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings)
         )
-        return io.NodeOutput(*loaded[:3], ui=shown(untouched=loaded.untouched, layout=layout_of_model(model)))
+        placed = loaded.placed
+        return io.NodeOutput(*loaded[:3], ui=shown(untouched=placed.untouched, layout=placed.layout))
 
 
 class HookLoRA(ByBlock):
@@ -119,7 +119,8 @@ class HookLoRA(ByBlock):
         made = host.hook_by_block(
             model, clip, lora_name, strength_model, strength_clip, weights, Settings(**settings), prev_hooks
         )
-        return io.NodeOutput(*made[:2], ui=shown(untouched=made.untouched, layout=layout_of_model(model)))
+        placed = made.placed
+        return io.NodeOutput(*made[:2], ui=shown(untouched=placed.untouched, layout=placed.layout))
 
 
 class LoRAReport(io.ComfyNode):

@@ -27,20 +27,20 @@ LISTED = 8  # names printed per reason
 
 
 class Loaded(NamedTuple):
-    """MODEL and CLIP with a LoRA, the report, and the blocks that the LoRA does not change."""
+    """MODEL and CLIP with a LoRA, the report, and where the LoRA is placed."""
 
     model: Any
     clip: Any
     report: str
-    untouched: list[str]
+    placed: Placed
 
 
 class Hooked(NamedTuple):
-    """HOOKS of a LoRA, the report, and the blocks that the LoRA does not change."""
+    """HOOKS of a LoRA, the report, and where the LoRA is placed."""
 
     hooks: Any
     report: str
-    untouched: list[str]
+    placed: Placed
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def check_selectors(text: str) -> None:
 
 def weight_of(placed: Placed, key: Any, weights: LoraWeights, elemental: Elemental) -> float:
     """The weight of one patch: its block's, unless a selector names it."""
-    name, block = key if isinstance(key, str) else key[0], placed.blocks[key]
+    name, block = tensor_name(key), placed.blocks[key]
     if placed.is_text[key]:
         return _limited(weights.text, TEXT)
     outside = block not in placed.layout.index if placed.layout is not NO_LAYOUT else True
@@ -118,7 +118,7 @@ def load_by_block(
         loaded_clip.patcher = incremental(clip.patcher)
         texts = {k: w for k, w in found.items() if placed.is_text[k]}
         _attach(loaded_clip.patcher, texts, placed, strength_clip, file)
-    return Loaded(loaded, loaded_clip, report(file, placed, found, weights, elemental), placed.untouched)
+    return Loaded(loaded, loaded_clip, report(file, placed, found, weights, elemental), placed)
 
 
 def touched(model: Any, name: str, key_map: str = "mbw") -> list[str]:
@@ -163,7 +163,7 @@ def hook_by_block(
         if weight:
             hooks = comfy.hooks.create_hook_lora(tensors, strength * weight, strength_clip * weight)
             group = group.clone_and_combine(hooks)
-    return Hooked(group, report(file, placed, found, weights, elemental), placed.untouched)
+    return Hooked(group, report(file, placed, found, weights, elemental), placed)
 
 
 def _check_strengths(*strengths: float) -> None:
@@ -201,8 +201,8 @@ def report(
     order = [TEXT, *placed.layout.blocks]
     for (block, weight), count in sorted(counts.items(), key=lambda item: _place(item[0][0], order)):
         lines.append(f"  {block:<12} x {weight:.6g}  ({count} patches)")
-    if placed.untouched:
-        lines.append(f"The LoRA does not change {len(placed.untouched)} blocks: {some(placed.untouched)}.")
+    if untouched := placed.untouched:
+        lines.append(f"The LoRA does not change {len(untouched)} blocks: {some(untouched)}.")
     keys = [(tensor_name(key), placed.blocks[key] or "") for key in found if not placed.is_text[key]]
     if unused := elemental.unused(keys):
         lines.append(f"No patch matches these entries of elemental: {some(map(str, unused))}.")

@@ -53,7 +53,7 @@ def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") ->
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
     known = _known(model) | (_known(clip.patcher) if clip is not None else {})
     found = load(file, names)
-    there = {key: patch for key, patch in found.items() if (key if isinstance(key, str) else key[0]) in known}
+    there = {key: patch for key, patch in found.items() if tensor_name(key) in known}
     patches = {key: patch for key, patch in there.items() if _fits(patch, key, known)}
     if not patches:
         example = next(iter(file.tensors), "no tensors")
@@ -63,7 +63,7 @@ def place(file: LoraFile, model: Any, clip: Any = None, key_map: str = "mbw") ->
             f"{'.' if clip is not None else ', or connect the clip if this is a LoRA of a text encoder.'}"
         )
     layout = layout_of_model(model)
-    keys = {key: key if isinstance(key, str) else key[0] for key in patches}
+    keys = {key: tensor_name(key) for key in patches}
     inside = {key: keys[key].startswith(MODEL) or key in of_model for key in patches}
     blocks = {
         key: block_of(keys[key], layout, key_map) if inside[key] and layout is not NO_LAYOUT else None

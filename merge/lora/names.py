@@ -28,6 +28,8 @@ _SUFFIX = re.compile(
 _NUMBERED = re.compile(r"(?:(.+?)\.)(\d{1,6})\.")
 _WIDTHS = {768: "sd1", 1024: "sd1", 2048: "sdxl"}  # of the prompt, which attn2 reads
 _LAST_SDXL = 8  # input and output blocks
+_SINGLE = "single_transformer_blocks"  # of diffusers' names of Flux, with the names of the rows in the model:
+_FLUX = {"transformer_blocks": "double_blocks", _SINGLE: "single_blocks"}
 
 
 @dataclass
@@ -62,17 +64,16 @@ def own_names(tensors: Mapping[str, Tensor]) -> OwnNames:
                 place[1], prefix + written[: len(written) - len(path)] + written.partition(".")[0]
             )
     found.layout = _layout(last, tensors)
-    if "single_transformer_blocks" in last:  # diffusers' names of Flux
-        renamed = {"transformer_blocks": "double_blocks", "single_transformer_blocks": "single_blocks"}
+    if _SINGLE in last:
         for module, key in found.keys.items():
             title, _, rest = key.removeprefix(MODEL).partition(".")
-            if module not in found.texts and title in renamed:
-                found.keys[module] = f"{MODEL}{renamed[title]}.{rest}"
+            if module not in found.texts and title in _FLUX:
+                found.keys[module] = f"{MODEL}{_FLUX[title]}.{rest}"
     return found
 
 
 def _is_row(title: str) -> bool:
-    return title in KNOWN or title in (INPUT_BLOCKS, MIDDLE_BLOCK, OUTPUT_BLOCKS, "single_transformer_blocks")
+    return title in KNOWN or title in (INPUT_BLOCKS, MIDDLE_BLOCK, OUTPUT_BLOCKS, _SINGLE)
 
 
 def _dotted(path: str) -> str:
@@ -101,9 +102,8 @@ def _layout(last: Mapping[str, int], tensors: Mapping[str, Tensor]) -> Layout:
         highest = max(last.get(INPUT_BLOCKS, 0), last.get(OUTPUT_BLOCKS, 0))
         kind = "sd1" if highest > _LAST_SDXL else _kind(tensors)
         return {"sd1": SD1, "sdxl": SDXL}.get(kind, NO_LAYOUT)
-    names = {"transformer_blocks": "double_blocks", "single_transformer_blocks": "single_blocks"}
-    flux = "single_transformer_blocks" in last
-    rows = {names.get(title, title) if flux else title: number for title, number in last.items()}
+    names = _FLUX if _SINGLE in last else {}
+    rows = {names.get(title, title): number for title, number in last.items()}
     keys = [f"{MODEL}{title}.{i}.layer.weight" for title, number in rows.items() for i in range(number + 1)]
     return layout_of(keys) if keys else NO_LAYOUT
 

@@ -270,8 +270,9 @@ def test_the_blocks_that_a_lora_changes(folder, build):
         folder / "x.safetensors",
     )
     assert host.touched(model, "x.safetensors") == ["IN04"]
-    _, _, report, untouched = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "1")
-    assert len(untouched) == 24 and "IN04" not in untouched and "does not change 24 blocks" in report
+    _, _, report, placed = host.load_by_block(model, None, "x.safetensors", 1.0, 1.0, "1")
+    assert len(placed.untouched) == 24 and "IN04" not in placed.untouched
+    assert "does not change 24 blocks" in report
 
 
 def test_hooks_hold_one_part_per_weight(folder, build):
