@@ -1,6 +1,7 @@
 """Core's ModelMerge node for a model: which tensors it has no slider for, and so gives the ratio of its first slider."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -16,13 +17,14 @@ def remark(keys: Iterable[str]) -> str:
 
 @lru_cache(maxsize=16)
 def _remark(keys: tuple[str, ...]) -> str:
-    """Found once per model: comparing the keys with the sliders of every node takes as long as the rest of a plan."""
+    """Found once per model: the keys are compared with the sliders of every node."""
     names = [key.partition("diffusion_model.")[2] for key in keys]
-    found = max(((_fit(sliders, names), node, sliders) for node, sliders in _nodes()), default=None)
+    in_order = sorted(names)
+    found = max(((_fit(sliders, in_order), node, sliders) for node, sliders in _nodes()), default=None)
     if found is None or found[0][0] < 0:
         return ""
     _, node, sliders = found
-    left = [name for name in names if not any(name.startswith(slider) for slider in sliders)]
+    left = [name for name in names if not name.startswith(tuple(sliders))]
     if not left:
         return ""
     places = ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
@@ -41,9 +43,15 @@ def _nodes() -> Iterable[tuple[str, list[str]]]:
 def _fit(sliders: list[str], names: list[str]) -> tuple[int, int]:
     """How well the sliders of a node fit a model: its names outside the blocks, then the number of its blocks.
 
-    Below 0 where the node is for another model.
+    ``names`` are sorted, so that the first one with a prefix is found by bisection. Below 0 where the node is for another
+    model.
     """
-    there = {slider: any(name.startswith(slider) for name in names) for slider in sliders}
+
+    def is_there(slider: str) -> bool:
+        place = bisect_left(names, slider)
+        return place < len(names) and names[place].startswith(slider)
+
+    there = {slider: is_there(slider) for slider in sliders}
     plain = [there[slider] for slider in sliders if not _NUMBERED.search(slider)]
     blocks = [there[slider] for slider in sliders if _NUMBERED.search(slider)]
     if not any(blocks) or 2 * sum(plain) < len(plain):
