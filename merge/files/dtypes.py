@@ -54,8 +54,9 @@ class Matrices:
             return entry is not None and entry.quantised is not None
         sides = entry.shape
         matrix = entry.dtype.is_floating_point and len(sides) == 2 and not any(side % SIDES for side in sides)
-        inside = block_of(key, self._layout, "comfy") in self._layout.index
-        return key.endswith(".weight") and matrix and inside
+        if not matrix or not key.endswith(".weight"):
+            return False
+        return block_of(key, self._layout, "comfy") in self._layout.index
 
 
 def unused(choice: str, entries: Iterable[Entry]) -> Iterator[str]:
