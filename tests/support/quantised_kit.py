@@ -87,6 +87,7 @@ def off(state: dict[str, torch.Tensor], key: str, exact: torch.Tensor) -> torch.
     """How far every stored number is from ``exact`` in the stored domain, in steps between neighbouring codes.
 
     0.5 is half the way to the next code: the bound of rounding to nearest; 1 is the bound of stochastic rounding.
+    Infinite where all codes that share a step are 0 and the exact numbers are not.
     """
     stored = tensor_of(state, key)
     kind = stored_kind(state, key)
@@ -100,14 +101,15 @@ def off(state: dict[str, torch.Tensor], key: str, exact: torch.Tensor) -> torch.
         numbers = _numbers(stored, kind)
         step = torch.where(numbers == 0, torch.nan, values / numbers)
         step = _filled(step, kind)
-    target = _rotated(exact.double(), group) / step
+    turned = _rotated(exact.double(), group)
+    target = turned / step
     grid = _grid(kind)
     place = torch.searchsorted(grid, numbers.contiguous())
     padded = torch.cat([2 * grid[:1] - grid[1:2], grid, 2 * grid[-1:] - grid[-2:-1]])
     below, above = numbers - padded[place], padded[place + 2] - numbers
     distance = target - numbers
     found = distance / torch.where(distance < 0, below, above)
-    return torch.where(step.isnan().expand_as(found), target.new_zeros(()), found.abs())
+    return torch.where(step.isnan(), torch.where(turned == 0, 0.0, torch.inf), found.abs())
 
 
 def stored_kind(state: dict[str, torch.Tensor], key: str) -> str:
