@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .density import WordDensity
+from .xti import write_synced
 
 OPTIMIZERS: dict[str, Any] = {
     "AdamW": torch.optim.AdamW,
@@ -176,15 +176,20 @@ class Trainer:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         part = self.checkpoint.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, part)
+            write_synced({key: value.cpu().contiguous() for key, value in tensors.items()}, part)
             part.replace(self.checkpoint)
         finally:
             part.unlink(missing_ok=True)
         self.saved = self.step
 
     def _resume(self, checkpoint: Path) -> None:
-        with safe_open(checkpoint, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+        try:
+            with safe_open(checkpoint, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+        except SafetensorError as error:
+            raise TrainingError(
+                f"The checkpoint of this run cannot be read ({error}): {checkpoint}. Delete it to start the run again."
+            ) from error
         if len(tensors["losses"]) > self.recipe.steps:
             self.checkpoint = None
             return

@@ -16,6 +16,7 @@ Layers are numbers 0..15 in running order (SDXL: 0..10). Keys are sorted as numb
 
 import collections
 import itertools
+import os
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,7 +118,7 @@ def save(xti: XTI, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{uuid.uuid4().hex}.part"
     try:
-        save_file(tensors, part, metadata=metadata)
+        write_synced(tensors, part, metadata)
         for number in itertools.count():
             target = path if number == 0 else path.with_stem(f"{path.stem}_{number:05}_")
             try:
@@ -129,6 +130,13 @@ def save(xti: XTI, path: Path) -> Path:
     finally:
         part.unlink(missing_ok=True)
     raise AssertionError  # the loop above ends by a return
+
+
+def write_synced(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that is on the disk when this returns, so that it may be given its name."""
+    save_file(tensors, path, metadata=metadata)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _place(part: Path, target: Path) -> None:

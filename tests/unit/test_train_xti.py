@@ -1,10 +1,13 @@
 """Training tokens without a model: captions, the loop, its random numbers, its checkpoint."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from blockwork.injection import xti
 from blockwork.injection.captions import CaptionError, image_captions, read_concepts, templates
+from blockwork.injection.concept import XTI
 from blockwork.injection.density import WordDensity
 from blockwork.injection.train import OPTIMIZERS, Recipe, Trainer, TrainingError
 
@@ -98,6 +101,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, optimizer):
     assert Trainer(START, noisy, 5, Recipe(20, **options), checkpoint=path).step == 20
     assert [one.name for one in path.parent.iterdir()] == ["checkpoint.safetensors"]
     assert Recipe(5).identity == Recipe(9).identity != Recipe(5, seed=1).identity
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path: Path):
+    path = tmp_path / "checkpoint.safetensors"
+    Trainer(START, noisy, 5, Recipe(2), checkpoint=path).run()
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(TrainingError, match=r"cannot be read .*checkpoint\.safetensors\. Delete it"):
+        Trainer(START, noisy, 5, Recipe(3), checkpoint=path)
+
+
+def test_files_are_on_the_disk_before_they_get_their_name(tmp_path: Path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(list(tmp_path.iterdir())) or sync(number))
+    Trainer(START, noisy, 5, Recipe(2), checkpoint=tmp_path / "checkpoint.safetensors").run()
+    xti.save(XTI("gem", (torch.zeros(1, 4),) * 16), tmp_path / "gem.safetensors")
+    assert len(synced) == 2
+    assert [[one.suffix for one in found if one.name.startswith(".")] for found in synced] == [[".part"]] * 2
 
 
 def test_batches_are_epochs_and_accumulation_is_a_mean():
