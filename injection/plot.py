@@ -60,7 +60,9 @@ def draw_losses(losses: Sequence[float], steps: int) -> Image.Image:
     image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(image)
     span = max(1, steps // 10)
-    means = [sum(losses[max(0, n - span + 1) : n + 1]) / min(n + 1, span) for n in range(len(losses))]
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    ends = np.arange(1, len(losses) + 1)
+    means = ((sums[ends] - sums[np.maximum(0, ends - span)]) / np.minimum(ends, span)).tolist()
     low, high = min(losses), max(losses)
     scale = (HEIGHT - TOP - BOTTOM) / (high - low or 1.0)
 
