@@ -217,7 +217,9 @@ class StageLayers(UNetLayers):
 
     def enter(self, call: Call, current: Pass) -> None:
         network = call.model.diffusion_model
-        order = {sub: place for place, sub in enumerate(self.blocks(call.model).sub_blocks)}
+        attentions = dict(
+            zip(self.blocks(call.model).sub_blocks, enumerate(network.attentions()), strict=True)
+        )
 
         if current.pooled is not None and call.given[self.text_key].has_style:
             raise InjectionError(
@@ -231,8 +233,7 @@ class StageLayers(UNetLayers):
                 for tokens in {one for contexts in current.ready.values() for one in contexts}
             }
             for layer in current.recipes.keys() - {POOLED}:
-                place = order[layer]
-                attention = network.attentions()[place]
+                place, attention = attentions[layer]
                 keys, values = (attention.text_kv(projected[one]) for one in current.ready[layer])
                 kv[place] = keys[0], values[1]
             pooled = states.pooled if current.pooled is None else network.add_embedding(current.pooled)
