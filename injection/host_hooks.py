@@ -94,6 +94,7 @@ class Fused:
 
 _lock = threading.Lock()
 _running = 0
+_before: Any = None  # what holds the stance of before the first of them
 
 
 @contextmanager
@@ -102,15 +103,15 @@ def uncompiled() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:
         yield
         return
-    global _running
+    global _running, _before
     with _lock:
         _running += 1
         if _running == 1:
-            torch.compiler.set_stance("force_eager")
+            _before = torch.compiler.set_stance("force_eager")
     try:
         yield
     finally:
         with _lock:
             _running -= 1
             if _running == 0:
-                torch.compiler.set_stance("default")
+                _before.__exit__(None, None, None)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from blockwork.injection import host
 from blockwork.injection.entries import InjectionError
+from blockwork.injection.host_hooks import uncompiled
 from blockwork.nodes.injection import InjectIntoBlocks
 from blockwork.tests.support import transformer_kit as kit
 from blockwork.tests.support.injection_kit import (
@@ -142,6 +143,15 @@ def test_a_compiled_model_without_a_slot_follows_the_blocks_that_are_chosen_late
         injected = carry(model, own, x, blocks)
         expected = run("pixart", host.prepare(model), injected, negative)[0][COND]
         assert torch.equal(run("pixart", compiled, injected, negative)[0][COND], expected)
+
+
+def test_the_compiler_is_left_as_it_was():
+    import torch._dynamo.eval_frame as frame
+
+    with torch.compiler.set_stance("eager_on_recompile"):
+        with uncompiled(), uncompiled():
+            assert frame._stance.stance == "force_eager"
+        assert frame._stance.stance == "eager_on_recompile"
 
 
 def test_a_pooled_embedding_that_the_model_does_not_read_changes_nothing():
