@@ -64,6 +64,10 @@ def task(
     """
     named = read_concepts(concepts)
     lines = templates(template, custom)
+    if vectors < 1:
+        raise TrainingError(
+            f"A concept has {vectors} vectors, and 1 or more are expected. Write a larger number."
+        )
     if bool(images) == bool(latents):
         raise TrainingError(
             f"{'Both' if images else 'Neither'} images {'and' if images else 'nor'} latents are connected. Connect one of the "

@@ -12,6 +12,7 @@ import logging
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -28,6 +29,7 @@ from blockwork.injection.train import LOSSES, OPTIMIZERS, Recipe, TrainingError 
 
 log = logging.getLogger("blockwork")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SMALLEST = 16  # pixels of a shorter side
 
 
 def parsed() -> argparse.Namespace:
@@ -71,13 +73,20 @@ def read_images(folder: Path, size: int) -> tuple[list[torch.Tensor], list[str]]
     import numpy as np
     from PIL import Image, ImageOps
 
+    if size and size < SMALLEST:
+        raise TrainingError(
+            f"--size is {size}. Give at least {SMALLEST} pixels, or 0 for the images as they are."
+        )
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise TrainingError(f"There are no images in {folder}. Put some there: {', '.join(SUFFIXES)}.")
     images, captions = [], []
     for path in paths:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+        try:
+            with Image.open(path) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read as an image ({error}). Remove it.") from error
         if size:
             scale = size / min(image.size)
             image = image.resize(
@@ -89,23 +98,45 @@ def read_images(folder: Path, size: int) -> tuple[list[torch.Tensor], list[str]]
     return images, captions
 
 
+def load(checkpoint: str) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a checkpoint file, or of the demo model."""
+    import comfy.sd
+    from blockwork.atelier import host as demo_models  # pyright: ignore
+
+    if checkpoint == "demo":
+        return demo_models.load_model(), demo_models.load_clip(), demo_models.load_vae()
+    problem = "it has no U-Net, CLIP and VAE"
+    try:
+        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(checkpoint)
+    except Exception as error:  # ComfyUI raises what its readers raise
+        model = clip = vae = None
+        problem = str(error).strip().split("\n")[0] or type(error).__name__
+    if model is None or clip is None or vae is None:
+        raise TrainingError(
+            f"{checkpoint} cannot be read as a checkpoint ({problem}). Use a checkpoint of SD1, SD2 or SDXL."
+        )
+    return model, clip, vae
+
+
+def say(step: int, steps: int, preview: Any, node_id: Any = None) -> None:
+    """The progress of the training, as often as a preview of the loss is drawn."""
+    if preview is not None:
+        log.info("step %d of %d", step, steps)
+
+
 def train(options: argparse.Namespace) -> None:
     if options.checkpoint != "demo" and not Path(options.checkpoint).is_file():
         raise TrainingError(f"There is no file {options.checkpoint}. Check --checkpoint.")
     images, captions = read_images(options.images, options.size)
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     use_comfyui(cpu=options.device == "cpu")
-    import comfy.sd
+    import comfy.utils
     import folder_paths
-    from blockwork.atelier import host as demo_models  # pyright: ignore
     from blockwork.injection import host_train, xti  # pyright: ignore
 
     folder_paths.set_output_directory(str(options.out / "runs"))
     folder_paths.add_model_folder_path("embeddings", str(options.out.resolve()), is_default=True)
-    if options.checkpoint == "demo":
-        model, clip, vae = demo_models.load_model(), demo_models.load_clip(), demo_models.load_vae()
-    else:
-        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(options.checkpoint)
+    model, clip, vae = load(options.checkpoint)
     how = host_train.Options(
         options.dtype, not options.no_checkpointing, options.offloading, options.save_every
     )
@@ -114,6 +145,7 @@ def train(options: argparse.Namespace) -> None:
             model, clip, "\n".join(options.concept), images, vae, [], captions, options.template,
             "\n".join(options.custom_template), options.kind, options.vectors,
         )  # fmt: skip
+    comfy.utils.set_progress_bar_global_hook(say)
     found = host_train.train(model, clip, what, recipe, how)
     log.info("%s", found.text)
     for concept in found.concepts:
