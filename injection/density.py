@@ -107,7 +107,8 @@ def _left_out(vocabulary: Tensor) -> tuple[Tensor, Tensor]:
 def _most_likely(squared: Tensor, counts: Tensor, width: int) -> float:
     """The bandwidth with the largest left-out likelihood, on a logarithmic grid around the nearest distances.
 
-    Medians, not means: a vocabulary has tokens that training never touched, and copies of one another.
+    Medians, not means: a vocabulary has tokens that training never touched, and copies of one another. A density is at
+    most what it would be with all tokens as near as the nearest, so few bandwidths of the grid are worked out.
     """
     # A copy of a token is at distance 0 from it, which says nothing about the width of a kernel.
     nothing = squared.amax() * 1e-12  # what rounding leaves of a distance of 0
@@ -119,4 +120,13 @@ def _most_likely(squared: Tensor, counts: Tensor, width: int) -> float:
         )
     nearest = apart.median().sqrt().item() / math.sqrt(width)
     grid = torch.logspace(math.log10(nearest) - 1, math.log10(nearest) + 1, BANDWIDTHS).tolist()
-    return max(grid, key=lambda h: log_density(squared, width, h, counts).median().item())
+    least = squared.masked_fill(counts == 0, math.inf).amin(dim=1, keepdim=True)
+    bounds = {h: log_density(least, width, h).median().item() for h in grid}
+    best, found = -math.inf, grid[0]
+    for h in sorted(grid, key=bounds.__getitem__, reverse=True):
+        if bounds[h] <= best:
+            break
+        value = log_density(squared, width, h, counts).median().item()
+        if value > best:
+            best, found = value, h
+    return found

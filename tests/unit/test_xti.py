@@ -273,6 +273,23 @@ def test_density_tells_words_from_strangers():
     assert density.read_density([word_like], vocabulary, 0.5).bandwidth == 0.5
 
 
+@pytest.mark.parametrize("copies", [0, 30, 200])
+def test_the_bandwidth_is_the_best_of_the_grid(copies, monkeypatch):
+    """Of all sixty, and few of them are worked out."""
+    words = torch.randn(200, 64, generator=torch.Generator().manual_seed(4)).double()
+    squared, counts = density._left_out(torch.cat([words, words[:copies]]))
+    bounded, worked_out, log_density = [], [], density.log_density
+
+    def counted(squared, width, bandwidth, counts=None):
+        (worked_out if squared.shape[1] > 1 else bounded).append(bandwidth)
+        return log_density(squared, width, bandwidth, counts)
+
+    monkeypatch.setattr(density, "log_density", counted)
+    found = density._most_likely(squared, counts, 64)
+    assert len(worked_out) < density.BANDWIDTHS / 3 and len(bounded) == density.BANDWIDTHS
+    assert found == max(bounded, key=lambda h: log_density(squared, 64, h, counts).median().item())
+
+
 def test_density_of_a_vocabulary_with_copies():
     """Tokens that training never touched are often copies of one another: their distance is 0."""
     generator = torch.Generator().manual_seed(0)
