@@ -75,10 +75,10 @@ def report(sweep: Sweep, moves: Sequence[Moves], title: str = "") -> str:
     embedded = moves[0].cosine is not None
     head = f"{'':<16}{UNIT_RMS}" + (f"   {UNIT_COSINE}" if embedded else "")
     lines = [title, head] if title else [head]
-    for move in sorted(moves, key=lambda move: -_mean(move.rms)):
-        line = f"{move.cell.label:<16}{_mean(move.rms):>{len(UNIT_RMS)}.2f}"
+    for move in sorted(moves, key=lambda move: -mean(move.rms)):
+        line = f"{move.cell.label:<16}{mean(move.rms):>{len(UNIT_RMS)}.2f}"
         if move.cosine is not None:
-            line += f"   {_mean(move.cosine):>{len(UNIT_COSINE)}.4f}"
+            line += f"   {mean(move.cosine):>{len(UNIT_COSINE)}.4f}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -105,7 +105,7 @@ def draw_sweep(
     draw = ImageDraw.Draw(canvas)
     if title:
         write(draw, (2 * MARGIN, MARGIN), title, 20)
-    far = max((_mean(move.rms) for move in moves), default=0.0)
+    far = max((mean(move.rms) for move in moves), default=0.0)
     moved = {move.cell: move for move in moves}
     for number, cell in enumerate(sweep.cells):
         column, row = places[cell.block]
@@ -135,7 +135,7 @@ def _apart(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def cell_places(sweep: Sweep) -> dict[str | None, tuple[int, int]]:
-    """(column, row) of every block, and of the unmodified pictures under None; unused rows and columns closed up."""
+    """(column, row) of every block, and of the unmodified pictures under None, in the order of the cells; unused rows and columns closed up."""
     if len(sweep.blocks) == 1:
         return {None: (0, 0), sweep.blocks[0]: (0, 1)}
     whole = positions(sweep.layout)
@@ -170,7 +170,7 @@ def _draw_cell(
     left += MARGIN
     write(draw, (left, top), cell.label, 15)
     if move:
-        length = round((len(pictures) * (box[0] + GAP) - GAP) * (_mean(move.rms) / far if far else 0))
+        length = round((len(pictures) * (box[0] + GAP) - GAP) * (mean(move.rms) / far if far else 0))
         draw.rectangle((left, top + LABEL - 4, left + length, top + LABEL - 2), fill=HIGH)
     for number, picture in enumerate(pictures):
         image = Image.fromarray(picture).resize(box, Image.Resampling.LANCZOS)
@@ -214,11 +214,12 @@ def _panel(
     for number, cell in enumerate(values):
         y = top + number * row
         draw.rectangle((left, y + 2, left + width, y + row - 2), fill=GRID)
-        draw.rectangle((left, y + 2, left + width * _mean(cell) / far, y + row - 2), fill=colour)
+        draw.rectangle((left, y + 2, left + width * mean(cell) / far, y + row - 2), fill=colour)
         for value in cell:
             x = left + width * value / far
             draw.ellipse((x - 2, y + row / 2 - 2, x + 2, y + row / 2 + 2), fill=INK)
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """The mean of a cell's figures, image by image."""
     return sum(values) / len(values)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .image import UNIT_COSINE, UNIT_RMS, Moves, cell_places
+from .image import UNIT_COSINE, UNIT_RMS, Moves, cell_places, mean
 from .sweep import Cell, Sweep
 from .view import data_url
 
@@ -71,7 +71,7 @@ CELL = """<div class="cell"><p><b>{label}</b></p><div class="moved"><i style="wi
 def sweep_page(sweep: Sweep, pictures: Sequence[np.ndarray], moves: Sequence[Moves], title: str = "") -> str:
     """HTML of a sweep with all its images; ``pictures`` are uint8 ``n h w 3`` per cell, ``moves`` as ``measure`` gives them."""
     moved = {move.cell: move for move in moves}
-    far = max((_mean(move.rms) for move in moves), default=0.0) or 1.0
+    far = max((mean(move.rms) for move in moves), default=0.0) or 1.0
     cells = "\n".join(
         f'<div style="grid-column: {column + 1}; grid-row: {row + 1}">'
         + "\n".join(
@@ -80,9 +80,7 @@ def sweep_page(sweep: Sweep, pictures: Sequence[np.ndarray], moves: Sequence[Mov
             if cell.block == block
         )
         + "</div>"
-        for block, (column, row) in sorted(
-            cell_places(sweep).items(), key=lambda item: _first(sweep, item[0])
-        )
+        for block, (column, row) in cell_places(sweep).items()
     )
     facts = [{"label": cell.label, "text": _texts(moved.get(cell), len(pictures[0]))} for cell in sweep.cells]
     return PAGE.format(
@@ -94,15 +92,11 @@ def sweep_page(sweep: Sweep, pictures: Sequence[np.ndarray], moves: Sequence[Mov
     )
 
 
-def _first(sweep: Sweep, block: str | None) -> int:
-    return 0 if block is None else 1 + sweep.blocks.index(block)
-
-
 def _cell(cell: Cell, pictures: np.ndarray, move: Moves | None, far: float) -> str:
     images = "".join(
         f'<img alt="{html.escape(cell.label)}" src="{data_url(picture)}">' for picture in pictures
     )
-    share = 100 * _mean(move.rms) / far if move else 0.0
+    share = 100 * mean(move.rms) / far if move else 0.0
     return CELL.format(label=html.escape(cell.label), share=share, images=images)
 
 
@@ -121,11 +115,7 @@ def _table(moves: Sequence[Moves]) -> str:
     embedded = all(move.cosine is not None for move in moves)
     units = [UNIT_RMS, *([UNIT_COSINE] if embedded else [])]
     rows = [f"<tr><th></th>{''.join(f'<th>{unit}</th>' for unit in units)}</tr>"]
-    for move in sorted(moves, key=lambda move: -_mean(move.rms)):
-        cosine = f"<td>{_mean(move.cosine):.4f}</td>" if embedded and move.cosine is not None else ""
-        rows.append(f"<tr><td>{html.escape(move.cell.label)}</td><td>{_mean(move.rms):.2f}</td>{cosine}</tr>")
+    for move in sorted(moves, key=lambda move: -mean(move.rms)):
+        cosine = f"<td>{mean(move.cosine):.4f}</td>" if embedded and move.cosine is not None else ""
+        rows.append(f"<tr><td>{html.escape(move.cell.label)}</td><td>{mean(move.rms):.2f}</td>{cosine}</tr>")
     return f"<table>{''.join(rows)}</table>"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
