@@ -13,12 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TIERS = ("unit", "host", "server", "browser")
-WORKER_TIERS = (
-    "server",
-    "host",
-    "unit",
-    "browser",
-)  # the longest unit first, and the browser's event loop last
+# The longest unit first, and the browser's event loop last.
+WORKER_TIERS = ("server", "host", "unit", "browser")
 FRONT_END = re.compile(r"\d+\.\d+\.\d+")  # the release in the id of a browser test
 
 sys.path.insert(0, str(ROOT / "tools"))

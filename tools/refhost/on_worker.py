@@ -17,11 +17,8 @@ from .client import LOCAL, Client, Prompt, PromptFailed, PromptRefused
 
 RESOURCE = "comfyui"
 SUBFOLDER = "blockwork_sweep"  # of ComfyUI's temp folder, which it empties when it starts
-SHORTEST, LONGEST, SHARE = (
-    0.02,
-    1.0,
-    0.05,
-)  # between two looks at a running prompt: seconds, and share of its time
+SHORTEST, LONGEST = 0.02, 1.0  # seconds between two looks at a running prompt
+SHARE = 0.05  # of the time that it has run
 PATIENCE = 5.0  # seconds between two questions whether the server still has the prompt
 
 Images = list[list[bytes]]  # PNG files, one list per previewing node
