@@ -5,6 +5,7 @@ Equal weights are tried once. A trial without a result is failed when the server
 
 import datetime
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,15 +95,14 @@ class Study:
         self._study.sampler = make_sampler(sampler, seed, len(self.directions))
         distributions = {name: _distribution(p) for name, p in self.space.parameters.items()}
         for attempt in range(20 * REDRAWS):
-            taken = self._taken()
-            if len(taken) >= self.space.size:
+            if len(set(self._taken().values())) >= self.space.size:
                 return None
             if attempt >= REDRAWS:
                 self._study.sampler = make_sampler("random", trial_seed(seed, attempt), len(self.directions))
             trial = self._study.ask(distributions)
             text = self.space.weights(trial.params).text()
             trial.set_user_attr(RUN, {"weights": text, **run})
-            if self._first(text) == trial.number:
+            if not self._others(text, trial.number):
                 self._asked[trial.number] = trial
                 return trial.number, text
             trial.set_user_attr(END, {"error": "", "duplicate": True})
@@ -205,20 +205,21 @@ class Study:
         """Record the scores of a finished trial on seeds and prompts that the search did not use."""
         self._study.set_user_attr(f"{HOLDOUT} {number}", [float(score) for score in scores])
 
-    def importance(self, objective: int = 0) -> dict[str, float]:
-        """The share of each parameter in what decides between good and other trials (PED-ANOVA); empty below 10 trials."""
+    def importance(self) -> dict[str, float]:
+        """The share of each parameter in what decides between trials of a good first score and others (PED-ANOVA).
+
+        Empty below 10 trials.
+        """
         complete = [row for row in self.rows() if row.state == "complete"]
         names = list(self.space.parameters)
-        if len(complete) < 10 or len({row.scores[objective] for row in complete}) < 2:
+        if len(complete) < 10 or len({row.scores[0] for row in complete}) < 2:
             return {}
         if len(names) == 1:
             return {names[0]: 1.0}
         module = optuna()
-        target = None if len(self.directions) == 1 else lambda trial: trial.values[objective]
+        target = None if len(self.directions) == 1 else lambda trial: trial.values[0]
         module.logging.set_verbosity(module.logging.ERROR)
         try:
-            import warnings
-
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = module.importance.get_param_importances(
@@ -235,14 +236,14 @@ class Study:
         wanted = tuple(optuna().trial.TrialState[state] for state in states)
         return self._study.get_trials(deepcopy=False, states=wanted)
 
-    def _taken(self) -> set[str]:
+    def _taken(self) -> dict[int, str]:
+        """The weights of the finished and the running trials, by number."""
         trials = self._trials("COMPLETE", "RUNNING")
-        return {trial.user_attrs[RUN]["weights"] for trial in trials if RUN in trial.user_attrs}
+        return {trial.number: trial.user_attrs[RUN]["weights"] for trial in trials if RUN in trial.user_attrs}
 
-    def _first(self, text: str) -> int:
-        """The lowest number of a finished or running trial with these weights."""
-        trials = self._trials("COMPLETE", "RUNNING")
-        return min(trial.number for trial in trials if trial.user_attrs.get(RUN, {}).get("weights") == text)
+    def _others(self, text: str, number: int) -> bool:
+        """Whether another trial has these weights, also one of a higher number: another server may be the faster one."""
+        return any(other != number and taken == text for other, taken in self._taken().items())
 
     def _end(self, number: int, end: dict[str, Any]) -> None:
         trial = self._asked.get(number)

@@ -88,6 +88,21 @@ def test_equal_weights_are_tried_once_and_a_finite_space_ends(sampler):
     assert len(seen) == len(set(seen)) == 6 == study.done() == len(study.rows())
 
 
+def test_weights_that_another_server_drew_meanwhile_are_not_tried_again():
+    storage, space = memory(), parse_space("IN00 = 0, 1", "sd1")
+    slow, fast = (Study(storage, "a", space, ["maximize"], owner) for owner in ("slow", "fast"))
+    taken, ask = [], slow._study.ask
+
+    def ask_slowly(distributions):
+        trial = ask(distributions)  # it has the lowest number, and the others do not know its weights yet
+        taken.extend(fast.ask("random", 0) for _ in range(0 if taken else 2))
+        return trial
+
+    slow._study.ask = ask_slowly
+    assert slow.ask("random", 0) is None, "the other server runs both weights"
+    assert [row.weights for row in slow.rows()] == [weights for _, weights in taken]
+
+
 def test_the_gaussian_process_fits_where_comfyui_switches_gradients_off():
     study = Study(memory(), "a", parse_space("IN00-IN01 = 0..1", "sd1"), ["minimize"])
     with torch.inference_mode():
