@@ -87,10 +87,7 @@ class SearchAsk(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, study=None):
-        try:
-            return study is None or bool(checked_name(study))
-        except SearchError as error:
-            return str(error)
+        return first_problem((checked_name, study))
 
     @classmethod
     def execute(cls, study, space, sampler, seed, trials, run=ALL, on_error=SKIP, at_once=1) -> io.NodeOutput:

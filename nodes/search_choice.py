@@ -15,7 +15,7 @@ from ..study.image import as_bytes
 from .checks import first_problem
 from .search import CATEGORY, Trial, told, told_outputs
 
-KEY = "blockwork_choice"  # read by web/choice.js
+KEY = "blockwork_choice"  # read by web/search/choice.mjs
 
 
 class SearchChoose(io.ComfyNode):

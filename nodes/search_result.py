@@ -6,10 +6,10 @@ import torch
 from comfy_api.latest import io
 
 from ..search import host
-from ..search.errors import SearchError
 from ..search.images import draw_study
 from ..search.names import checked_name
 from ..search.report import csv_text, report
+from .checks import first_problem
 from .search import CATEGORY
 from .show import shown
 
@@ -47,10 +47,7 @@ class SearchResult(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, study=None):
-        try:
-            return study is None or bool(checked_name(study))
-        except SearchError as error:
-            return str(error)
+        return first_problem((checked_name, study))
 
     @classmethod
     def execute(cls, study, best=5, save_csv=False) -> io.NodeOutput:

@@ -5,8 +5,6 @@ import io
 
 from .study import Row, Study
 
-COLUMNS = ("trial", "state", "weights", "seconds", "error")
-
 
 def report(study: Study, count: int = 5) -> str:
     """What was searched, how many trials, the best ones, their hold-out scores, and the importance of each parameter."""
