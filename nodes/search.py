@@ -165,7 +165,7 @@ class SearchLoop(io.ComfyNode):
             is_input_list=True,
             is_dev_only=True,
             accept_all_inputs=True,
-            hidden=[io.Hidden.dynprompt],
+            hidden=[io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
             inputs=[
                 Trial.Input("trial", tooltip="The study and its settings."),
                 io.String.Input("plan", default="", tooltip="The nodes to repeat."),
@@ -176,7 +176,8 @@ class SearchLoop(io.ComfyNode):
     @classmethod
     async def execute(cls, trial, plan, **values) -> io.NodeOutput:
         given = [values[f"value_{number}"] for number in range(len(values))]
-        await host_loop.run_loop(cls.hidden.dynprompt, trial[0], plan[0], given)
+        hidden = cls.hidden
+        await host_loop.run_loop(hidden.dynprompt, trial[0], plan[0], given, hidden.extra_pnginfo)
         return told(trial[0].study)
 
 

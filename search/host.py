@@ -23,7 +23,7 @@ from .storage import open_storage, optuna, read_settings
 from .study import DIRECTIONS, Row, Study, stored_space
 
 TELL, CHOOSE = "BlockworkSearchTell", "BlockworkSearchChoose"
-TRIAL_OUTPUT = 1  # of Ask
+WEIGHTS_OUTPUT, TRIAL_OUTPUT = 0, 1  # of Ask
 SCORES = ("score", "score_2", "score_3")
 MOST_STUDIES = 500  # files in the folder
 BLOCKED = ExecutionBlocker(None)  # in the place of weights: what hangs on them does not run outside the loop

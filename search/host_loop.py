@@ -6,14 +6,17 @@ results only for one trial: memory stays flat, and an error fails one trial, not
 weights runs once per trial, the rest once.
 """
 
+import asyncio
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
-import comfy.model_management
 import comfy.utils
 import execution
+import torch
 from comfy_execution.graph import DynamicPrompt, ExecutionList
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
@@ -40,12 +43,14 @@ def expand(prompt: Any, holdout: int, directions: list[str]) -> tuple[dict[str, 
         for name in (*host.SCORES[: len(directions)], "images")
         if is_link(inputs.get(name))
     }
-    body = _between(prompt, ask_id, [link[0] for link in wanted.values()])
-    if wanted.get(host.SCORES[0], [None])[0] not in body:
+    above = _above(prompt, [link[0] for link in wanted.values()])
+    varying = _depending(above, ask_id, (host.WEIGHTS_OUTPUT,))
+    if wanted.get(host.SCORES[0], [None])[0] not in varying:
         raise SearchError(
             "The score does not depend on the weights of Search: Ask. Connect the nodes in between."
         )
-    nodes = {node_id: prompt.get_node(node_id) for node_id in body}
+    body = _depending(above, ask_id, (host.WEIGHTS_OUTPUT, host.TRIAL_OUTPUT))
+    nodes = {node_id: above[node_id] for node_id in body}
     if holdout and not any(node["class_type"] == CASES for node in nodes.values()):
         raise SearchError(
             "Scores on other seeds and prompts need a Search: Prompts and Seeds node between Ask and Tell."
@@ -54,8 +59,8 @@ def expand(prompt: Any, holdout: int, directions: list[str]) -> tuple[dict[str, 
     links |= {tuple(link) for link in wanted.values()}
     outside = sorted((link for link in links if link[0] not in body and link[0] != ask_id), key=str)
     plan = {
-        "ask": ask_id, "tell": context.node_id, "body": sorted(body), "wanted": wanted, "holdout": holdout,
-        "outside": [list(link) for link in outside],
+        "ask": ask_id, "tell": context.node_id, "body": sorted(body), "varying": sorted(varying), "wanted": wanted,
+        "holdout": holdout, "outside": [list(link) for link in outside],
     }  # fmt: skip
     loop = f"{GraphBuilder.alloc_prefix()}loop"
     values = {f"value_{number}": list(link) for number, link in enumerate(outside)}
@@ -63,22 +68,35 @@ def expand(prompt: Any, holdout: int, directions: list[str]) -> tuple[dict[str, 
     return {loop: node}, [[loop, output] for output in range(3)]
 
 
-def _between(prompt: Any, start: str, ends: Iterable[str]) -> set[str]:
-    """The nodes above ``ends`` that depend on ``start``, which is not among them."""
-    depends: dict[str, bool] = {start: True}
-    stack = [(end, False) for end in ends]
+def _above(prompt: Any, ends: Iterable[str]) -> dict[str, Any]:
+    """The nodes ``ends`` and all that they read from."""
+    found: dict[str, Any] = {}
+    stack = list(ends)
     while stack:
-        node_id, seen = stack.pop()
-        if node_id in depends and not seen:
-            continue
-        above = [link[0] for link in prompt.get_node(node_id)["inputs"].values() if is_link(link)]
-        if seen:
-            depends[node_id] = any(depends.get(other, False) for other in above)
-        else:
-            depends[node_id] = False
-            stack.append((node_id, True))
-            stack += [(other, False) for other in above if other not in depends]
-    return {node_id for node_id, yes in depends.items() if yes and node_id != start}
+        node_id = stack.pop()
+        if node_id not in found:
+            found[node_id] = prompt.get_node(node_id)
+            stack += [link[0] for link in found[node_id]["inputs"].values() if is_link(link)]
+    return found
+
+
+def _depending(nodes: Mapping[str, Any], ask: str, outputs: Iterable[int]) -> set[str]:
+    """Which of ``nodes`` depend on one of these outputs of Ask."""
+    readers: dict[str, list[str]] = defaultdict(list)
+    stack: list[str] = []
+    for node_id, node in nodes.items():
+        for link in filter(is_link, node["inputs"].values()):
+            if link[0] != ask:
+                readers[link[0]].append(node_id)
+            elif link[1] in outputs:
+                stack.append(node_id)
+    found: set[str] = set()
+    while stack:
+        node_id = stack.pop()
+        if node_id not in found:
+            found.add(node_id)
+            stack += readers[node_id]
+    return found
 
 
 class _Results:
@@ -107,21 +125,20 @@ class _Results:
 
 
 class Body:
-    """The nodes between Ask and Tell, ready to run with the weights of a trial."""
+    """The nodes between Ask and Tell, ready to run with the weights of a trial; ``workflow`` is what images are saved with."""
 
-    def __init__(self, prompt: Any, plan: dict[str, Any], values: list[list[Any]]):
+    def __init__(self, prompt: Any, plan: dict[str, Any], values: list[list[Any]], workflow: Any):
         self.ask, self.wanted = plan["ask"], plan["wanted"]
-        self.nodes = {node_id: prompt.get_node(node_id) for node_id in plan["body"]}
+        body = {node_id: prompt.get_node(node_id) for node_id in plan["body"]}
+        self.nodes = {**prompt.get_original_prompt(), **body}  # nodes that save images read the whole prompt
+        self.extra_data = {"extra_pnginfo": workflow}
         self.outside: dict[str, Any] = {}
         for (node_id, output), value in zip(plan["outside"], values, strict=True):
             entry = self.outside.setdefault(node_id, execution.CacheEntry(ui={}, outputs=[]))
             entry.outputs.extend([] for _ in range(output + 1 - len(entry.outputs)))
             entry.outputs[output] = value
-        self.kept: dict[bool, dict[str, Any]] = {
-            False: {},
-            True: {},
-        }  # per phase: what the weights do not change
-        self.varying = self._varying()
+        self.constant = set(plan["body"]) - set(plan["varying"])  # the weights do not change them
+        self.kept: dict[bool, dict[str, Any]] = {False: {}, True: {}}  # their results, per phase
         self._objects = _Results()
 
     async def run(self, handle: Handle) -> dict[str, list[Any]]:
@@ -134,65 +151,54 @@ class Body:
             if results.get_local(node_id) is None:
                 todo.add_node(node_id)
         server, prompt_id = _server(), host.current_prompt()
-        pending: tuple[dict, dict, dict] = {}, {}, {}
-        while not todo.is_empty():
-            node_id, _, fault = await todo.stage_node_execution()
-            if fault is not None:
-                raise fault
-            result, _, fault = await execution.execute(
-                server, todo.dynprompt, caches, node_id, {}, set(), prompt_id, todo, *pending
-            )
-            if result == execution.ExecutionResult.FAILURE:
-                name = todo.dynprompt.get_node(node_id)["class_type"]
-                if isinstance(fault, Exception):
-                    kind = SetupError if node_id in self.nodes.keys() - self.varying else SearchError
-                    raise kind(f"{name}: {fault}") from fault
-                raise fault or SearchError(f"{name} failed.")
-            if result == execution.ExecutionResult.PENDING:
-                todo.unstage_node_execution()
-            else:
-                todo.complete_node_execution()
-        for node_id in self.nodes.keys() - self.varying:
+        subgraphs, tasks, shown = {}, {}, {}
+        try:
+            while not todo.is_empty():
+                node_id, _, fault = await todo.stage_node_execution()
+                if fault is not None:
+                    raise fault
+                result, _, fault = await execution.execute(
+                    server, todo.dynprompt, caches, node_id, self.extra_data, set(), prompt_id, todo,
+                    subgraphs, tasks, shown,
+                )  # fmt: skip
+                if result == execution.ExecutionResult.FAILURE:
+                    name = todo.dynprompt.get_node(node_id)["class_type"]
+                    if isinstance(fault, Exception):
+                        kind = SetupError if node_id in self.constant else SearchError
+                        raise kind(f"{name}: {fault}") from fault
+                    raise fault or SearchError(f"{name} failed.")
+                if result == execution.ExecutionResult.PENDING:
+                    todo.unstage_node_execution()
+                else:
+                    todo.complete_node_execution()
+        finally:
+            for task in chain.from_iterable(tasks.values()):  # left where another node has failed
+                if isinstance(task, asyncio.Task):
+                    task.cancel()
+        for node_id in self.constant:
             if node_id in results.entries:
                 self.kept[handle.holdout][node_id] = results.entries[node_id]
         return {name: list(results.entries[link[0]].outputs[link[1]]) for name, link in self.wanted.items()}
 
-    def _varying(self) -> set[str]:
-        """The nodes that depend on the weights, not only on the trial being one of the search or of the hold-out."""
-        found: set[str] = set()
-        while True:
-            more = {
-                node_id
-                for node_id, node in self.nodes.items()
-                if node_id not in found
-                and any(
-                    is_link(link)
-                    and (link[0] in found or (link[0] == self.ask and link[1] != host.TRIAL_OUTPUT))
-                    for link in node["inputs"].values()
-                )
-            }
-            if not more:
-                return found
-            found |= more
 
-
-async def run_loop(prompt: Any, handle: Handle, plan_text: str, values: list[list[Any]]) -> None:
+async def run_loop(
+    prompt: Any, handle: Handle, plan_text: str, values: list[list[Any]], workflow: Any
+) -> None:
     """Run trials until the study has as many as are set, then score the best ones on the hold-out prompts and seeds."""
     plan = json.loads(plan_text)
     study, settings = handle.study, handle.settings
-    body = Body(prompt, plan, values)
+    body = Body(prompt, plan, values, workflow)
     bar = comfy.utils.ProgressBar(settings.trials, node_id=plan["tell"])
     failures, best = 0, host.best_row(study)
     bar.update_absolute(study.done(), settings.trials)
     while trial := host.ask(study, settings):
-        comfy.model_management.throw_exception_if_processing_interrupted()
         image, error = await _one(body, trial)
         failures = failures + 1 if error else 0
         if error and (not settings.skip_failed or failures >= MOST_FAILURES):
             raise SearchError(f"Trial {trial.number} failed. {error}")
         now, preview = host.best_row(study), None
         if image is not None and now is not None and (best is None or now.number != best.number):
-            preview = ("JPEG", thumbnail(image[0], PREVIEW), PREVIEW)
+            preview = ("JPEG", thumbnail(image[0].float().cpu().numpy(), PREVIEW), PREVIEW)
         best = now
         bar.update_absolute(study.done(), settings.trials, preview)
     for row in study.best(plan["holdout"]):
@@ -211,17 +217,18 @@ async def _one(body: Body, trial: Handle) -> tuple[Any, str]:
         found = await body.run(trial)
         scores = host.mean_scores([found[name] for name in host.SCORES if name in found])
         study.tell(number, scores, trial.seconds())
-        return next((image for image in found.get("images", []) if image is not None), None), ""
+        images = (image for image in found.get("images", ()) if isinstance(image, torch.Tensor))
+        return next(images, None), ""
+    except SetupError:
+        study.fail(number, "")
+        raise
     except Exception as error:
-        if isinstance(error, SetupError):
-            study.release(host.alive)
-            raise
         message = _sentence(error)
         if number in study.open_numbers():
             study.fail(number, message, trial.seconds())
         return None, message
     except BaseException:  # core's interrupt
-        study.release(host.alive)
+        study.fail(number, "")
         raise
 
 

@@ -12,8 +12,8 @@ WIDTH, HEIGHT, MARGIN = 760, 300, 48
 
 
 def thumbnail(image: np.ndarray, size: int) -> Image.Image:
-    """An image ``h w c`` in 0..1 (a tensor or an array), at most ``size`` pixels high and wide."""
-    pixels = np.clip(np.asarray(image, dtype=np.float32)[..., :3] * 255, 0, 255).astype(np.uint8)
+    """An image ``h w c`` in 0..1, at most ``size`` pixels high and wide."""
+    pixels = np.clip(image[..., :3] * 255, 0, 255).astype(np.uint8)
     drawn = Image.fromarray(pixels)
     drawn.thumbnail((size, size))
     return drawn

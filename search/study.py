@@ -131,7 +131,7 @@ class Study:
             self._study.tell(number, score, skip_if_finished=True)
 
     def fail(self, number: int, error: str, seconds: float = 0.0) -> None:
-        """Mark a trial as failed, with a sentence."""
+        """Mark a trial as failed, with a sentence; an empty one for a trial that was stopped, which is not ``done``."""
         self._end(number, {"error": error[:500], "seconds": round(seconds, 3)})
         self._tell(number, None)
 

@@ -106,14 +106,15 @@ class Executor:
         if self.stop_after is not None and len(self.sampled()) > self.stop_after:
             comfy.model_management.interrupt_current_processing()
 
-    def run(self, prompt: dict, stop_after: int | None = None) -> bool:
-        """Run a prompt; whether it came to its end."""
+    def run(self, prompt: dict, stop_after: int | None = None, workflow: dict | None = None) -> bool:
+        """Run a prompt; whether it came to its end. ``workflow`` is what the front-end sends for images."""
         self.messages.clear()
         self.stop_after = stop_after
         outputs = [key for key, node in prompt.items() if node["class_type"] == KEEP]
         comfy.utils.set_progress_bar_global_hook(_progress)
         try:
-            self._executor.execute(prompt, "a prompt", {"client_id": "a client"}, outputs)
+            extra = {"client_id": "a client", "extra_pnginfo": workflow}
+            self._executor.execute(prompt, "a prompt", extra, outputs)
         finally:
             comfy.utils.set_progress_bar_global_hook(None)
             comfy.model_management.interrupt_current_processing(False)

@@ -6,8 +6,8 @@ import math
 import os
 import subprocess
 import sys
-import weakref
 
+import comfy.model_management
 import folder_paths
 import psutil
 import pytest
@@ -15,110 +15,45 @@ import torch
 from blockwork.blocks.weights import parse
 from blockwork.search import host
 from blockwork.tests.support import executor_kit as kit
+from blockwork.tests.support.search_kit import (
+    CALLS,
+    CASES,
+    DRAWN,
+    FAULTS,
+    IMAGES,
+    LOOK,
+    NODES,
+    PLUS,
+    SCORER,
+    SLOW,
+    ImageOfWeights,
+    PlusOne,
+    SlowPlus,
+    prompt,
+    rows,
+)
 
 import nodes as core
 
 pytest.importorskip("optuna")
-
-SCORER, IMAGES, PLUS = "ScoreOfWeights", "ImageOfWeights", "PlusOne"
-CALLS: list = []
-DRAWN: list = []  # weak references to the images
-FAULTS: dict[int, object] = {}  # call number -> what the scorer gives or raises
-
-
-class ScoreOfWeights:
-    """A score with a known optimum, IN00 = 0.3: reads the weights, and does what FAULTS says."""
-
-    RETURN_TYPES = ("FLOAT",)
-    FUNCTION = "score"
-    CATEGORY = ""
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {"weights": ("STRING", {"forceInput": True})},
-            "optional": {"seed": ("INT", {"forceInput": True}), "plus": ("FLOAT", {"forceInput": True})},
-        }
-
-    def score(self, weights, seed=0, plus=0.0):
-        CALLS.append((weights, seed))
-        fault = FAULTS.get(len(CALLS))
-        if isinstance(fault, BaseException):
-            raise fault
-        if fault is not None:
-            return (fault,)
-        return (plus - (parse(weights, "sd1").of("IN00", 0.0) - 0.3) ** 2 + seed,)
-
-
-class ImageOfWeights:
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "draw"
-    CATEGORY = ""
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"weights": ("STRING", {"forceInput": True})}}
-
-    def draw(self, weights):
-        image = torch.full((1, 8, 8, 3), 0.5)
-        DRAWN.append(weakref.ref(image))
-        return (image,)
-
-
-class PlusOne:
-    """A slow thing outside the loop, which must run once."""
-
-    RETURN_TYPES = ("FLOAT",)
-    FUNCTION = "give"
-    CATEGORY = ""
-    calls = 0
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"text": ("STRING", {})}}
-
-    def give(self, text):
-        PlusOne.calls += 1
-        return (1.0,)
 
 
 @pytest.fixture(autouse=True)
 def things(tmp_path, monkeypatch):
     known, user = dict(core.NODE_CLASS_MAPPINGS), folder_paths.get_user_directory()
     kit.register()
-    mine = {SCORER: ScoreOfWeights, IMAGES: ImageOfWeights, PLUS: PlusOne}
-    core.NODE_CLASS_MAPPINGS.update(mine)
+    core.NODE_CLASS_MAPPINGS.update(NODES)
     folder_paths.set_user_directory(str(tmp_path))
     CALLS.clear()
     DRAWN.clear()
     FAULTS.clear()
+    SlowPlus.events.clear()
     PlusOne.calls = 0
     yield
     kit.KEPT.clear()
     core.NODE_CLASS_MAPPINGS.clear()
     core.NODE_CLASS_MAPPINGS.update(known)
     folder_paths.set_user_directory(user)
-
-
-def prompt(space="IN00 = 0..1; M00 = 0.5", ask=None, tell=None, scorer=None, more=None):
-    inputs = {"study": "a study", "space": ["1", 0], "sampler": "random", "seed": 1, "trials": 6}
-    found = {
-        "1": {"class_type": "BlockworkSearchSpace", "inputs": {"layout": "sd1", "space": space}},
-        "2": {"class_type": "BlockworkSearchAsk", "inputs": {**inputs, **(ask or {})}},
-        "3": {"class_type": SCORER, "inputs": {"weights": ["2", 0], **(scorer or {})}},
-        "4": {
-            "class_type": "BlockworkSearchTell",
-            "inputs": {"trial": ["2", 1], "score": ["3", 0], "direction": "maximize", **(tell or {})},
-        },
-        **(more or {}),
-    }
-    for output, name in enumerate(("study", "weights", "report")):
-        found[name] = {"class_type": kit.KEEP, "inputs": {"thing": ["4", output], "name": name}}
-    return found
-
-
-def rows():
-    return host.read_study("a study").rows()
 
 
 def test_one_run_makes_all_trials_and_what_is_outside_runs_once():
@@ -175,13 +110,51 @@ def test_a_score_that_always_fails_stops_the_run():
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_resumes():
-    import comfy.model_management
-
     FAULTS[4] = comfy.model_management.InterruptProcessingException()
     assert not kit.Executor().run(prompt())
     assert [row.state for row in rows()] == ["complete"] * 3 + ["failed"] and rows()[3].error == ""
     assert kit.Executor().run(prompt())
     assert sum(row.state == "complete" for row in rows()) == 6 and len(CALLS) == 7
+
+
+def test_a_run_that_is_stopped_between_two_trials_leaves_none_open(monkeypatch):
+    ask = host.ask
+
+    def stopped_meanwhile(*given):
+        handle = ask(*given)
+        comfy.model_management.interrupt_current_processing()
+        return handle
+
+    monkeypatch.setattr(host, "ask", stopped_meanwhile)
+    assert not kit.Executor().run(prompt())
+    assert [(row.state, row.error) for row in rows()] == [("failed", "")] and CALLS == []
+
+
+def test_a_failed_trial_leaves_nothing_running():
+    both = {
+        "5": {"class_type": SLOW, "inputs": {"text": ["2", 0]}},
+        "6": {"class_type": SCORER, "inputs": {"weights": ["2", 0]}},
+    }
+    FAULTS[1] = ValueError("broken")
+    graph = prompt(ask={"trials": 2}, tell={"score": ["5", 0], "score_2": ["6", 0]}, more=both)
+    assert kit.Executor().run(graph)
+    assert [row.state for row in rows()] == ["failed", "complete"]
+    assert SlowPlus.events == ["runs", "is cancelled", "runs"]
+
+
+@pytest.mark.parametrize("image", [torch.full((1, 8, 8, 3), 0.5, dtype=torch.bfloat16), host.BLOCKED])
+def test_images_that_numpy_cannot_read_do_not_end_a_search(image, monkeypatch):
+    monkeypatch.setattr(ImageOfWeights, "draw", lambda self, weights: (image,))
+    images = {"5": {"class_type": IMAGES, "inputs": {"weights": ["2", 0]}}}
+    assert kit.Executor().run(prompt(tell={"images": ["5", 0]}, more=images))
+    assert [row.state for row in rows()] == ["complete"] * 6
+
+
+def test_nodes_in_the_loop_save_images_with_the_whole_workflow():
+    look = {"5": {"class_type": LOOK, "inputs": {"weights": ["2", 0]}}}
+    graph = prompt(ask={"trials": 1}, tell={"images": ["5", 0]}, more=look)
+    assert kit.Executor().run(graph, workflow={"workflow": "drawn"})
+    assert kit.KEPT["looked"] == (graph, {"workflow": "drawn"})
 
 
 def test_one_trial_per_run_and_several_at_once():
@@ -207,13 +180,8 @@ def test_a_trial_that_its_run_left_open_is_failed():
 
 
 def test_the_best_are_scored_on_seeds_the_search_never_saw():
-    cases = {
-        "5": {
-            "class_type": "BlockworkSearchCases",
-            "inputs": {"trial": ["2", 1], "prompts": "a cat", "seeds": "1, 2", "holdout_seeds": "11-14"},
-        }
-    }
-    graph = prompt(scorer={"seed": ["5", 1]}, tell={"holdout": 2}, more=cases)
+    cases = {**CASES, "inputs": dict(CASES["inputs"])}
+    graph = prompt(scorer={"seed": ["5", 1]}, tell={"holdout": 2}, more={"5": cases})
     assert kit.Executor().run(graph)
     assert {seed for _, seed in CALLS[:12]} == {1, 2} and [seed for _, seed in CALLS[12:]] == [
         11,
@@ -256,6 +224,7 @@ def test_two_scores_and_the_result():
         ({"ask": {"study": "../x"}}, "not a valid name"),
         ({"ask": {"study": "postgresql://host/x"}}, "not a valid name"),
         ({"tell": {"holdout": 2}}, "Prompts and Seeds"),
+        ({"tell": {"score": ["5", 1]}, "more": {"5": CASES}}, "does not depend on the weights"),
         ({"ask": {"sampler": "CMA-ES"}, "tell": {"score_2": ["3", 0]}}, "CMA-ES optimises one score"),
     ],
 )
