@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..blocks.synced import write_synced
 from .base import Config, Deprojector
 from .config import decoded, parsed, read
 from .errors import DeprojectorError
@@ -108,7 +109,7 @@ def write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, scratch, metadata)
+        write_synced({key: value.contiguous() for key, value in tensors.items()}, scratch, metadata)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

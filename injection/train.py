@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..blocks.synced import write_synced
 from .density import WordDensity
-from .xti import write_synced
 
 OPTIMIZERS: dict[str, Any] = {
     "AdamW": torch.optim.AdamW,

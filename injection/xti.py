@@ -16,7 +16,6 @@ Layers are numbers 0..15 in running order (SDXL: 0..10). Keys are sorted as numb
 
 import collections
 import itertools
-import os
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +24,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ..blocks.synced import write_synced
 from .concept import LAYERS, SDXL_LAYERS, XTI, XTIError
 from .concept import SD1 as SD1  # scripts name the layout here
 
@@ -130,13 +129,6 @@ def save(xti: XTI, path: Path) -> Path:
     finally:
         part.unlink(missing_ok=True)
     raise AssertionError  # the loop above ends by a return
-
-
-def write_synced(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that is on the disk when this returns, so that it may be given its name."""
-    save_file(tensors, path, metadata=metadata)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _place(part: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from blockwork.deprojector import from_state_dict, load, save
 from blockwork.deprojector.errors import DeprojectorError
 from blockwork.deprojector.families import LstmConfig, TransformerConfig
-from blockwork.deprojector.files import build
+from blockwork.deprojector.files import build, write
 from refhost import layout
 from safetensors.torch import save_file
 
@@ -221,3 +222,12 @@ def test_the_package_is_quick_to_import_and_needs_no_transformers():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(result.stdout) < 0.5
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append([one.suffix for one in tmp_path.iterdir()]) or sync(number)
+    )
+    write({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {})
+    assert synced == [[".tmp"]] and [one.name for one in tmp_path.iterdir()] == ["a.safetensors"]
