@@ -68,7 +68,10 @@ class Baked:
 
 
 class Loras:
-    """The LoRA files that ComfyUI lists (see ``merge.files.added``)."""
+    """The LoRA files that ComfyUI lists (see ``merge.files.added``); for one run of a recipe."""
+
+    def __init__(self):
+        self._models: dict[Checkpoint, tuple[Names, Names | None, dict[str, Rows]]] = {}
 
     def find(self, name: str) -> Path:
         """The file that a recipe means by ``name``, of ComfyUI's folder loras; MergeError lists what there is."""
@@ -77,7 +80,9 @@ class Loras:
     def place(self, name: str, term: LoraTerm, line: Line, source: Checkpoint) -> Baked:
         """The LoRA on the first model of a line; MergeError where it does not fit or changes what the file lacks."""
         file = open_lora(_listed(name))
-        model, clip, where = _model(source)
+        if source not in self._models:
+            self._models[source] = _model(source)
+        model, clip, where = self._models[source]
         placed = place(file, model, clip, line.key_map)
         weights, elemental = block_weights(
             placed, term.weights, Settings(seed=line.seed, key_map=line.key_map)

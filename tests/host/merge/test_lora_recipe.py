@@ -87,6 +87,14 @@ def test_the_file_is_what_the_live_node_computes(folder, models, kind, prefix, a
     same(plain, written(folder, "out = a + lora(x, 1, [0])"))
 
 
+def test_the_model_of_a_line_is_built_once_for_all_its_loras(folder, models, monkeypatch):  # noqa: F811
+    model, built, real = models("wan"), [], host_bake._model
+    save_file(tensors_for(modules(model, "diffusion_model."), model, "lora"), folder / "x.safetensors")
+    monkeypatch.setattr(host_bake, "_model", lambda source: built.append(source) or real(source))
+    written(folder, "out = a + lora(x, 0.8) + lora(x, -0.25)")
+    assert len(built) == 1
+
+
 def test_a_lora_on_a_merge_is_added_before_the_one_rounding(folder, models):  # noqa: F811
     a, b = models("wan", "a", torch.float16), models("wan", "b", torch.float16)
     save_file(tensors_for(modules(a, "diffusion_model."), a, "lora"), folder / "x.safetensors")
