@@ -10,7 +10,7 @@ from ..files.checkpoint import Checkpoint, FileCheckpoint, TensorCheckpoint
 from ..files.header import Entry
 from ..files.host import find, progress
 from ..live.host_left_out import key_patches
-from ..live.host_quantised import check_smoothing
+from ..live.host_quantised import check_smoothing, refuse_foreign
 from .comparison import Comparison, compare
 from .image import draw
 
@@ -38,8 +38,9 @@ def picture(comparison: Comparison, measure: str) -> torch.Tensor:
 
 
 def patched(letter: str, model) -> TensorCheckpoint:
-    """A live U-Net with its patches, each tensor computed when it is asked for."""
+    """A live U-Net with its patches, each tensor computed when it is asked for; MergeError for weights of other loaders."""
     patches = key_patches(model, MODEL)
+    refuse_foreign(f"Model {letter}", {key: found[0][0] for key, found in patches.items()})
     entries = {
         key: Entry(found[0][0].dtype, tuple(found[0][0].shape))
         for key, found in patches.items()

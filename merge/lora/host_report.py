@@ -15,7 +15,7 @@ import torch
 from ...blocks.drawing import draw_weights
 from ...blocks.weights import BlockWeights
 from ..errors import MergeError
-from ..live.host_quantised import as_numbers
+from ..live.host_quantised import as_numbers, refuse_foreign
 from . import measure
 from .host import TEXT, Settings, block_weights, weight_of
 from .host_files import open_lora, write
@@ -105,6 +105,7 @@ def _own(patcher: Any, key: Any) -> torch.Tensor:
     name = tensor_name(key)
     kept = patcher.backup.get(name)
     weight = kept.weight if kept is not None else comfy.utils.get_attr(patcher.model, name)
+    refuse_foreign("The model", {name: weight})
     weight = comfy.model_management.cast_to_device(weight.detach(), torch.device("cpu"), torch.float32)
     weight = as_numbers(weight)
     if not isinstance(key, str) and key[1] is not None:

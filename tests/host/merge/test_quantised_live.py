@@ -10,7 +10,7 @@ from blockwork.merge.compare import host as host_compare
 from blockwork.merge.errors import MergeError
 from blockwork.merge.live import host
 from blockwork.merge.live.host_patch import Own
-from blockwork.merge.lora import host_extract
+from blockwork.merge.lora import host_extract, host_report
 from blockwork.tests.support import quantised_kit as kit
 from safetensors.torch import load_file
 
@@ -222,6 +222,12 @@ def test_foreign_quantised_weights_are_refused_with_advice(states):
             MergeError, match=f"Model {'AB'[place]} holds weights of the type GGMLTensor.*fp8_scaled file"
         ):
             host.merge_models(*models, "0.5")
+        with pytest.raises(MergeError, match=f"Model {'AB'[place]} holds weights of the type GGMLTensor"):
+            host_compare.compare_live(*models, "mbw")
+        with pytest.raises(MergeError, match="holds weights of the type GGMLTensor"):
+            host_extract.extract(*models, "loras/x", 4, 1.0, "fp32")
+        with pytest.raises(MergeError, match="The model holds weights of the type GGMLTensor"):
+            host_report._own(models[place], f"{MODEL}input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight")
 
 
 def test_other_scales_of_inputs_are_refused_with_advice(states):
