@@ -19,7 +19,7 @@ use_comfyui()
 import folder_paths
 import psutil
 import torch
-from blockwork.atelier import host as demo
+from blockwork.demo_models import host as demo
 from blockwork.merge.live.host import merge_models
 from blockwork.search import host as search
 from blockwork.tests.support import executor_kit as kit

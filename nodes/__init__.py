@@ -2,17 +2,17 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..atelier import host as demo_models
 from ..cascade import host_model as pixel_models
+from ..demo_models import host as demo_models
 from . import routes
-from .atelier import Judge, Loader
-from .atelier_stages import Stages
 from .blocks import BlockWeightsNode
 from .cascade_sampling import Guider, LowResolution, Sampler, Sigmas
 from .cascade_stages import LoraLoader, StageLoader, T5Loader
 from .cascade_text import StylePrompt, TextEncode
 from .cascade_threshold import SaturationReport, ThresholdNode
 from .cascade_whole import Cascade, CascadeStage, CascadeUpscaler
+from .demo import Judge, Loader
+from .demo_stages import Stages
 from .deprojector import (
     DeprojectConditioning,
     DeprojectEmbedding,

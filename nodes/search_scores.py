@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..atelier import host as demo_models
-from ..atelier.judge import QUESTIONS
+from ..demo_models import host as demo_models
+from ..demo_models.judge import QUESTIONS
 from ..search import host_scores, scores
 from .checks import first_problem
 from .search import CATEGORY

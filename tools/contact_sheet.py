@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from atelier import pages
+from demo_models import pages
 
 CELL = 128
 

@@ -1,6 +1,6 @@
 """`make demo`: what the pack does, on a real ComfyUI and the tiny models that come with it, as one contact sheet.
 
-Sets up the reference host, queues the atelier's example workflows through the API and leaves their pictures and
+Sets up the reference host, queues the demo models' example workflows through the API and leaves their pictures and
 ``contact_sheet.png`` in ``demo_output/``. Nothing but the repository is needed; no GPU.
 """
 

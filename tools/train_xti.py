@@ -101,7 +101,7 @@ def read_images(folder: Path, size: int) -> tuple[list[torch.Tensor], list[str]]
 def load(checkpoint: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of a checkpoint file, or of the demo model."""
     import comfy.sd
-    from blockwork.atelier import host as demo_models  # pyright: ignore
+    from blockwork.demo_models import host as demo_models  # pyright: ignore
 
     if checkpoint == "demo":
         return demo_models.load_model(), demo_models.load_clip(), demo_models.load_vae()

@@ -153,7 +153,7 @@ def files(setup: Setup, kind: str) -> list[Path]:
 def pair(part: Part, kind: str, **options: Any) -> list[Any]:
     """Two U-Nets of a kind, loaded as core's loader loads files; the demo models without a GPU."""
     if part.tiny:
-        from blockwork.atelier import host as demo
+        from blockwork.demo_models import host as demo
 
         return [demo.load_model(name) for name in ("base", "ink")]
     return [

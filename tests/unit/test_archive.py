@@ -6,7 +6,7 @@ import re
 import pytest
 from blockwork.tests.support.archive import ROOT, packed, tracked
 
-PACKAGES = ("blocks", "merge", "study", "injection", "deprojector", "cascade", "atelier", "nodes")
+PACKAGES = ("blocks", "merge", "study", "injection", "deprojector", "cascade", "demo_models", "nodes")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -18,14 +18,16 @@ def archive() -> set[str]:
 def test_everything_that_the_pack_uses_is_in_it(archive):
     needed = ("locales", "web", "example_workflows", "subgraphs", "docs", *PACKAGES)
     for name in tracked():
-        if name.startswith(tuple(f"{folder}/" for folder in needed)) and not name.startswith("atelier/logs/"):
+        if name.startswith(tuple(f"{folder}/" for folder in needed)) and not name.startswith(
+            "demo_models/logs/"
+        ):
             assert name in archive
     assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE"} <= archive
     assert sum(name.startswith("web/docs/") and name.endswith(".md") for name in archive) > 50
 
 
 def test_nothing_that_users_do_not_need_is_in_it(archive):
-    unwanted = ("tests/", ".ci/", ".github/", "tools/atelier/")
+    unwanted = ("tests/", ".ci/", ".github/", "tools/demo_models/")
     assert not [name for name in archive if name.startswith(unwanted)]
     assert sum((ROOT / name).stat().st_size for name in archive) < 60e6
 

@@ -39,7 +39,7 @@ SOURCES = [
         "injection",
         "deprojector",
         "cascade",
-        "atelier",
+        "demo_models",
         "search",
         "nodes",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("blocks", "merge", "study", "search", "injection", "deprojector", "cascade", "atelier")
+PACKAGES = ("blocks", "merge", "study", "search", "injection", "deprojector", "cascade", "demo_models")
 ALLOWED = {"torch", "numpy", "einops", "safetensors", "PIL", "scipy", "optuna"} | set(sys.stdlib_module_names)
 
 

@@ -4,7 +4,7 @@ import device
 import kit
 import pytest
 import torch
-from blockwork.atelier import host as demo
+from blockwork.demo_models import host as demo
 from blockwork.merge.live import host
 
 POSITIONS = "clip_l.transformer.text_model.embeddings.position_embedding.weight"

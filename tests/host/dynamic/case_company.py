@@ -7,9 +7,9 @@ import kit
 import pytest
 import safetensors.torch
 import torch
-from blockwork.atelier import host as demo
 from blockwork.blocks.spec import parse
 from blockwork.cascade import host_cascade, host_load, host_model, host_sampler
+from blockwork.demo_models import host as demo
 from blockwork.deprojector.host import models as deprojectors
 from blockwork.injection import host as injection
 from blockwork.injection.conditioning import stretches

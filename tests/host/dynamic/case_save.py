@@ -3,7 +3,7 @@
 import kit
 import pytest
 import torch
-from blockwork.atelier import host as demo
+from blockwork.demo_models import host as demo
 from blockwork.merge.live import host
 
 

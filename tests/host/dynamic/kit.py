@@ -154,7 +154,7 @@ def unet(
     stored: torch.dtype | None = None,
 ):
     """A U-Net of the demo family; ``dtype`` to compute in, ``stored`` the dtype of its file."""
-    from blockwork.atelier import host as demo
+    from blockwork.demo_models import host as demo
 
     if name not in _STATES:
         model = demo.load_model(name)

@@ -12,7 +12,7 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
-from blockwork.atelier import drawing, host, world
+from blockwork.demo_models import drawing, host, world
 from blockwork.injection import host as injection
 from blockwork.injection import host_loss, host_train, host_xti, xti
 from blockwork.injection.concept import LAYERS, SDXL_LAYERS, XTI, mix

@@ -5,7 +5,7 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from blockwork.atelier import host as demo
+from blockwork.demo_models import host as demo
 from blockwork.merge.compare import host as host_compare
 from blockwork.merge.errors import MergeError
 from blockwork.merge.live import host

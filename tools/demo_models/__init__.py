@@ -1,0 +1,1 @@
+"""Trains the demo models from nothing but the pack's own pictures; see README.md beside this file."""

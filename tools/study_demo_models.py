@@ -1,0 +1,27 @@
+"""Remakes the pages of ``docs/studies``: ``study_demo_models.py`` for all, or the names of some."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+STUDIES = ("base", "blocks", "merge", "thresholding", "deprojector", "xti")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="which; none for all")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "studies")
+    given = parser.parse_args()
+    from refhost.pack import load_pack, use_comfyui
+
+    load_pack()
+    use_comfyui()
+    for name in given.studies or STUDIES:
+        print(f"study: {name}", flush=True)
+        importlib.import_module(f"demo_models.study_{name}").run(given.out)
+
+
+if __name__ == "__main__":
+    main()
