@@ -4,9 +4,10 @@
 ``IN04``  ``in_4``  ``MID``  ``D03``      a block by letter and number
 ``D00-D07``  ``D00-07``                 a range, in the order of the layout
 ``D``  ``NR``  ``ALL``                    all blocks of a stack (transformers); all blocks
+``context_refiner``  ``double_blocks``    the same by ComfyUI's own name, of any model
 ``double_3``  ``DOUBLE03``  ``single_0``  names of model-mixer and of LoRA tools, counted from 0
 ``layer_5``  ``block_5``                  the main stack of a model with one
-``double_blocks.3``                     ComfyUI's own name, of any model
+``double_blocks.3``  ``down_blocks.1.5``  ComfyUI's own name, of any model
 ``BASE``  ``IN``  ``TXT``  ``FINAL_LAYER``  what is outside the blocks
 ======================================  =========================================================
 """
@@ -28,6 +29,7 @@ from .names import (
     Layout,
     Stack,
 )
+from .stacks import place_of
 
 APART = (BASE, VAE, CLIP, TIME_EMBED, LABEL_EMB, OUT)
 _MIDDLES = ("MID", MIDDLE, "M_00", "M0", "UNET_MID")
@@ -77,10 +79,13 @@ def is_block_label(label: str, layout: Layout) -> bool:
     return all(map(is_block, ends))
 
 
-def _whole_stack(name: str, layout: Layout) -> Stack | None:
-    if layout.is_unet or name in layout.apart:
+def _whole_stack(upper: str, layout: Layout) -> Stack | None:
+    if upper in layout.apart:
         return None
-    return next((stack for stack in layout.stacks if name == stack.letter), None)
+    found = {stack.title.upper(): stack for stack in layout.stacks}
+    if not layout.is_unet:  # IN and OUT of a U-Net are layers outside its blocks for some key maps
+        found |= {stack.letter: stack for stack in layout.stacks}
+    return found.get(upper.rstrip("."))
 
 
 def _canonical(name: str, layout: Layout) -> str:
@@ -103,21 +108,25 @@ def _numbered(upper: str, layout: Layout) -> str:
     word, number = match.group(1), int(match.group(2))
     letters = {stack.letter: stack for stack in layout.stacks}
     letter = _ALIASES.get(word, word)
-    if word in _MAIN or (
-        word == "IN" and "J" in letters
-    ):  # model-mixer: the joint blocks of SD3 are IN00-IN23
-        letter = "B" if "B" in letters else "J"
+    if word in _MAIN:
+        only = word if len(letters) != 1 else layout.stacks[0].letter
+        letter = next((main for main in ("B", "J") if main in letters), only)
+    elif word == "IN" and "J" in letters:  # model-mixer: the joint blocks of SD3 are IN00-IN23
+        letter = "J"
     stack = letters.get(letter) or next((s for s in layout.stacks if s.title.upper() == word), None)
     return f"{stack.letter}{number:02}" if stack else ""
 
 
 def _own_name(name: str, layout: Layout) -> str:
     """The block of ComfyUI's own name, ``double_blocks.3``; empty where it is not one."""
-    title, _, number = name.rstrip(".").rpartition(".")
-    stack = layout.titles.get(title)
-    if stack is None or stack.levels or not (number.isascii() and number.isdecimal() and len(number) <= 3):
+    name = name.rstrip(".")
+    place = place_of(f"{name}.x", layout.titles)
+    if place is None:
         return ""
-    return f"{stack.letter}{int(number):02}"
+    stack, number = place
+    own = name.removeprefix(stack.title).removeprefix(".").split(".")
+    whole = len(own) == (2 if stack.levels else 1) and name.isascii() and all(map(str.isdecimal, own))
+    return stack.blocks[number] if whole else ""
 
 
 def _available(layout: Layout) -> str:

@@ -138,7 +138,7 @@ def place_of(inside: str, titles: "dict[str, Stack]") -> tuple[Stack, int] | Non
         return stack, 0
     if stack.levels:
         inner = rest.partition(".")[0]
-        if not inner.isdecimal() or number >= len(stack.levels):
+        if not inner.isdecimal() or number >= len(stack.levels) or int(inner) >= stack.levels[number]:
             return None
         number = sum(stack.levels[:number]) + int(inner)
     return (stack, number) if number < stack.count else None

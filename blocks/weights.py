@@ -214,6 +214,9 @@ def _applied(
         if equals:
             chosen = dict.fromkeys(_block_names(name, layout, text), _number(value, text))
         else:
+            preset_names = presets.names(layout)
+            if name not in own_presets and name not in preset_names and is_block_label(name, layout):
+                raise BlockError(f"{_quote(text)}: write a block and its weight with =, as in {name}=0.75.")
             numbers = own_presets[name] if name in own_presets else presets.preset(name, layout)
             preset = from_numbers(numbers, layout)
             chosen = dict(zip(layout.blocks, preset.values, strict=True)) | dict(preset.extra)

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import itertools
 from functools import cache
 from typing import Any
 
@@ -193,13 +194,15 @@ class Holder(torch.nn.Module):
 
 
 def shrunk(
-    name: str, seed: int, dtype: torch.dtype = torch.float32, layers: int = 0, **changes: Any
+    name: str, seed: int, *dtypes: torch.dtype, layers: int = 0, **changes: Any
 ) -> comfy.model_patcher.ModelPatcher:
     """A MODEL with the keys of the full network, whose tensors are cut to at most 2 per axis, with seeded values.
 
-    With ``layers`` each list of layers is cut to as many, in networks that are not U-Nets.
+    The tensors have the ``dtypes`` in turn; float32 where none is given. With ``layers`` each list of layers is cut to
+    as many, in networks that are not U-Nets.
     """
-    network = build(name, "cpu" if name in BUILT_ON_CPU else "meta", dtype, **changes)
+    turns = itertools.cycle(dtypes or (torch.float32,))
+    network = build(name, "cpu" if name in BUILT_ON_CPU else "meta", **changes)
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         for child in module.children():
@@ -208,9 +211,8 @@ def shrunk(
         for table in (module._parameters, module._buffers):
             for key, tensor in table.items():
                 if tensor is not None and tensor.is_floating_point():
-                    small = torch.randn([min(2, size) for size in tensor.shape], generator=generator).to(
-                        dtype
-                    )
+                    small = torch.randn([min(2, size) for size in tensor.shape], generator=generator)
+                    small = small.to(next(turns))
                     stays = table is module._buffers
                     table[key] = small if stays else torch.nn.Parameter(small, requires_grad=False)
     cpu = torch.device("cpu")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from blockwork.blocks import numbers, presets
-from blockwork.blocks.names import LAYOUTS, BlockError, as_layout, layout_of, named
+from blockwork.blocks.names import LAYOUTS, BlockError, Stack, as_layout, layout_of, named
 from blockwork.blocks.weights import named_presets, number_text, parse, split_pair
 
 FLUX, KLEIN, SD3 = as_layout("flux"), as_layout("klein_4b"), as_layout("sd3")
@@ -71,6 +71,13 @@ def test_25_numbers_are_sd1_with_one_model_and_klein_with_the_other():
             "z_image",
             {"B29": 1, "CR01": 0.5, "NR00": 0.25},
         ),
+        (
+            "context_refiner=1, noise_refiner.=0.5",
+            "z_image",
+            {"CR00": 1, "CR01": 1, "NR00": 0.5, "NR01": 0.5},
+        ),
+        ("double_blocks=1, D01-D18=0", "flux", {"D00": 1, **{f"D{i:02}": 0 for i in range(1, 19)}}),
+        ("middle_block=1, output_blocks.3=0.5", "sdxl", {"M00": 1, "OUT03": 0.5}),
         ("block_59=1, transformer_blocks.7=0.5", "qwen_image", {"B59": 1, "B07": 0.5}),
         ("IN23=1, joint_0=0.5", "sd3", {"J23": 1, "J00": 0.5}),
         ("input_4=1, unet_mid=0.5, output_0=0.25", "sdxl", {"IN04": 1, "M00": 0.5, "OUT00": 0.25}),
@@ -88,6 +95,22 @@ def test_names(text, layout, expected):
     assert all(
         value == expected.get(block, 0) for block, value in zip(shape.blocks, read.values, strict=True)
     )
+
+
+def test_the_blocks_of_nested_stacks_by_their_own_names():
+    layout = named((Stack("DN", "down_blocks", 6, (2, 4)), Stack("UP", "up_blocks", 6, (4, 2))))
+    read = parse("down_blocks.1.3=1, up_blocks.0.0-up_blocks.1.0=0.5", layout)
+    assert read.named == {"DN05", "UP00", "UP01", "UP02", "UP03", "UP04"}
+    for wrong in ("down_blocks.0.2", "down_blocks.2.0", "down_blocks.0", "down_blocks.0.1.channelwise"):
+        with pytest.raises(BlockError, match=f"Unknown block '{wrong}'"):
+            parse(f"{wrong}=1", layout)
+
+
+def test_the_only_stack_of_a_model_is_its_main_stack():
+    layout = named((Stack("QUUX", "quux_blocks", 7),))
+    assert parse("block_3=1, layer_0=0.5, quux_blocks.6=1", layout).named == {"QUUX00", "QUUX03", "QUUX06"}
+    with pytest.raises(BlockError, match="Unknown block 'layer_0' for flux"):
+        parse("layer_0=1", FLUX)
 
 
 def test_names_outside_the_blocks_follow_base():
@@ -191,6 +214,9 @@ def test_thirds():
             r"Unknown block 'D19' for flux\. Blocks of this model: D00-D18, S00-S37\. Other names: BASE",
         ),
         ("IN05=1", "flux", "Unknown block 'IN05' for flux"),
+        ("D05", "flux", r"'D05': write a block and its weight with =, as in D05=0\.75"),
+        ("0.5, D00-D07", "flux", r"with =, as in D00-D07=0\.75"),
+        ("double_blocks.3.img_attn=1", "flux", r"Unknown block 'double_blocks\.3\.img_attn'"),
         ("J00=1", "qwen_image", "Blocks of this model: B00-B59"),
         ("D00=1=2", "flux", "'1=2' is not a number"),
         ("D05-D03=1", "flux", "Write D03-D05"),

@@ -5,7 +5,8 @@ CPU seconds (user and system, all threads) are what counts on a shared machine; 
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -24,6 +25,15 @@ class Timing:
         )
 
 
+@contextmanager
+def timed(timing: Timing) -> Iterator[None]:
+    """Add what runs inside as one more round of ``timing``."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    timing.cpu.append(time.process_time() - cpu)
+    timing.wall.append(time.perf_counter() - wall)
+
+
 def interleave(
     contenders: dict[str, Callable[[], object]],
     rounds: int,
@@ -33,10 +43,8 @@ def interleave(
     timings = {name: Timing() for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            result = run()
-            timings[name].cpu.append(time.process_time() - cpu)
-            timings[name].wall.append(time.perf_counter() - wall)
+            with timed(timings[name]):
+                result = run()
             after(result)
             del result
     return timings
