@@ -131,7 +131,8 @@ def test_a_sweep_scales_and_bypasses_each_block_of_a_transformer(client, name):
     entry = client.run(scaled)
     assert "S01 is bypassed" in client.texts(entry)["11"][0]
     alone = picture(client, entry["outputs"]["13"]["images"][0])
-    assert np.abs(alone.astype(int) - images["S01 = off"]).max() <= 8  # cells are JPEG
+    far = {label: np.abs(alone.astype(int) - image).mean() for label, image in images.items()}
+    assert min(far, key=lambda label: far[label]) == "S01 = off", far  # not equal: cells are JPEG
 
 
 def test_a_sweep_takes_blocks_of_a_quantised_transformer_from_another(client):
