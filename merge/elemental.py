@@ -2,14 +2,14 @@
 
 ``OUT03 OUT04:attn2 attn1.to_out:0.5, IN00-IN11::0.2, NOT M00:NOT attn:0`` - entries are separated by commas or
 newlines; a field is a list of words separated by spaces; ``NOT`` first turns a field round; ``A-B`` is a range
-of blocks; an empty field matches everything; a word matches when it occurs in the key (or, for blocks, in the
-key followed by its block's name), but ``attn``, ``mlp``, ``mod``, ``img`` and ``txt`` match whole names below the block
+of blocks; an empty field matches everything; a block's name matches that block, another word when it occurs in the key
+followed by its block's name, but ``attn``, ``mlp``, ``mod``, ``img`` and ``txt`` match whole names below the block
 (``img_attn`` has the names img and attn, ``attn2`` the name attn); of all entries that match, the last wins. Source:
 supermerger mergers.py and its elemental guide. Unlike supermerger, a malformed entry is an error, and SDXL keys carry
 SDXL block names (supermerger indexes them with the SD1 table, its issue 468).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ..blocks.names import BASE, VAE, Layout
@@ -24,10 +24,11 @@ class Field:
 
     words: tuple[str, ...]
     negated: bool = False
+    whole: frozenset[str] = frozenset()
 
-    def matches(self, text: str, names: frozenset[str] = frozenset()) -> bool:
-        """Whether the text is selected; words of ``WHOLE`` must be among ``names``."""
-        found = any(word in names if word in WHOLE and names else word in text for word in self.words)
+    def matches(self, text: str, names: Collection[str]) -> bool:
+        """Whether the text is selected; words of ``whole`` must be among ``names``, others in the text."""
+        found = any(word in (names if word in self.whole else text) for word in self.words)
         return found != self.negated
 
 
@@ -42,7 +43,7 @@ class Selector:
     def matches(self, key: str, block: str) -> bool:
         """Whether the entry names a key that is in ``block``."""
         tagged = key + block
-        return self.blocks.matches(tagged) and self.elements.matches(tagged, names_below(key))
+        return self.blocks.matches(tagged, (block,)) and self.elements.matches(tagged, names_below(key))
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def parse_selectors(text: str, layout: Layout) -> Elemental:
     """Read a selector text; MergeError quotes the entry that cannot be read."""
     return Elemental(
         tuple(
-            Selector(_field(_ranges(blocks, layout)), _field(elements.split()), ratio)
+            Selector(_field(_ranges(blocks, layout), layout.index), _field(elements.split(), WHOLE), ratio)
             for blocks, elements, ratio in _entries(text)
         )
     )
@@ -109,10 +110,9 @@ def _entries(text: str) -> Iterator[tuple[str, str, float]]:
         yield blocks, elements, _ratio(ratio, entry)
 
 
-def _field(words: list[str]) -> Field:
-    if words[:1] == ["NOT"]:
-        return Field(tuple(words[1:]), negated=True)
-    return Field(tuple(words) or ("",))
+def _field(words: list[str], whole: Collection[str]) -> Field:
+    negated = words[:1] == ["NOT"]
+    return Field(tuple(words[negated:]) if words else ("",), negated, frozenset(whole))
 
 
 def _ranges(text: str, layout: Layout) -> list[str]:

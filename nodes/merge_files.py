@@ -138,12 +138,12 @@ def _measure():
     return io.Combo.Input("measure", options=list(MEASURES), default="distance", optional=True, tooltip="What the bars show: distance |B - A| / |A|, or the cosine similarity.")  # fmt: skip
 
 
-PICTURE = io.Image.Output("picture", display_name="picture", tooltip="The blocks in the shape of the U-Net. Longer, redder bars differ more.")  # fmt: skip
+PICTURE = io.Image.Output("picture", display_name="picture", tooltip="The blocks in the shape of the model. Longer, redder bars differ more.")  # fmt: skip
 TABLE = io.String.Output("table", display_name="table", tooltip="Per block: parameters, cosine similarity, relative distance, changed share, largest change.")  # fmt: skip
 
 
 class CompareModels(io.ComfyNode):
-    """Two loaded U-Nets, patches and all."""
+    """Two loaded models, with their patches."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -151,7 +151,7 @@ class CompareModels(io.ComfyNode):
             node_id="BlockworkCompareModels",
             display_name="Compare Models",
             category=CATEGORY,
-            description="Shows how much two models differ, block by block, as a table and as bars in the shape of the U-Net. Includes patches such as merges and LoRAs.",
+            description="Shows how much two models differ, block by block, as a table and as bars in the shape of the model. Includes patches such as merges and LoRAs.",
             search_aliases=["model analysis", "cosine similarity of models", "model diff", "ASimilarity", "what does this LoRA change"],
             is_output_node=True,
             inputs=[

@@ -40,7 +40,7 @@ class RecipeLive(io.ComfyNode):
             search_aliases=["merge recipe", "merge board", "mbw_each", "multi merge", "sd-mecha recipe", "model merge script"],
             inputs=[_recipe_input(), _line_input()],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The merged U-Net."),
+                io.Model.Output("model", display_name="model", tooltip="The merged diffusion model."),
                 io.Clip.Output("clip", display_name="clip", tooltip="The merged text encoder. None when A has none."),
                 io.Vae.Output("vae", display_name="vae", tooltip="The VAE of A, unless the recipe has another."),
                 REPORT,

@@ -16,7 +16,7 @@ from .image import draw
 
 
 def compare_live(model_a, model_b, key_map: str) -> Comparison:
-    """Compare the U-Nets of two loaded models, patches included."""
+    """Compare the diffusion models of two loaded models, patches included."""
     check_smoothing([model_a, model_b], MODEL)
     a, b = patched("A", model_a), patched("B", model_b)
     return compare(a, b, key_map, _ticker(a))
@@ -38,7 +38,7 @@ def picture(comparison: Comparison, measure: str) -> torch.Tensor:
 
 
 def patched(letter: str, model) -> TensorCheckpoint:
-    """A live U-Net with its patches, each tensor computed when it is asked for; MergeError for weights of other loaders."""
+    """A loaded diffusion model with its patches, each tensor computed when it is asked for; MergeError for weights of other loaders."""
     patches = key_patches(model, MODEL)
     refuse_foreign(f"Model {letter}", {key: found[0][0] for key, found in patches.items()})
     entries = {

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from blockwork.blocks.keymap import block_of
-from blockwork.blocks.names import SD1, SDXL, as_layout
+from blockwork.blocks.names import SD1, SDXL, Stack, as_layout, named
 from blockwork.merge import elemental
 from blockwork.merge.errors import MergeError
 from blockwork.tests.support.checked import checked
@@ -140,3 +140,23 @@ def test_whole_names_in_unets_match_attention_layers_of_any_number():
     assert found.ratio(key.format("attn1.to_q"), "IN07") == found.ratio(key.format("attn2.to_k"), "IN07") == 1
     assert found.ratio(key.format("ff.net.2"), "IN07") is None
     assert parse(":mod:1", as_layout("sd1")).ratio(key.format("ff.net.2"), "IN07") is None
+
+
+def test_a_block_is_not_found_in_the_name_of_another():
+    stacks = (
+        Stack("S", "single_blocks", 2),
+        Stack("ENCODERS", "encoders", 2),
+        Stack("DN", "down_blocks", 101),
+    )
+    layout = named(stacks)
+    selectors = parse("ENC:attn:0.75, S01:attn:0.5, DN10:attn:0.25", layout)
+    found = [
+        selectors.ratio(f"diffusion_model.{path}.attn.weight", block, None)
+        for path, block in (
+            ("single_blocks.1", "S01"),
+            ("encoders.1", "ENCODERS01"),
+            ("down_blocks.10", "DN10"),
+            ("down_blocks.100", "DN100"),
+        )
+    ]
+    assert found == [0.5, 0.75, 0.25, None]
