@@ -1,26 +1,33 @@
-"""Studies which sampler to search block weights with, on the demo models: TPE, CMA-ES, random, and all presets.
+"""Which sampler to search block weights with, and whether to search at all: the runs of ``docs/studies/search.md``.
 
-    .venv/bin/python tools/demo_models/study_search.py FOLDER [--space groups|blocks] [--trials 150] [--seeds 10] [--minutes 600]
+    .venv/bin/python tools/demo_models/study_search.py FOLDER [--seeds 10] [--trials 150] [--minutes 80] [--page]
 
-Method, fixed before any result was looked at:
-- Goal: the style of the fine-tune *ink* with the shapes and colours of the prompt. The score of a weights text is the mean, over
-  three prompts with one seed each, of the probabilities that the classifier gives to the style, the shape and the colour.
-- Samplers TPE, CMA-ES and random, at equal budgets, each with the same seeds 0, 1, ...; ``groups`` frees five numbers (two groups of IN,
-  M00, two groups of OUT), ``blocks`` all 25. The presets are all built-in ones of SD1, once each; the best of them counts.
-- Hold-out: the best trial of each search is scored on six other prompts with other seeds, which no search sees.
-- Reported: mean over the seeds and its 95 % interval (t distribution), for the search score and the hold-out score; and in how
-  many seeds each sampler beats random. A sampler is called better only where its interval of the paired difference excludes 0.
-- Seeds run in order, all samplers for seed 0 first; when the time is up the report counts the seeds that all samplers finished.
+The method, fixed before any result was looked at:
 
-FOLDER keeps the studies and all scores: the same command resumes. Images are 64 x 64, 6 steps of dpmpp_2m, guidance 4.
+- Goal: B's style with A's shapes and colours. A is the demo base model, B its fine-tune *ink*. The score of a weights text is the
+  mean, over three prompts with one seed each, of the probabilities that the classifier gives to the style, the shape, and the colour.
+- Samplers TPE, CMA-ES and random, 150 trials each, with the same seeds 0, 1, ... The space *groups* frees five numbers (two groups
+  of IN, M00, two groups of OUT), *blocks* all 25. The presets are all built-in ones of SD1, once each, also for SD1's weights
+  of A and of B alone. The preset with the best search score is the result of "all presets".
+- Hold-out: the best trial of each search is scored on twelve other prompts with other seeds, which no search sees.
+- Reported: means over the seeds with 95 % intervals (t distribution), for the search score and the hold-out score; the paired
+  difference of each sampler to random and to the best preset; in how many seeds a sampler is above random; the best score so far
+  over the trials. One method is called better than another only where the interval of the paired difference, on the hold-out
+  prompts, excludes 0.
+- Seeds run in order. For each seed all samplers run in both spaces before the next seed starts. When the time is up, the seeds
+  count that all samplers have finished in both spaces.
+- Images are 64 x 64, 3 Euler steps (scheduler simple), guidance 4. Three steps were chosen because the classifier reads images of 3 and
+  of 14 steps alike at four fixed weights (A, 0.8, B, OUT alone), before any search was run.
+
+FOLDER keeps every score, so that the same command resumes: samplers depend on their seed and on the scores alone.
 """
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,97 +37,209 @@ from refhost.pack import load_pack, use_comfyui
 load_pack()
 use_comfyui()
 
+import comfy.sample
+import comfy.samplers
+import optuna
 import torch
 from blockwork.blocks import presets
+from blockwork.blocks.keymap import block_of
+from blockwork.blocks.weights import parse
 from blockwork.demo_models import host as demo
 from blockwork.merge.live.host import merge_models
 from blockwork.search.space import parse_space
-from blockwork.search.storage import open_storage
 from blockwork.search.study import Study
-from scipy.stats import t as student
-
-import nodes as core
+from torch import Tensor, nn
 
 SPACES = {
     "groups": "IN00-IN05 = one 0..1; IN06-IN11 = one 0..1; M00 = 0..1; OUT00-OUT05 = one 0..1; OUT06-OUT11 = one 0..1",
     "blocks": "ALL = 0..1",
 }
 SAMPLERS = ("TPE", "CMA-ES", "random")
-SEARCH = [("star", "green", "white", 1), ("circle", "red", "grey", 2), ("cross", "purple", "pink", 3)]
-HOLDOUT = [
+STYLE = "ink"
+Case = tuple[str, str, str, int]  # shape, colour, background, seed
+SEARCH: list[Case] = [
+    ("star", "green", "white", 1),
+    ("circle", "red", "grey", 2),
+    ("cross", "purple", "pink", 3),
+]
+HOLDOUT: list[Case] = [
     ("square", "blue", "white", 11), ("ring", "yellow", "grey", 12), ("triangle", "orange", "black", 13),
     ("circle", "green", "pink", 14), ("star", "purple", "brown", 15), ("cross", "red", "white", 16),
+    ("triangle", "blue", "pink", 17), ("square", "red", "brown", 18), ("ring", "green", "black", 19),
+    ("star", "yellow", "black", 20), ("cross", "orange", "grey", 21), ("circle", "purple", "white", 22),
 ]  # fmt: skip
-STEPS = 6
+STEPS, GUIDANCE, SAMPLER, SCHEDULER = 3, 4.0, "euler", "simple"
+
+
+class Denoiser(nn.Module):
+    """The U-Net with the call that can be traced."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.unet(x, timesteps=t, context=context, transformer_options={})
+
+
+class Painter:
+    """Merges A and B in place, only the blocks whose weight changes, and samples.
+
+    The same images as Block Merge and core's sampler give (``check``), in a third of the time: the U-Net is traced once.
+    """
+
+    def __init__(self) -> None:
+        self.a, self.b = demo.load_model("base"), demo.load_model(STYLE)
+        self.vae, self.clip = demo.load_vae(), demo.load_clip()
+        self.model = self.a.model
+        self.parameters = dict(self.model.diffusion_model.named_parameters())
+        self.of_a = {key: parameter.clone() for key, parameter in self.parameters.items()}
+        self.of_b = dict(self.b.model.diffusion_model.named_parameters())
+        self.blocks: dict[str, list[str]] = {}
+        for key in self.parameters:
+            self.blocks.setdefault(block_of(f"diffusion_model.{key}", "sd1") or "", []).append(key)
+        self.now = dict.fromkeys(self.blocks, 0.0)
+        self.said: dict[str, Tensor] = {}
+        context = torch.cat([self.encode("")] * 2)
+        self.traced = torch.jit.trace(
+            Denoiser(self.model.diffusion_model),
+            (torch.zeros(2, 4, 16, 16), torch.zeros(2), context), check_trace=False, strict=False,
+        )  # fmt: skip
+
+    def encode(self, text: str) -> Tensor:
+        if text not in self.said:
+            self.said[text] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))[0][0]
+        return self.said[text]
+
+    def prompts(self, cases: list[Case]) -> Tensor:
+        return torch.cat([self.encode(f"a big {c[1]} {c[0]} on a {c[2]} background") for c in cases])
+
+    def noise(self, cases: list[Case]) -> Tensor:
+        return torch.cat(
+            [torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(c[3])) for c in cases]
+        )
+
+    def merge(self, text: str) -> None:
+        """Set the weights of the U-Net; blocks that the text does not name are A's."""
+        weights = parse(text, "sd1")
+        for block, keys in self.blocks.items():
+            share = float(weights.of(block, 0.0)) if block else 0.0
+            if share != self.now[block]:
+                self.now[block] = share
+                for key in keys:
+                    torch.lerp(self.of_a[key], self.of_b[key], share, out=self.parameters[key].data)
+
+    def paint(self, text: str, cases: list[Case]) -> Tensor:
+        """Images ``n 64 64 3`` in 0..1."""
+        self.merge(text)
+        sampling, count = self.model.model_sampling, len(cases)
+        sigmas = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, STEPS)
+        context = torch.cat([self.prompts(cases), self.encode("").expand(count, -1, -1)])
+        noise = self.noise(cases)
+        x = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
+        for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+            inside = sampling.calculate_input(sigma, x).repeat(2, 1, 1, 1)
+            found = self.traced(inside, sampling.timestep(sigma).float().expand(2 * count), context)
+            asked, empty = sampling.calculate_denoised(
+                sigma.expand(2 * count), found, x.repeat(2, 1, 1, 1)
+            ).chunk(2)
+            denoised = empty + GUIDANCE * (asked - empty)
+            x = x + (x - denoised) / sigma * (following - sigma)
+        return self.vae.decode(self.model.process_latent_out(x))
+
+    def check(self) -> float:
+        """The largest difference of an image to Block Merge with core's sampler, at weights that are different in every block."""
+        text = ", ".join(f"{block}={0.03 * n:.2f}" for n, block in enumerate(self.blocks) if block)
+        merged = merge_models(demo.load_model("base"), self.b, text)[0]
+        noise = self.noise(SEARCH)
+        latent = comfy.sample.sample(
+            merged, noise, STEPS, GUIDANCE, SAMPLER, SCHEDULER, [[self.prompts(SEARCH), {}]],
+            [[self.encode(""), {}]], torch.zeros_like(noise), disable_pbar=True, seed=1,
+        )  # fmt: skip
+        return float((self.vae.decode(latent) - self.paint(text, SEARCH)).abs().max())
 
 
 class Scorer:
     """Scores weights texts, each once; the scores are kept in a file."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.known = json.loads(path.read_text()) if path.exists() else {}
-        self.a, self.b, self.vae, clip = (
-            demo.load_model("base"),
-            demo.load_model("ink"),
-            demo.load_vae(),
-            demo.load_clip(),
-        )
-        encode = core.CLIPTextEncode().encode
-        self.negative = encode(clip, "")[0]
-        self.positive = {
-            case: encode(clip, f"a big {case[1]} {case[0]} on a {case[2]} background")[0]
-            for case in SEARCH + HOLDOUT
-        }
+    def __init__(self, path: Path, painter: Painter):
+        self.painter = painter
+        self.known: dict[str, list[float]] = {}
+        if path.exists():
+            self.known = dict(json.loads(line) for line in path.read_text().splitlines())
+        self.file = path.open("a")
 
-    def __call__(self, weights: str, cases: list = SEARCH) -> float:
+    def parts(self, weights: str, cases: list[Case]) -> list[float]:
+        """The mean probabilities of style, shape and colour."""
         key = f"{len(cases)} {weights}"
         if key not in self.known:
-            model, _ = merge_models(self.a, self.b, weights)
-            self.known[key] = statistics.fmean(self.one(model, case) for case in cases)
-            self.path.write_text(json.dumps(self.known))
+            verdict = demo.judge(self.painter.paint(weights, cases))
+            self.known[key] = [
+                statistics.fmean(
+                    float(verdict.chance_of(question, STYLE if at is None else case[at])[number])
+                    for number, case in enumerate(cases)
+                )
+                for question, at in (("style", None), ("shape", 0), ("colour", 1))
+            ]
+            self.file.write(json.dumps([key, self.known[key]]) + "\n")
+            self.file.flush()
         return self.known[key]
 
-    def one(self, model, case) -> float:
-        latent = {"samples": torch.zeros(1, 4, 16, 16)}
-        settings = (case[3], STEPS, 4.0, "dpmpp_2m", "karras", self.positive[case], self.negative, latent)
-        verdict = demo.judge(self.vae.decode(core.common_ksampler(model, *settings)[0]["samples"]))
-        wanted = {"style": "ink", "shape": case[0], "colour": case[1]}
-        return statistics.fmean(
-            float(verdict.chance_of(question, answer)[0]) for question, answer in wanted.items()
-        )
+    def score(self, weights: str, cases: list[Case] = SEARCH) -> float:
+        return statistics.fmean(self.parts(weights, cases))
+
+
+@dataclass
+class Run:
+    """One finished search: all scores in order, the best weights."""
+
+    scores: list[float] = field(default_factory=list)
+    best: str = ""
 
 
 def search(
-    folder: Path,
-    name: str,
-    space_name: str,
-    sampler: str,
-    seed: int,
-    trials: int,
-    scorer: Scorer,
-    until: float,
-) -> Study | None:
-    """The finished study, resumed where it is not; None where the time ran out."""
-    space = parse_space(SPACES[space_name], "sd1")
-    study = Study(open_storage(folder, name), name, space, ["maximize"], "study")
-    study.release(lambda owner: False)
-    while study.done() < trials:
+    space: str, sampler: str, seed: int, trials: int, scorer: Scorer, until: float = float("inf")
+) -> Run | None:
+    """A search by the pack's own study, kept in memory; None where the time ran out."""
+    parsed = parse_space(SPACES[space], "sd1")
+    study = Study(optuna.storages.InMemoryStorage(), "study", parsed, ["maximize"], "study")
+    run = Run()
+    while len(run.scores) < trials:
         if time.monotonic() > until:
             return None
         asked = study.ask(sampler, seed)
         if asked is None:
             break
-        study.tell(asked[0], [scorer(asked[1])])
-    return study
+        run.scores.append(scorer.score(asked[1]))
+        study.tell(asked[0], [run.scores[-1]])
+    run.best = study.best()[0].weights
+    return run
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half of the 95 % interval."""
-    if len(values) < 2:
-        return f"{values[0]:.4f}"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.fmean(values):.4f} +- {half:.4f}"
+def all_runs(seeds: int, trials: int, scorer: Scorer, until: float) -> dict[tuple[str, str], list[Run]]:
+    """Every search of the seeds that all samplers finished in both spaces, by space and sampler."""
+    found: dict[tuple[str, str], list[Run]] = {
+        (space, sampler): [] for space in SPACES for sampler in SAMPLERS
+    }
+    for seed in range(seeds):
+        row = {}
+        for space, sampler in found:
+            run = search(space, sampler, seed, trials, scorer, until)
+            if run is None:
+                return found
+            row[space, sampler] = run
+            scorer.score(run.best, HOLDOUT)
+        for key, run in row.items():
+            found[key].append(run)
+        print(f"seed {seed}: {len(scorer.known)} scores, {time.process_time():.0f} CPU s", flush=True)
+    return found
+
+
+def all_presets(scorer: Scorer) -> dict[str, tuple[float, float]]:
+    """Search score and hold-out score of A, B, and every preset of SD1, best search score first."""
+    names = ["0", "1", *presets.names("sd1")]
+    scores = {name: (scorer.score(name), scorer.score(name, HOLDOUT)) for name in names}
+    return dict(sorted(scores.items(), key=lambda entry: -entry[1][0]))
 
 
 def main() -> int:
@@ -128,61 +247,23 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--space", choices=SPACES, default="groups")
     parser.add_argument("--trials", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--page", action="store_true", help="write docs/studies/search.md at the end")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * options.minutes
-    scorer = Scorer(options.folder / "scores.json")
-    found: dict[str, list[tuple[float, float]]] = {sampler: [] for sampler in SAMPLERS}
-    with torch.inference_mode():
-        for seed in range(options.seeds):
-            row = {}
-            for sampler in SAMPLERS:
-                name = f"{options.space}-{options.trials}-{sampler}-{seed}"
-                study = search(
-                    options.folder, name, options.space, sampler, seed, options.trials, scorer, until
-                )
-                if study is None:
-                    break
-                best = study.best()[0]
-                row[sampler] = (best.scores[0], scorer(best.weights, HOLDOUT))
-            if len(row) < len(SAMPLERS):
-                break
-            for sampler, pair in row.items():
-                found[sampler].append(pair)
-            print(
-                seed,
-                {sampler: [round(score, 4) for score in pair] for sampler, pair in row.items()},
-                flush=True,
-            )
-        names = presets.names("sd1")
-        tried = [
-            name for name in names if time.monotonic() < until or f"{len(SEARCH)} {name}" in scorer.known
-        ]
-        ranked = sorted(tried, key=lambda name: -scorer(name))
-    print(f"\n{options.space}: {options.trials} trials, {len(found['random'])} seeds\n")
-    print("| method | search score | hold-out score | seeds better than random |\n|---|---|---|---|")
-    for sampler, pairs in found.items():
-        if pairs:
-            wins = sum(pair[0] > other[0] for pair, other in zip(pairs, found["random"], strict=True))
-            print(
-                f"| {sampler} | {interval([pair[0] for pair in pairs])} | {interval([pair[1] for pair in pairs])} | {wins} of {len(pairs)} |"
-            )
-    if ranked:
-        with torch.inference_mode():
-            print(
-                f"| best of {len(ranked)} presets ({ranked[0]}) | {scorer(ranked[0]):.4f} | {scorer(ranked[0], HOLDOUT):.4f} | |"
-            )
-    for sampler in SAMPLERS[:2]:
-        for number, what in enumerate(("search", "hold-out")):
-            differences = [
-                a[number] - b[number] for a, b in zip(found[sampler], found["random"], strict=True)
-            ]
-            if differences:
-                print(f"\n{sampler} minus random, {what}: {interval(differences)}")
+    with torch.no_grad():
+        painter = Painter()
+        print(f"largest difference to Block Merge and core's sampler: {painter.check():.1e}", flush=True)
+        scorer = Scorer(options.folder / "scores.jsonl", painter)
+        tried = all_presets(scorer)
+        runs = all_runs(options.seeds, options.trials, scorer, until)
+        if options.page:
+            from demo_models import study_search_page
+
+            study_search_page.write(ROOT / "docs" / "studies", runs, tried, scorer)
     return 0
 
 
