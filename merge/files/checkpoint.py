@@ -34,6 +34,10 @@ class Stored:
         """``count`` bytes from the ``start``-th on."""
         return self.file.bytes_at(self.offset + start, count).data
 
+    def read_into(self, buffer: np.ndarray, start: int) -> None:
+        """Fill ``buffer`` (bytes) with those from the ``start``-th on."""
+        self.file.fill(buffer, self.offset + start)
+
 
 class Checkpoint(Protocol):
     """A table of tensors that can be read in pieces: a file, or a merge that does not exist yet."""
@@ -87,7 +91,12 @@ class OpenFile:
     def bytes_at(self, offset: int, count: int) -> np.ndarray:
         """``count`` bytes of the file; MergeError when it ends before."""
         buffer = np.empty(count, dtype=np.uint8)
-        view, done = buffer.data, 0
+        self.fill(buffer, offset)
+        return buffer
+
+    def fill(self, buffer: np.ndarray, offset: int) -> None:
+        """Fill ``buffer`` (bytes) from ``offset`` on; MergeError when the file ends before."""
+        view, done, count = buffer.data, 0, len(buffer)
         while done < count:
             try:
                 got = self._read_into(view[done:], offset + done)
@@ -96,7 +105,6 @@ class OpenFile:
             if got == 0:
                 raise MergeError(f"{self.name} ended {count - done} bytes early while it was being read.")
             done += got
-        return buffer
 
     def _read_into(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):

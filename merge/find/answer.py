@@ -10,8 +10,10 @@ from ..recipe.grammar import to_text
 from ..recipe.items import node_line
 from ..recipe.model import Line, Recipe
 from .finding import Found
+from .nearest import describe
 
 DIGITS = 4
+SAME = 2e-3  # shares that differ by less are equal
 COARSE = 0.05  # a share that can be further off is pointed out
 DTYPES = {
     torch.float32: "fp32",
@@ -113,8 +115,10 @@ def _verdict(found: Found, letters: list[str]) -> list[str]:
             lines.append(
                 f"In {_some(free)} shares fit whose sum is not 1. The method may be M_A A + M_B B, or SLERP."
             )
+        lines += describe(found.nearest, letters)
     else:
         lines.append("The candidates explain every block: what is left is within rounding.")
+    lines += _differences(found, letters)
     coarse = [name for name, shares in found.blocks.items() if shares.error > COARSE]
     if coarse:
         worst = max(found.blocks[name].error for name in coarse)
@@ -132,6 +136,24 @@ def _verdict(found: Found, letters: list[str]) -> list[str]:
             f"{len(found.blocks)} blocks ({_some(names)}): only what they have together is known there."
         )
     return lines
+
+
+def _differences(found: Found, letters: list[str]) -> list[str]:
+    """The blocks whose shares are those of add difference: one is 1, two others cancel."""
+    groups: dict[tuple[int, int, int], list[str]] = {}
+    for name, block in found.blocks.items():
+        near, shares = max(SAME, block.error), list(enumerate(block.shares))
+        one = [place for place, share in shares if abs(share - 1) < near][:1]
+        plus = [place for place, share in shares if share > near and place not in one]
+        minus = [place for place, share in shares if share < -near]
+        if not block.fits or not one or len(plus) != 1 or len(minus) != 1:
+            continue
+        if abs(block.shares[plus[0]] + block.shares[minus[0]]) < 2 * near:
+            groups.setdefault((one[0], plus[0], minus[0]), []).append(name)
+    return [
+        f"In {_some(names)} the shares are those of add difference: {letters[a]} + alpha ({letters[b]} - {letters[c]})."
+        for (a, b, c), names in groups.items()
+    ]
 
 
 def _some(names: list[str]) -> str:

@@ -1,11 +1,13 @@
 """Which share of which candidate is in each block of a merged file, all files read once, piece by piece."""
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,18 +16,19 @@ from ...blocks.keys import EMA, OTHER, TEXT, VAE_PART, part_of
 from ...blocks.names import BASE, CLIP, NO_LAYOUT, T5, VAE, BlockError, Layout, layout_of
 from ..errors import MergeError
 from ..files.checkpoint import Checkpoint
-from .solve import Shares, Sums, solve, tensor_sums
+from .nearest import Nearest, nearest_methods
+from .solve import CHUNK, Shares, Sums, products, solve, tensor_sums
 
 READ = 1 << 20  # elements read at a time: short reads from several files in turn are slow on a disk
-PIECE = 1 << 17  # elements in one piece of work
+PIECE = 1 << 18  # elements in one piece of work
 LEAST, MOST = 2, 7
-THREADS = 2
+THREADS = min(4, os.cpu_count() or 1)
 Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The shares per block, and the tensors that could not be used with the reason."""
+    """The shares per block, the tensors that could not be used with the reason, the nearest methods where no shares fit."""
 
     merge: str
     candidates: tuple[str, ...]
@@ -35,6 +38,7 @@ class Found:
     blocks: dict[str, Shares]
     left_out: dict[str, list[str]] = field(default_factory=dict)
     odd: dict[str, int] = field(default_factory=dict)
+    nearest: tuple[Nearest, ...] = ()
 
 
 def find_recipe(
@@ -63,15 +67,17 @@ def find_recipe(
             tick(merge.entries[key].nbytes)
     order = [BASE, CLIP, T5, *layout.blocks, VAE]
     names = sorted(sums, key=lambda name: order.index(name) if name in order else len(order))
+    blocks = {name: solve(sums[name]) for name in names}
     return Found(
         merge.name,
         tuple(candidate.name for candidate in candidates),
         layout,
         key_map,
         _dtype(merge, places),
-        {name: solve(sums[name]) for name in names},
+        blocks,
         left_out,
         {name: sums[name].odd for name in names if sums[name].odd},
+        nearest_methods(merge, candidates, places, blocks),
     )
 
 
@@ -131,32 +137,59 @@ def _all_sums(
 
 def _tensor(merge: Checkpoint, candidates: Sequence[Checkpoint], key: str) -> Sums:
     models = [*candidates, merge]
-    numel = merge.entries[key].numel
+    stored = merge.entries[key]
+    kind = torch.float64 if stored.dtype.itemsize > 2 and stored.quantised is None else torch.float32
     divisible = all(model.divisible(key) for model in models)
-    step = READ if divisible else numel
-    columns = torch.empty(len(models), min(step, PIECE, numel), dtype=torch.float64)
+    step = READ if divisible else stored.numel
+    width = -(-min(step, PIECE, stored.numel) // CHUNK) * CHUNK
+    columns = torch.zeros(len(models), width, dtype=kind)
+    givers = [reader(model, key, step) for model in models]
     gram = torch.zeros(len(models), len(models), dtype=torch.float64)
     odd = 0
-    for start in range(0, numel, step):
-        read = [model.read(key, start, min(start + step, numel)) for model in models]
+    for start in range(0, stored.numel, step):
+        read = [give(start, min(start + step, stored.numel)) for give in givers]
         for parts in zip(*(tensor.split(PIECE) for tensor in read), strict=True):
-            found, left = _piece(parts, columns[:, : len(parts[0])])
+            found, left = _piece(parts, columns)
             gram += found
             odd += left
-    return tensor_sums(gram, [model.entries[key] for model in models], numel - odd, odd)
+    return tensor_sums(gram, [model.entries[key] for model in models], stored.numel - odd, odd, kind)
+
+
+def reader(model: Checkpoint, key: str, most: int) -> Callable[[int, int], Tensor]:
+    """Gives elements of a tensor, up to ``most`` at once; they hold until the next call where they are in a file as they are.
+
+    One buffer for all of them: new memory for each costs as much as reading from the system's cache.
+    """
+    stored, dtype = model.stored(key), model.entries[key].dtype
+    if stored is None:
+        return lambda start, stop: model.read(key, start, stop)
+    size = dtype.itemsize
+    buffer = np.empty(min(most, model.entries[key].numel) * size, dtype=np.uint8)
+
+    def read(start: int, stop: int) -> Tensor:
+        raw = buffer[: (stop - start) * size]
+        stored.read_into(raw, start * size)
+        return torch.from_numpy(raw).view(dtype)
+
+    return read
 
 
 def _piece(parts: Sequence[Tensor], columns: Tensor) -> tuple[Tensor, int]:
-    """``Z^T Z`` of a piece, and how many elements NaN or infinity left out."""
-    for row, part in zip(columns, parts, strict=True):
+    """``Z^T Z`` of a piece, and how many elements NaN or infinity left out; ``columns`` is room for it."""
+    count = len(parts[0])
+    used = columns[:, : -(-count // CHUNK) * CHUNK]
+    used[:, count:] = 0
+    for row, part in zip(used[:, :count], parts, strict=True):
         row.copy_(part)
-    columns[1:] -= columns[0]
-    found = columns @ columns.T
+    used[1:] -= used[0]
+    found = products(used)
     if found.isfinite().all():
         return found, 0
-    good = columns.isfinite().all(0)
-    columns = columns[:, good]
-    return columns @ columns.T, int((~good).sum())
+    exact = torch.stack([part.double() for part in parts])  # products that float32 cannot hold, or no numbers
+    good = exact.isfinite().all(0)
+    exact = exact[:, good]
+    exact[1:] -= exact[0].clone()
+    return products(exact), int((~good).sum())
 
 
 def _common_layout(models: Sequence[Checkpoint]) -> Layout:

@@ -23,6 +23,7 @@ FOLDER keeps every score, so that the same command resumes: samplers depend on t
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -137,9 +138,9 @@ class Painter:
         context = torch.cat([self.prompts(cases), self.encode("").expand(count, -1, -1)])
         noise = self.noise(cases)
         x = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
-        for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, following in itertools.pairwise(sigmas):
             inside = sampling.calculate_input(sigma, x).repeat(2, 1, 1, 1)
-            found = self.traced(inside, sampling.timestep(sigma).float().expand(2 * count), context)
+            found: Tensor = self.traced(inside, sampling.timestep(sigma).float().expand(2 * count), context)  # pyright: ignore[reportCallIssue]
             asked, empty = sampling.calculate_denoised(
                 sigma.expand(2 * count), found, x.repeat(2, 1, 1, 1)
             ).chunk(2)
