@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from . import shape
 from .autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
-from .files import WEIGHTS, weights_file
+from .files import weights_file, weights_folder
 from .judge import Judge, Verdict, judged
 
 MODELS = {"base": "unet", "ink": "unet_ink", "night": "unet_night"}
@@ -128,7 +128,7 @@ def register() -> None:
     if DemoModel not in comfy.supported_models.models:
         comfy.supported_models.models.append(DemoModel)
     for folder in ("deprojector", "embeddings"):
-        folder_paths.add_model_folder_path(folder, str(WEIGHTS / folder))
+        folder_paths.add_model_folder_path(folder, str(weights_folder() / folder))
 
 
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -13,11 +13,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="which; none for all")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "studies")
+    parser.add_argument("--weights", type=Path, help="another set of weights than demo_models/weights")
     given = parser.parse_args()
     from refhost.pack import load_pack, use_comfyui
 
     load_pack()
     use_comfyui()
+    from blockwork.demo_models import files
+
+    if given.weights:
+        files.use(given.weights.resolve())
     for name in given.studies or STUDIES:
         print(f"study: {name}", flush=True)
         importlib.import_module(f"demo_models.study_{name}").run(given.out)

@@ -53,10 +53,13 @@ def test_the_vae_is_used_at_a_quarter_of_the_size():
     assert sampling.vae().decode(latents).shape == pictures.shape
 
 
-def test_a_missing_file_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"vae\.safetensors.*train_demo_models"):
-        demo_models.load_vae()
+def test_a_missing_file_is_named(tmp_path):
+    files.use(tmp_path)
+    try:
+        with pytest.raises(FileNotFoundError, match=r"vae\.safetensors.*train_demo_models"):
+            demo_models.load_vae()
+    finally:
+        files.use(files.PUBLISHED)
 
 
 def painted(prompts, of):
