@@ -2,11 +2,13 @@
 
 The stock nodes: one with 25 number fields, as many as a deck has bars; CLIPTextEncode, which has a DOM widget; and
 KSampler, which has none and is only reported. The canvas is panned one step per frame, with the frame-rate limit
-off; the graphs take turns on one page. Prints medians of frames, and the ratios to the first two, for renderer and
-zoom: the classic canvas at 80 %, Nodes 2.0 at 40 %, both at 100 %. ``--decks`` measures decks of 60 blocks as well,
-against nodes with 60 number fields.
+off; the graphs take turns on one page. Prints medians of frames and the browser's CPU time per frame (where other
+programs run, only that can be compared), and the ratios to the first two, for renderer and zoom: the classic canvas at
+80 %, Nodes 2.0 at 40 %, both at 100 %. ``--decks`` measures decks of 60 blocks as well, against nodes with 60 number
+fields; ``--front-end 1.58.1`` takes another release. Linux only: CPU times are read from /proc.
 """
 
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from playwright.sync_api import sync_playwright
 from refhost import layout
-from refhost.browser import ARGUMENTS, chromium
+from refhost.browser import ARGUMENTS, chromium, frontend
 from refhost.canvas import Canvas
 from refhost.server import Server
 
@@ -41,30 +43,68 @@ PAN = """([frames, scale]) => new Promise((done) => { const times = []; let last
   requestAnimationFrame(step); })"""
 
 
-def measure(canvas: Canvas, scale: float, block_layout: str = "") -> dict[str, float]:
-    """Median milliseconds per frame of the graphs, which take turns."""
+def cpu() -> float:
+    """CPU milliseconds that the programs started from here have taken."""
+    parents, spent = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            _, _, fields = (folder / "stat").read_text().rpartition(") ")
+        except OSError:
+            continue  # it has ended meanwhile
+        parent, times = int(fields.split()[1]), fields.split()[11:13]
+        parents[int(folder.name)] = parent
+        spent[int(folder.name)] = sum(map(int, times)) * 1000 / os.sysconf("SC_CLK_TCK")
+
+    def ours(process: int) -> bool:
+        while process in parents and process != os.getpid():
+            process = parents[process]
+        return process == os.getpid()
+
+    return sum(ms for process, ms in spent.items() if process != os.getpid() and ours(process))
+
+
+def measure(canvas: Canvas, scale: float, block_layout: str = "") -> dict[str, tuple[float, float]]:
+    """Median milliseconds per frame, and CPU milliseconds per frame, of the graphs, which take turns."""
     frames: dict[str, list[float]] = {side: [] for side in TYPES}
+    spent: dict[str, list[float]] = {side: [] for side in TYPES}
     for _ in range(ROUNDS):
         for side, node_type in {**TYPES, **({"fields": "DeckTestFloats60"} if block_layout else {})}.items():
             canvas.page.evaluate(FILL, [node_type, NODES, block_layout])
             canvas.settle(20)
-            frames[side] += canvas.page.evaluate(PAN, [FRAMES, scale])
-    return {side: statistics.median(times) for side, times in frames.items()}
+            before = cpu()
+            times = canvas.page.evaluate(PAN, [FRAMES, scale])
+            spent[side].append((cpu() - before) / len(times))
+            frames[side] += times
+    return {side: (statistics.median(frames[side]), statistics.median(spent[side])) for side in TYPES}
+
+
+def report(name: str, took: dict[str, tuple[float, float]]) -> str:
+    """One line: frames and CPU of each graph, and the ratios of both."""
+    times = ", ".join(f"{side} {frame:.1f} ms ({cpu:.1f})" for side, (frame, cpu) in took.items())
+    ratios = [
+        f"to {side} {took['ours'][0] / took[side][0]:.2f} ({took['ours'][1] / took[side][1]:.2f})"
+        for side in ("fields", "texts")
+    ]
+    return f"{name}: frame (CPU) {times}; ratio {', '.join(ratios)}"
 
 
 def main() -> None:
     packs = {"deck_test": ROOT / "tests" / "browser" / "pack"}
-    with Server(layout.HOST / "bench-deck", packs=packs) as server, sync_playwright() as playwright:
+    version = sys.argv[sys.argv.index("--front-end") + 1] if "--front-end" in sys.argv else ""
+    root = ("--front-end-root", str(frontend(version))) if version else ()
+    server = Server(layout.HOST / "bench-deck", arguments=("--cpu", *root), packs=packs)
+    with server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(chromium()), args=[*ARGUMENTS, *UNLIMITED])
         for nodes2 in (False, True):
             canvas = Canvas(browser, server.url, nodes2=nodes2).open()
             for scale in ZOOMS[nodes2]:
                 for block_layout in ("", "qwen_image") if "--decks" in sys.argv else ("",):
                     took = measure(canvas, scale, block_layout)
-                    name = f"{'Nodes 2.0' if nodes2 else 'classic canvas'}, zoom {scale:.0%}{', 60 blocks' if block_layout else ''}"
-                    times = ", ".join(f"{side} {ms:.1f} ms" for side, ms in took.items())
-                    fields, texts = took["ours"] / took["fields"], took["ours"] / took["texts"]
-                    print(f"{name}: {times}; ratio to fields {fields:.2f}, to texts {texts:.2f}", flush=True)
+                    face = "Nodes 2.0" if nodes2 else "classic canvas"
+                    print(
+                        report(f"{face}, zoom {scale:.0%}{', 60 blocks' if block_layout else ''}", took),
+                        flush=True,
+                    )
             canvas.close()
         browser.close()
 

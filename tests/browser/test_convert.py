@@ -40,6 +40,32 @@ def test_a_merge_of_core_becomes_one_by_block(canvas: Canvas):
     ) == []  # fmt: skip
 
 
+def test_two_nodes_of_others_become_one(canvas: Canvas):
+    """A sum of a difference is Add Difference; a LoRA made and applied is one loader. The settings go along."""
+    load = canvas.add("CheckpointLoaderSimple", (20, 60))
+    difference, total = canvas.add("ModelMergeSubtract", (420, 60)), canvas.add("ModelMergeAdd", (820, 60))
+    made, applied = canvas.add("MakeLBW //Inspire", (420, 400)), canvas.add("ApplyLBW //Inspire", (820, 400))
+    for source, target, name in (
+        (load, difference, "model1"), (load, difference, "model2"), (load, total, "model1"), (difference, total, "model2"),
+        (total, made, "model"), (total, applied, "model"), (made, applied, "lbw_model"),
+    ):  # fmt: skip
+        canvas.connect(source, 0, target, name)
+    for node in (made, applied):
+        canvas.connect(load, 1, node, "clip")
+    canvas.set_value(difference, "multiplier", 0.5)
+    lora = canvas.page.evaluate(CONVERT, applied)
+    assert lora["type"] == "BlockworkLoadLoRA" and lora["widgets"]["strength_model"] == 0.8
+    assert [lora["widgets"][name] for name in ("a", "b", "seed")] == [4, 1, 3]
+    assert lora["widgets"]["weights"].startswith("1,0,0,0,0,0,0,0,1")
+    canvas.page.evaluate(CONVERT, total)
+    left = {node["type"]: str(node["id"]) for node in canvas.save()["nodes"]}
+    assert set(left) == {"CheckpointLoaderSimple", "BlockworkLoadLoRA", "BlockworkAddDifference", "Note"}
+    inputs = canvas.prompt()[left["BlockworkAddDifference"]]["inputs"]
+    assert [inputs[f"model_{letter}"] for letter in "abc"] == [[load, 0]] * 3 and inputs["weights"] == "0.5"
+    inputs = canvas.prompt()[left["BlockworkLoadLoRA"]]["inputs"]
+    assert inputs["model"] == [left["BlockworkAddDifference"], 0] and inputs["clip"] == [load, 1]
+
+
 def test_a_deck_takes_the_blocks_of_the_model_that_its_node_got(canvas: Canvas):
     deck = Deck(canvas, "BlockworkScaleBlocks")
     deck.text = "0.5"

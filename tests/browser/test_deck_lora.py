@@ -113,3 +113,9 @@ def test_texts_of_lora_block_weight(canvas: Canvas):
     assert set(deck.painted()) == {"R"}
     deck.keys("IN04", "End")
     assert deck.text == "R", "a bar that only a run knows is not moved"
+    deck.find(".bw-picker").click()
+    canvas.page.keyboard.type("OUTD")
+    assert deck.find(".bw-card").get_attribute("title") == "OUTD\nLoRA Block Weight"
+    canvas.page.keyboard.press("Enter")
+    assert deck.text == "OUTD" and deck.find(".bw-preset-name").inner_text() == "OUTD"
+    assert deck.painted()[15:21] == ["0", "1", "1", "1", "1", "0"]

@@ -35,8 +35,35 @@ test("stacks of transformers", () => {
 test("other merges", () => {
   assert.equal(merge("ModelMergeSimple", { ratio: 0.3 }).nodes[0].widgets.weights, "0.7");
   assert.equal(merge("CLIPMergeSimple", { ratio: 0.3 }).nodes[0].widgets.ratio, 0.7);
-  assert.equal(merge("ModelMergeBlocks", { input: 1, middle: 1, out: 1 }), null);
   assert.equal(merge("ModelMergeOfAnotherPack", { "quux.0.": 1 }), null);
+});
+
+test("merges by input, middle and out", () => {
+  const { nodes, notes } = merge("ModelMergeBlocks", { input: 0.75, middle: 0.75, out: 0 });
+  assert.deepEqual(nodes[0].widgets, { weights: "0.25", elemental: ":diffusion_model.out:1" });
+  assert.deepEqual(notes, [["mergeParts", "0.25"]]);
+  assert.deepEqual(merge("ModelMergeBlocks", { input: 1, middle: 1, out: 1 }).nodes[0].widgets, { weights: "0", elemental: "" });
+});
+
+test("sums and differences", () => {
+  const two = (type, widgets, sources) => conversionOf({ type, widgets, linked: {}, sources });
+  assert.equal(merge("ModelMergeSubtract", { multiplier: 0.5 }).nodes[0].widgets.weights, "0.5 | -0.5");
+  assert.deepEqual(two("ModelMergeAdd", {}, { model1: { type: "UNETLoader", widgets: {} } }).nodes, [
+    { type: "BlockworkMergeTwoRatios", widgets: { weights: "1 | 1" }, links: { model_a: "model1", model_b: "model2" } },
+  ]);
+  assert.deepEqual(two("ModelMergeAdd", {}, { model2: { type: "ModelMergeSubtract", widgets: { multiplier: 0.5 } } }).nodes, [
+    { type: "BlockworkAddDifference", widgets: { weights: "0.5" }, links: { model_a: "model1", model_b: "model2/model1", model_c: "model2/model2" } },
+  ]);
+});
+
+test("a LoRA that is made by one node and applied by another", () => {
+  const made = { type: "MakeLBW //Inspire", widgets: { lora_name: "a.safetensors", inverse: false, seed: 3, A: 4, B: 1, preset: "x", block_vector: "1,R,0", bypass: false } };
+  const old = { type: "ApplyLBW //Inspire", widgets: { strength_model: 0.8, strength_clip: 0.5 }, linked: {} };
+  const { nodes, outputs, notes } = conversionOf({ ...old, sources: { lbw_model: made } });
+  assert.deepEqual(nodes[0].widgets, { lora_name: "a.safetensors", strength_model: 0.8, strength_clip: 0.5, seed: 3, a: 4, b: 1, weights: "1,R,0" });
+  assert.deepEqual([nodes[0].links, outputs], [{ model: "model", clip: "clip" }, [0, 1]]);
+  assert.deepEqual(notes.map(([key]) => key), ["loraBlocks", "loraRandom"]);
+  assert.equal(conversionOf({ ...old, sources: { lbw_model: { type: "LoadLBW //Inspire", widgets: {} } } }), null);
 });
 
 test("a LoRA by block", () => {

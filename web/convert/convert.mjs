@@ -6,11 +6,12 @@
 import { NAMED } from "../deck/layouts.mjs";
 
 /**
- * @typedef {{type: string, widgets: Record<string, any>, links: Record<string, string>}} Made a node: its settings, and its inputs by the input of the old node whose link they take
+ * @typedef {{type: string, widgets: Record<string, any>, links: Record<string, string>}} Made a node: its settings, and its inputs by the input of the old node whose link they take (`x/y`: input `y` of the node that input `x` is linked to)
  * @typedef {object} Conversion
  * @property {Made[]} nodes a chain: the first output of each goes to the input `model` of the next
  * @property {(number | null)[]} outputs by output of the old node: that of the last new node, or null
  * @property {string[][]} notes what differs: the key of a sentence, and what goes into it
+ * @property {string} [absorbed] the input whose node the new ones replace as well
  */
 
 /**
@@ -18,6 +19,7 @@ import { NAMED } from "../deck/layouts.mjs";
  * @property {string} type
  * @property {Record<string, any>} widgets values by name
  * @property {Record<string, string>} linked by name of the linked input, what it is linked to
+ * @property {Record<string, {type: string, widgets: Record<string, any>}>} [sources] by name of the linked input, the node it is linked to
  */
 
 const INJECT = "BlockworkInjectIntoModel";
@@ -37,10 +39,11 @@ export function conversionOf(old) {
 const MAKERS = {
   ModelMergeSimple: ({ widgets }) => merged("BlockworkMergeModels", { weights: text(1 - widgets.ratio) }, { model_a: "model1", model_b: "model2" }),
   CLIPMergeSimple: ({ widgets }) => merged("BlockworkMergeCLIP", { ratio: tidy(1 - widgets.ratio) }, { clip_a: "clip1", clip_b: "clip2" }),
-  ModelMergeBlocks: () => null, // input, middle and out of models of any number of blocks
-  ModelMergeAdd: () => null,
-  ModelMergeSubtract: () => null,
+  ModelMergeBlocks: mergeByPart,
+  ModelMergeAdd: add,
+  ModelMergeSubtract: ({ widgets: { multiplier } }) => merged("BlockworkMergeTwoRatios", { weights: `${text(multiplier)} | ${text(-multiplier)}` }, { model_a: "model1", model_b: "model2" }),
   "LoraLoaderBlockWeight //Inspire": loraByBlock,
+  "ApplyLBW //Inspire": madeLora,
   PromptInjection: (old) => injections(old, (name) => name.replace("_", ":")),
   PromptInjectionIdx: (old) => injections(old, (name) => name.replace("_", ":")),
   SimplePromptInjection: (old) => injected(old, [{ blocks: String(old.widgets.block), from: "conditioning" }]),
@@ -52,6 +55,33 @@ const MAKERS = {
 /** @param {string} type @param {Record<string, any>} widgets @param {Record<string, string>} links @param {string[][]} [notes] */
 function merged(type, widgets, links, notes = []) {
   return { nodes: [{ type, widgets, links }], outputs: [0], notes };
+}
+
+/**
+ * Input, middle and out: the beginning of a layer's name decides, and layers of other names follow input. One number
+ * and lines for single layers say the same for models of any number of blocks. @param {Old} old
+ */
+function mergeByPart({ widgets }) {
+  const { input, middle, out } = widgets;
+  const lines = Object.entries({ middle, out }).filter(([, share]) => share !== input);
+  const elemental = lines.map(([part, share]) => `:diffusion_model.${part}:${text(1 - share)}`).join("\n");
+  const notes = lines.length ? [["mergeParts", text(1 - input)]] : [];
+  return merged("BlockworkMergeModels", { weights: text(1 - input), elemental }, { model_a: "model1", model_b: "model2" }, notes);
+}
+
+/** A sum, and where one side is a difference of two models, A + (B - C) in one node. @param {Old} old */
+function add({ sources = {} }) {
+  const side = ["model2", "model1"].find((name) => sources[name]?.type === "ModelMergeSubtract");
+  if (!side) return merged("BlockworkMergeTwoRatios", { weights: "1 | 1" }, { model_a: "model1", model_b: "model2" });
+  const links = { model_a: side === "model2" ? "model1" : "model2", model_b: `${side}/model1`, model_c: `${side}/model2` };
+  return { ...merged("BlockworkAddDifference", { weights: text(sources[side].widgets.multiplier) }, links, [["mergeDifference"]]), absorbed: side };
+}
+
+/** A LoRA that one node made and this one applies. @param {Old} old */
+function madeLora({ widgets, sources = {} }) {
+  const made = sources.lbw_model;
+  if (made?.type !== "MakeLBW //Inspire") return null; // a file of Save LoRA Block Weight
+  return { ...loraByBlock({ type: "", widgets: { ...made.widgets, ...widgets }, linked: {} }), outputs: [0, 1], absorbed: "lbw_model" };
 }
 
 /** ComfyUI's merge nodes for one architecture: a slider is the share of the first model. @param {Old} old */

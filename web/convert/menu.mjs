@@ -18,18 +18,27 @@ export function menuItems(app, node) {
 /** @param {any} node @returns {import("./convert.mjs").Old} */
 function read(node) {
   const linked = (node.inputs ?? []).filter((/** @type {any} */ slot) => slot.link != null);
+  const origins = linked.map((/** @type {any} */ slot) => [slot, originOf(node.graph, slot.link)]);
   return {
-    type: node.comfyClass ?? node.type,
-    widgets: Object.fromEntries((node.widgets ?? []).map((/** @type {any} */ { name, value }) => [name, value])),
-    linked: Object.fromEntries(linked.map((/** @type {any} */ slot) => {
-      const origin = originOf(node.graph, slot.link);
-      return [slot.name, origin ? `${origin.node.id}/${origin.slot}` : String(slot.link)];
-    })),
+    type: typeOf(node),
+    widgets: settingsOf(node),
+    linked: Object.fromEntries(origins.map(([slot, origin]) => [slot.name, origin ? `${origin.node.id}/${origin.slot}` : String(slot.link)])),
+    sources: Object.fromEntries(origins.filter(([, origin]) => origin).map(([slot, { node: source }]) => [slot.name, { type: typeOf(source), widgets: settingsOf(source) }])),
   };
 }
 
+/** @param {any} node @returns {string} */
+function typeOf(node) {
+  return node.comfyClass ?? node.type;
+}
+
+/** @param {any} node */
+function settingsOf(node) {
+  return Object.fromEntries((node.widgets ?? []).map((/** @type {any} */ { name, value }) => [name, value]));
+}
+
 /** @param {any} app @param {any} node @param {import("./convert.mjs").Conversion} found @param {(key: string) => string} say */
-function convert(app, node, { nodes, outputs, notes }, say) {
+function convert(app, node, { nodes, outputs, notes, absorbed }, say) {
   const { graph } = node;
   app.canvas.emitBeforeChange();
   /** @type {any} */
@@ -54,10 +63,13 @@ function convert(app, node, { nodes, outputs, notes }, say) {
     }
   }
   const mapped = nodes.flatMap(({ links }) => Object.values(links));
-  for (const input of node.inputs ?? []) {
-    if (input.link != null && input.widget && !mapped.includes(input.name)) notes.push(["lost", input.name]);
+  const source = absorbed ? sourceOf(graph, node, `${absorbed}/`)[0] : null;
+  for (const old of source ? [node, source] : [node]) {
+    for (const input of old.inputs ?? []) if (input.link != null && input.widget && !mapped.includes(input.name)) notes.push(["lost", input.name]);
   }
   graph.remove(node);
+  const used = source?.outputs.some((/** @type {any} */ output) => output.links?.length);
+  if (source && !used) graph.remove(source);
   if (notes.length) explain(graph, node.pos, notes, say);
   app.canvas.emitAfterChange();
   graph.setDirtyCanvas(true, true);
@@ -78,9 +90,17 @@ function explain(graph, [x, y], notes, say) {
 
 /** @param {any} graph @param {any} from @param {string} theirs @param {any} to @param {string} ours */
 function relink(graph, from, theirs, to, ours) {
-  const id = from.inputs?.find((/** @type {any} */ slot) => slot.name === theirs)?.link;
+  const [source, name] = sourceOf(graph, from, theirs);
+  const id = source.inputs?.find((/** @type {any} */ slot) => slot.name === name)?.link;
   const link = id == null ? null : linkOf(graph, id);
   if (link) graph.getNodeById(link.origin_id)?.connect(link.origin_slot, to, slotOf(to, ours));
+}
+
+/** The node and input of a path: an input of the node, or `x/y`. @param {any} graph @param {any} node @param {string} path @returns {[any, string]} */
+function sourceOf(graph, node, path) {
+  const [first, second] = path.split("/");
+  if (second === undefined) return [node, first];
+  return [originOf(graph, node.inputs.find((/** @type {any} */ slot) => slot.name === first).link)?.node, second];
 }
 
 /** @param {any} node @param {string} name */

@@ -111,6 +111,19 @@ export function isLoraPreset(text, layout) {
   return presetOf(text.trim(), layout) !== undefined;
 }
 
+/** The presets of LoRA Block Weight that fit a layout, with what the bars show of them. @param {string} layout @param {Letters} [letters] */
+export function loraPresets(layout, letters) {
+  return Object.keys(PRESETS).flatMap((name) => {
+    try {
+      const found = parseLora(name, layout, {}, letters);
+      return found.layout === layout ? [{ name, values: found.values }] : [];
+    } catch (error) {
+      if (!(error instanceof WeightsError)) throw error;
+      return []; // a list for another number of blocks
+    }
+  });
+}
+
 /** The list of a preset, or undefined. @param {string} item @param {string} layout */
 function presetOf(item, layout) {
   const short = item.replace(/^SD-/, "");

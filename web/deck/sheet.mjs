@@ -6,6 +6,7 @@
 
 import { LAYOUTS, groupsOf } from "./blocks.mjs";
 import { button, curve, el } from "./dom.mjs";
+import { loraPresets } from "./lora_weights.mjs";
 import { presetTitle } from "./meaning.mjs";
 import { blend, dice, points, scale } from "./shaping.mjs";
 import { builtIn, numberOf } from "./weights.mjs";
@@ -15,7 +16,7 @@ const TRIES = 8;
 
 /**
  * @typedef {"presets" | "blend" | "shape"} Mode
- * @typedef {{name: string, values: number[], about: string, own: boolean, editable: boolean}} Card
+ * @typedef {{name: string, values: number[], about: string, own: boolean, editable: boolean, text?: string}} Card `text` is written in place of the values
  */
 
 export class Sheet {
@@ -72,17 +73,19 @@ export class Sheet {
     this.deck.element.querySelector(".bw-picker")?.focus({ preventScroll: true });
   }
 
-  /** All presets of the deck's layout: measured ones, the user's own, the built-in ones. @returns {Card[]} */
+  /** All presets of the deck's layout: measured ones, the user's own, LoRA Block Weight's on a LoRA, the built-in ones. @returns {Card[]} */
   presets() {
     const { blocks } = LAYOUTS[this.deck.layout];
-    const { presets, measured } = this.deck.host;
+    const { presets, measured, letters } = this.deck.host;
     const own = Object.entries(presets.values()).filter(([, values]) => values.length === blocks.length);
     const names = new Set(own.map(([name]) => name));
+    const lora = this.deck.kind === "strength" && this.mode !== "blend" ? loraPresets(this.deck.layout, letters?.()).filter(({ name }) => !names.has(name)) : [];
     const built = Object.entries(builtIn(this.deck.layout)).filter(([name]) => !names.has(name));
     const found = (measured?.() ?? []).filter(({ values }) => blocks.some((block) => block in values));
     return [
       ...found.map(({ title, values }) => ({ name: title, values: blocks.map((block) => values[block] ?? 0), about: this.words("measuredHelp"), own: false, editable: false })),
       ...own.map(([name, values]) => ({ name, values, about: presets.about(name), own: true, editable: presets.editable(name) })),
+      ...lora.map(({ name, values }) => ({ name, values, about: this.words("loraPreset"), own: false, editable: false, text: name })),
       ...built.map(([name, values]) => ({ name, values, about: "", own: false, editable: false })),
     ];
   }
@@ -136,10 +139,11 @@ export class Sheet {
 
   /** @param {string} name */
   choose(name) {
-    const values = this.valuesOf(name);
+    const { values, text } = this.presets().find((card) => card.name === name) ?? {};
     if (!values) return;
     if (this.mode !== "blend") {
-      this.deck.apply(values);
+      if (text) this.deck.write(text);
+      else this.deck.apply(values);
       this.close();
       return;
     }

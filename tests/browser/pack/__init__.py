@@ -100,6 +100,56 @@ class DeckTestDraw(io.ComfyNode):
         return io.NodeOutput(torch.full((1, 16, 32, 3), len(text) % 7 / 7))
 
 
+class DeckTestMakeLoRA(io.ComfyNode):
+    """The settings of Inspire's Make LoRA Block Weight."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            "MakeLBW //Inspire",
+            category=CATEGORY,
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.String.Input("lora_name", default="none.safetensors"),
+                io.Boolean.Input("inverse", default=False),
+                io.Int.Input("seed", default=3),
+                io.Float.Input("A", default=4.0),
+                io.Float.Input("B", default=1.0),
+                io.String.Input("block_vector", default="1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1"),
+                io.Boolean.Input("bypass", default=False),
+            ],
+            outputs=[io.Custom("LBW_MODEL").Output("lbw_model"), io.String.Output("populated_vector")],
+        )
+
+    @classmethod
+    def execute(cls, **given: object) -> io.NodeOutput:
+        return io.NodeOutput(None, "")
+
+
+class DeckTestApplyLoRA(io.ComfyNode):
+    """The settings of Inspire's Apply LoRA Block Weight."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            "ApplyLBW //Inspire",
+            category=CATEGORY,
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Float.Input("strength_model", default=0.8),
+                io.Float.Input("strength_clip", default=0.5),
+                io.Custom("LBW_MODEL").Input("lbw_model"),
+            ],
+            outputs=[io.Model.Output("model"), io.Clip.Output("clip")],
+        )
+
+    @classmethod
+    def execute(cls, model: object, clip: object, **given: object) -> io.NodeOutput:
+        return io.NodeOutput(model, clip)
+
+
 NODES = [
     _deck_node("DeckTestWeights", "BLOCKWORK_WEIGHTS", ",".join(["0"] * 25)),
     _deck_node("DeckTestPair", "BLOCKWORK_WEIGHT_PAIR", ",".join(["1"] * 25) + " | " + ",".join(["0"] * 25)),
@@ -110,6 +160,8 @@ NODES = [
     DeckTestText,
     DeckTestShow,
     DeckTestDraw,
+    DeckTestMakeLoRA,
+    DeckTestApplyLoRA,
 ]
 
 

@@ -63,6 +63,25 @@ def test_equal_to_core_bit_for_bit(build, family, layout, dtype):
         assert torch.equal(merged_weight(ours, key), merged_weight(theirs, key)), key
 
 
+def test_converted_nodes_of_core_give_the_same_bits(build):
+    """The texts that web/convert writes for ModelMergeBlocks, ModelMergeAdd and ModelMergeSubtract."""
+    from comfy_extras.nodes_model_merging import ModelAdd, ModelSubtract
+
+    a, b = build("SD15", 1), build("SD15", 2)
+    lines = ":diffusion_model.middle:0.25\n:diffusion_model.out:0.5"
+    pairs = [
+        (
+            host.merge_models(a, b, "0.75", elemental=lines)[0],
+            core_merge(a, b, {"input": 0.25, "middle": 0.75, "out": 0.5}),
+        ),
+        (host.merge_two_ratios(a, b, "1 | 1")[0], ModelAdd().merge(a, b)[0]),
+        (host.merge_two_ratios(a, b, "0.5 | -0.5")[0], ModelSubtract().merge(a, b, 0.5)[0]),
+    ]
+    for ours, theirs in pairs:
+        for key in unet_keys(a):
+            assert torch.equal(merged_weight(ours, key), merged_weight(theirs, key)), key
+
+
 def test_result_does_not_depend_on_the_order_of_keys(build):
     a, b = build("SD15", 1), build("SD15", 2)
     weights = "GRAD_V"
