@@ -1,4 +1,4 @@
-"""Lays the demo's pictures out on one sheet: ``contact_sheet.py FOLDER`` reads ``<row>-<n>.png`` and writes one PNG."""
+"""Lays the demo's images out on one sheet: ``contact_sheet.py FOLDER [COPY.jpg]`` reads ``<row>-<n>.png`` and writes one PNG."""
 
 import json
 import sys
@@ -21,7 +21,10 @@ def main() -> None:
     for row in rows:
         pictures = [_read(folder / name) for name in row["pictures"]]
         sheets.append(pages.grid([pictures], row["words"], [row["title"]], cell=CELL, margin=190))
-    pages.stack(sheets).save(folder / "contact_sheet.png", optimize=True)
+    sheet = pages.stack(sheets)
+    sheet.save(folder / "contact_sheet.png", optimize=True)
+    for copy in sys.argv[2:]:
+        sheet.convert("RGB").save(copy, quality=85, optimize=True)
 
 
 def _read(path: Path) -> torch.Tensor:

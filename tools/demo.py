@@ -1,7 +1,8 @@
 """`make demo`: what the pack does, on a real ComfyUI and the tiny models that come with it, as one contact sheet.
 
-Sets up the reference host, queues the demo models' example workflows through the API and leaves their pictures and
-``contact_sheet.png`` in ``demo_output/``. Nothing but the repository is needed; no GPU.
+Sets up the reference host, queues the demo models' example workflows through the API and leaves their images and
+``contact_sheet.png`` in ``demo_output/``. Nothing but the repository is needed; no GPU. ``--docs`` stores the sheet as
+docs/pictures/contact_sheet.jpg as well.
 """
 
 import json
@@ -16,37 +17,38 @@ from refhost.client import Client, Prompt, PromptFailed, PromptRefused
 from refhost.server import Server
 
 OUTPUT = layout.ROOT / "demo_output"
+IN_DOCS = layout.ROOT / "docs" / "pictures" / "contact_sheet.jpg"
 EXAMPLES = layout.ROOT / "example_workflows" / "api"
-# Example workflow, title of its row, a word above each of its pictures; the nodes that show them, where not all do.
+# Example workflow, title of its row, a word above each of its images; the nodes that show them, where not all do.
 ROWS = (
-    ("atelier_merge", "Merge:\na style into the base", ("base", "50 % ink", "70 %", "85 %", "ink")),
-    ("atelier_block_prompts", "Block prompts:\nanother prompt in\nchosen blocks", ("A: red circle", "object from B", "colour from B", "B: blue star")),
-    ("atelier_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("orange ring", "deprojected", "star + red", "cross + black")),
-    ("atelier_words", "XTI: learnt words,\none vector a block", ("gem", "tile", "tile in the middle")),
-    ("atelier_cascade", "Pixel cascade,\nguidance 7:\n16, then 64 pixels", ("no threshold, 16", "64", "dynamic, 16", "64")),
+    ("demo_merge", "Merge:\na style into the base", ("base", "50 % ink", "70 %", "85 %", "ink")),
+    ("demo_block_prompts", "Block prompts:\nanother prompt in\nchosen blocks", ("A: red circle", "object from B", "colour from B", "B: blue star")),
+    ("demo_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("orange ring", "deprojected", "star + red", "cross + black")),
+    ("demo_words", "XTI: learned words,\none vector a block", ("gem", "tile", "tile in the middle")),
+    ("demo_cascade", "Pixel cascade,\nguidance 7:\n16, then 64 pixels", ("no threshold, 16", "64", "dynamic, 16", "64")),
 )  # fmt: skip
-SHOWN = {"atelier_cascade": ("preview_without", "save_without", "preview_dynamic", "save_dynamic")}
+SHOWN = {"demo_cascade": ("preview_without", "save_without", "preview_dynamic", "save_dynamic")}
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ComfyUI is stopped as well
     try:
         install.ensure()
-        sheet = paint()
+        sheet = render()
     except (layout.HostError, PromptFailed, PromptRefused) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         log = layout.DEMO_BASE / "comfyui.log"
-        print(f"demo failed: {error!r}\nComfyUI went away while working; its log is {log}.", file=sys.stderr)
+        print(f"demo failed: {error!r}\nComfyUI stopped; its log is {log}.", file=sys.stderr)
         return 1
-    print(f"Done. Look at:\n  {sheet}\nand at the single pictures beside it.")
+    print(f"Done. Look at:\n  {sheet}\nand at the single images beside it.")
     return 0
 
 
-def paint() -> Path:
-    """Queue every row and lay the pictures out; the path of the sheet."""
-    print("starting ComfyUI and painting (about a minute on two cores)", flush=True)
+def render() -> Path:
+    """Queue every row and lay the images out; the path of the sheet."""
+    print("starting ComfyUI and rendering (about a minute on two cores)", flush=True)
     started = time.monotonic()
     rows = []
     with Server(layout.DEMO_BASE, arguments=("--cpu",)) as server:
@@ -62,10 +64,11 @@ def paint() -> Path:
             print(f"  {name}: {time.monotonic() - started:.0f} s", flush=True)
     (OUTPUT / "contact_sheet.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     command = [str(layout.venv_bin("python")), str(layout.ROOT / "tools" / "contact_sheet.py"), str(OUTPUT)]
+    command += [str(IN_DOCS)] if "--docs" in sys.argv[1:] else []
     laid = subprocess.run(command, capture_output=True, text=True, check=False)
     if laid.returncode:
         raise layout.HostError(
-            f"the pictures are in {OUTPUT}, but laying them out failed:\n{laid.stderr.strip()}"
+            f"the images are in {OUTPUT}, but laying them out failed:\n{laid.stderr.strip()}"
         )
     return OUTPUT / "contact_sheet.png"
 

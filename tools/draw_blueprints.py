@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from playwright.sync_api import sync_playwright
-from refhost import layout
+from refhost import layout, templates
 from refhost.browser import ARGUMENTS, chromium
 from refhost.canvas import Canvas
 from refhost.server import Server
@@ -39,8 +39,7 @@ FOLD = """([types, title]) => { const chosen = app.graph.nodes.filter((node) => 
 
 def fold(canvas: Canvas, blueprint: Blueprint) -> dict:
     """The blueprint as a workflow of one subgraph node."""
-    example = layout.ROOT / "example_workflows" / f"{blueprint.example}.json"
-    canvas.load(json.loads(example.read_text(encoding="utf-8")))
+    canvas.load(json.loads(templates.drawn(blueprint.example).read_text(encoding="utf-8")))
     return json.loads(canvas.page.evaluate(FOLD, [list(blueprint.types), blueprint.title]))
 
 

@@ -1,44 +1,55 @@
 """Makes the thumbnails of the template browser, beside the drawn workflows in example_workflows/.
 
-A workflow that runs on the demo models is run, and its images are the thumbnail; of others the graph on the real canvas
-is. Names as arguments limit it to those workflows; without any, those that have no thumbnail yet are made.
+A thumbnail shows what a workflow makes: its images on the demo models, which take the place of released models, or those of the
+workflow that is its demo. Of models that the demo models cannot stand for, and of merges without an image, the weights are drawn.
+Names as arguments limit it to those workflows; without any, those that have no thumbnail yet are made.
 """
 
 import io
-import json
 import math
 import sys
+from typing import Any
 
+import stand_ins
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
 from refhost import layout, templates
-from refhost.browser import ARGUMENTS, chromium
-from refhost.canvas import Canvas
 from refhost.client import Client
 from refhost.server import Server
 
-SIDE, MARGIN, PIXELS, QUALITY = 1400, 40, 640, 80
+PIXELS, QUALITY, GAP = 640, 80, 8
 DEMO = {"BlockworkAtelierLoader", "BlockworkAtelierStages"}
 PAPER = (38, 40, 46)
-QUIET = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.Canvas.ShowRulers": False}
-FIT = """([side, margin]) => { const boxes = app.graph.nodes.map((node) => node.boundingRect ?? node.getBounding());
-  const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
-  const width = Math.max(...boxes.map((b) => b[0] + b[2])) - left, height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
-  const scale = Math.min((side - 2 * margin) / width, (side - 2 * margin) / height, 1);
-  const place = (room, size, start) => (room / scale - size) / 2 - start;
-  app.canvas.ds.scale = scale; app.canvas.ds.offset = [place(side, width, left), place(side, height, top)];
-  app.canvas.setDirty(true, true); }"""
-
-
-def take(canvas: Canvas, name: str) -> bytes:
-    """A square JPEG of a workflow, fitted."""
-    canvas.load(json.loads(templates.drawn(name).read_text(encoding="utf-8")))
-    canvas.page.evaluate(FIT, [SIDE, MARGIN])
-    canvas.settle(20)
-    picture = canvas.page.screenshot(clip={"x": 0, "y": 0, "width": SIDE, "height": SIDE})
-    return jpeg(
-        Image.open(io.BytesIO(picture)).convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.LANCZOS)
-    )
+DEMO_OF = {
+    "cascade_64_256_1024": "demo_cascade",
+    "block_sweep": "article_003_demo_blocks",
+    "deprojector_training": "deprojector_ensemble",
+    "article_000_layers": "article_000_demo",
+    "article_001_red_green": "article_001_demo",
+    "article_001_growth": "article_001_demo_growth",
+    "article_002_on_off": "article_002_demo",
+    "article_004_style": "article_004_demo_style",
+    "article_004_guidance": "article_004_demo_guidance",
+    "article_004_prompts": "article_004_demo_guidance",
+    "article_004_rating": "article_004_demo_rating",
+}
+WEIGHTS = {
+    "merge_z_image": "z_image: B00-B09=0.25, B10-B19=0.5, B20-B29=0.75",
+    "merge_qwen_image": "qwen_image: GRAD_V",
+    "merge_flux2_klein": "klein_4b: D=0.5, S00-S09=0.25, S10-S19=0.75",
+    "merge_anima": "anima: LAST_THIRD, A=0",
+    "merge_sd35": "sd3: J00-J07=0.25, J08-J15=0.5, J16-J23=0.75",
+    "merge_wan22": "wan_14b: MIDDLE_THIRD",
+    "merge_fp8_scaled": "flux: D00-D09=0.25, D10-D18=0.5",
+    "merge_file": "GRAD_V, BASE=0.5",
+    "merge_file_fp8_scaled": "z_image: B00-B09=0.25, B10-B19=0.5, B20-B29=0.75",
+    "lora_z_image": "z_image: B00-B09=0.3, B20-B29=0.8",
+    "lora_merge": "IN01-M00=1, OUT03-OUT11=0",
+    "lora_extract": "1",
+    "recipe": "GRAD_V",
+    "recipe_file": "MID12_50, BASE=0.1",
+    "recipe_lora": "IN04-IN08=0.5, OUT03-OUT11=1",
+    "recipe_replay": "MID12_50, BASE=0.1",
+}
 
 
 def jpeg(image: Image.Image) -> bytes:
@@ -47,89 +58,59 @@ def jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def runs_on_demo_models(name: str) -> bool:
-    """Whether a workflow loads the demo models and no other."""
+def prompt_of(name: str) -> dict[str, Any]:
+    """The prompt whose images are the thumbnail."""
+    if name in WEIGHTS:
+        layout_name, _, text = WEIGHTS[name].rpartition(": ")
+        weights = {"layout": layout_name or "sd1", "weights": text}
+        return {
+            "1": {"class_type": "BlockworkBlockWeights", "inputs": weights},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 1]}},
+        }
+    name = DEMO_OF.get(name, name)
     kinds = {node["class_type"] for node in templates.prompt(name).values()}
-    return bool(kinds & DEMO) and not kinds & {
-        "CheckpointLoaderSimple",
-        "UNETLoader",
-        "BlockworkCascadeStageLoader",
-    }
+    return templates.prompt(name) if kinds & DEMO else stand_ins.prompt_of(name)
 
 
-def result(server: Server, name: str) -> bytes:
-    """A square JPEG of the images that a workflow saves, in rows."""
-    client, prompt = Client(server.url), templates.prompt(name)
+def take(client: Client, name: str) -> bytes:
+    """A square JPEG of the images that a workflow saves, or else shows, in rows."""
+    prompt = prompt_of(name)
     entry = client.run(prompt, timeout=1800)
-    saving = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
+    with_images = [key for key, output in entry["outputs"].items() if output.get("images")]
+    saved = [key for key in with_images if prompt.get(key, {}).get("class_type") == "SaveImage"]
+    keys = saved if len(saved) > 1 or not with_images else [*saved, *sorted(set(with_images) - set(saved))]
     shown = [
-        Image.open(io.BytesIO(data)).convert("RGB") for key in saving for data in client.images(entry, key)
+        Image.open(io.BytesIO(data)).convert("RGB") for key in keys for data in client.images(entry, key)
     ]
-    across = math.ceil(math.sqrt(len(shown)))
+    return jpeg(sheet(shown))
+
+
+def sheet(shown: list[Image.Image]) -> Image.Image:
+    """Images in equal cells of a square, each as large as its cell allows."""
+    wide = sum(image.width > 1.8 * image.height for image in shown) * 2 > len(shown)
+    across = math.ceil(math.sqrt(len(shown) / (3 if wide else 1)))
     down = -(-len(shown) // across)
-    room = PIXELS // across
-    sheet = Image.new("RGB", (PIXELS, PIXELS), PAPER)
+    page = Image.new("RGB", (PIXELS, PIXELS), PAPER)
+    cell = PIXELS // across, PIXELS // max(down, across if not wide else down)
     for number, image in enumerate(shown):
-        scale = min((room - 8) / image.width, (room - 8) / image.height)
+        scale = min((cell[0] - GAP) / image.width, (cell[1] - GAP) / image.height)
         size = round(image.width * scale), round(image.height * scale)
-        filter_ = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+        filter_ = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
         row, column = divmod(number, across)
-        left = column * room + (room - size[0]) // 2
-        top = (PIXELS - down * room) // 2 + row * room + (room - size[1]) // 2
-        sheet.paste(image.resize(size, filter_), (left, top))
-    return jpeg(sheet)
-
-
-def stand_ins(server: Server, names: list[str]) -> None:
-    """Empty files for every model and picture that the workflows name, so that none is drawn as missing."""
-    folders = Client(server.url).get("/models")
-    for name in names:
-        for value in [
-            v
-            for node in templates.prompt(name).values()
-            for v in node["inputs"].values()
-            if isinstance(v, str)
-        ]:
-            places = []
-            if value.endswith(".safetensors") and len(value) < 80:
-                places = [server.base / "models" / folder / value for folder in folders]
-            elif value.endswith((".png", ".jpg")):
-                places = [server.base / "input" / value]
-            for place in places:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if not place.exists():
-                    place.touch()
-
-
-def bare_canvas(browser: Browser, server: Server) -> Canvas:
-    """The front-end in Nodes 2.0 with nothing but the graph in the window."""
-    canvas = Canvas(browser, server.url, nodes2=True, size=(SIDE, SIDE), settings=QUIET).open()
-    canvas.page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-    canvas.page.add_style_tag(
-        content="#comfyui-body-top, .comfyui-body-top, [data-testid='subgraph-breadcrumb'], .p-toast,"
-        " .graph-canvas-panel > *, button:not([data-node-id] button), .actionbar-container, .workflow-tabs-container { display: none !important }"
-    )
-    return canvas
+        left = column * cell[0] + (cell[0] - size[0]) // 2
+        top = (PIXELS - down * cell[1]) // 2 + row * cell[1] + (cell[1] - size[1]) // 2
+        page.paste(image.resize(size, filter_), (left, top))
+    return page
 
 
 def main() -> int:
     names = sys.argv[1:] or [name for name in templates.names() if not templates.drawn(name, ".jpg").exists()]
-    run = [name for name in names if runs_on_demo_models(name)]
     with Server(layout.HOST / "thumbnails") as server:
-        for name in run:
-            templates.drawn(name, ".jpg").write_bytes(result(server, name))
+        client = Client(server.url)
+        stand_ins.make_files(server)
+        for name in names:
+            templates.drawn(name, ".jpg").write_bytes(take(client, name))
             print(name, flush=True)
-        names = [name for name in names if name not in run]
-        if not names:
-            return 0
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=str(chromium()), args=list(ARGUMENTS))
-            stand_ins(server, names)
-            canvas = bare_canvas(browser, server)
-            for name in names:
-                templates.drawn(name, ".jpg").write_bytes(take(canvas, name))
-                print(name, flush=True)
-            browser.close()
     return 0
 
 

@@ -1,9 +1,8 @@
-"""Lays the example workflows out for the canvas: example_workflows/api/NAME.json -> example_workflows/NAME.json, or the
-name that notes/files.json gives it.
+"""Lays the example workflows out for the canvas: example_workflows/api/NAME.json -> example_workflows/NUMBER HEADING.json.
 
 ``--check`` writes nothing and fails when a file is missing or out of date. The schemas come from a running
-ComfyUI, which is started for it. The note of a workflow is example_workflows/notes/NAME.md; notes/models.json holds
-url and directory of the released model files that the workflows name.
+ComfyUI, which is started for it. The note of a workflow is example_workflows/notes/NAME.md, which begins with the heading;
+notes/files.json holds the number, notes/models.json url and directory of the released model files that the workflows name.
 """
 
 import argparse
@@ -25,8 +24,8 @@ def drawings(schemas: dict[str, Any]) -> dict[Path, str]:
     found = {}
     models = json.loads((NOTES / "models.json").read_text(encoding="utf-8"))
     for name in templates.names():
-        note = (NOTES / f"{name}.md").read_text(encoding="utf-8").strip()
-        workflow = draw(name, templates.prompt(name), schemas, note, models, templates.app(name))
+        prompt, note = templates.prompt(name), templates.note(name)
+        workflow = draw(name, prompt, schemas, note, models, templates.app(name))
         found[templates.drawn(name)] = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
     return found
 
@@ -52,6 +51,8 @@ def main() -> int:
         if old:
             print(f"out of date: {', '.join(old)}; run tools/draw_workflows.py", file=sys.stderr)
         return bool(old)
+    for path in set(templates.EXAMPLES.glob("*.json")) - set(wanted):
+        path.unlink()
     for path, text in wanted.items():
         path.write_text(text, encoding="utf-8", newline="\n")
     return 0

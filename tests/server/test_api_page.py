@@ -13,7 +13,7 @@ def test_the_script_of_the_page_runs(server, tmp_path):
     assert code
     script = tmp_path / "queue_template.py"
     script.write_text(code.group(1))
-    template = ROOT / "example_workflows" / "api" / "atelier_words.json"
+    template = ROOT / "example_workflows" / "api" / "demo_words.json"
     done = subprocess.run(
         [sys.executable, script, server.url, template],
         capture_output=True,

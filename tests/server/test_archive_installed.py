@@ -40,5 +40,5 @@ def test_the_archive_is_a_whole_installation(installed: Client, example):
     for path in drawn:
         assert installed.get_bytes(f"/api/workflow_templates/{PACK}/{urllib.parse.quote(path.name)}")
 
-    entry = installed.run(example("atelier_merge"))
+    entry = installed.run(example("demo_merge"))
     assert installed.images(entry)

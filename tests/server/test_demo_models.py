@@ -10,7 +10,7 @@ from PIL import Image
 from refhost import layout
 
 EXAMPLES = layout.ROOT / "example_workflows" / "api"
-PICTURES = {"atelier_merge": 5, "atelier_block_prompts": 4, "atelier_deprojector": 4, "atelier_words": 3}
+PICTURES = {"demo_merge": 5, "demo_block_prompts": 4, "demo_deprojector": 4, "demo_words": 3}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -27,7 +27,7 @@ def test_workflow_paints(client, name):
 
 
 def test_the_judge_reads_a_painted_picture(client):
-    prompt = json.loads((EXAMPLES / "atelier_merge.json").read_text(encoding="utf-8"))
+    prompt = json.loads((EXAMPLES / "demo_merge.json").read_text(encoding="utf-8"))
     save = next(key for key, node in prompt.items() if node["class_type"] == "SaveImage")
     prompt["judge"] = {
         "class_type": "BlockworkAtelierJudge",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "example_workflows/api/atelier_cascade.json"
+WORKFLOW = Path(__file__).resolve().parents[2] / "example_workflows/api/demo_cascade.json"
 
 
 def test_text_to_64_pixels_with_and_without_threshold(client):

@@ -127,7 +127,7 @@ def test_xti_example(client, example, concepts):
 
 def test_a_token_is_trained_on_the_demo_model(client):
     """The template as it is, with a few steps: trained, saved with kohya's keys, used in a new sentence."""
-    path = layout.ROOT / "example_workflows" / "api" / "atelier_train_xti.json"
+    path = layout.ROOT / "example_workflows" / "api" / "demo_train_xti.json"
     prompt = json.loads(path.read_text(encoding="utf-8"))
     (node,) = by_class(prompt, "BlockworkTrainXTI")
     prompt[node]["inputs"]["steps"] = 4

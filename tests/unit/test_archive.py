@@ -2,17 +2,33 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import zipfile
 
 import pytest
 from blockwork.tests.support.archive import ROOT, packed, tracked
 
-PACKAGES = ("blocks", "merge", "study", "injection", "deprojector", "cascade", "demo_models", "nodes")
+PACKAGES = ("blocks", "merge", "study", "search", "injection", "deprojector", "cascade", "demo_models", "nodes")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 @pytest.fixture(scope="module")
 def archive() -> set[str]:
     return packed()
+
+
+@pytest.mark.skipif(not shutil.which("comfy"), reason="comfy-cli is not installed")
+def test_comfy_cli_packs_the_same_files(archive, tmp_path):
+    """`comfy node pack` itself, in a clone of the checkout."""
+    clone = tmp_path / "blockwork"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, clone], check=True)
+    command = ["comfy", "--skip-prompt", "--no-enable-telemetry", "node", "pack"]
+    subprocess.run(command, cwd=clone, check=True, timeout=120)
+    listed = subprocess.run(["git", "ls-files"], cwd=clone, capture_output=True, text=True, check=True)
+    committed = set(listed.stdout.splitlines())
+    with zipfile.ZipFile(clone / "node.zip") as packed_by_cli:
+        assert set(packed_by_cli.namelist()) == {name for name in archive if name in committed}
 
 
 def test_everything_that_the_pack_uses_is_in_it(archive):
@@ -57,12 +73,13 @@ def test_tools_that_help_pages_name_are_shipped(archive):
 
 
 def test_shipped_code_has_nothing_that_the_registry_flags():
-    """No subprocess, shell, eval, exec, runtime pip, requests or encoded strings in what ComfyUI imports."""
+    """No subprocess, shell, eval, exec, runtime pip, requests, encoded strings or routes that serve files, in what ComfyUI imports."""
     modules = {"subprocess", "requests", "pip", "base64", "marshal", "socket", "ctypes"}
+    serves_files = {"FileResponse", "add_static"}
     calls = {"eval", "exec", "__import__", "system", "popen"}
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
+    for package in (*PACKAGES, "__init__.py"):
+        for path in [ROOT / package] if package.endswith(".py") else (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
                     used = {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -70,6 +87,8 @@ def test_shipped_code_has_nothing_that_the_registry_flags():
                 else:
                     used = set()
                 assert not used & modules, f"{path.relative_to(ROOT)} imports {used & modules}"
+                if isinstance(node, ast.Attribute):
+                    assert node.attr not in serves_files, f"{path.relative_to(ROOT)}:{node.lineno}: {node.attr}"
                 if isinstance(node, ast.Call):
                     name = (
                         node.func.id

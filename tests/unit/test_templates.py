@@ -10,7 +10,7 @@ from refhost import layout, templates
 
 EXAMPLES = layout.ROOT / "example_workflows"
 NAMES = templates.names()
-START = [name for name in NAMES if templates.drawn(name).name.startswith("Start here")]
+START = [name for name in NAMES if "Start here" in templates.title(name)]
 MODELS = json.loads((EXAMPLES / "notes" / "models.json").read_text(encoding="utf-8"))
 PLACEHOLDER = re.compile(r"\b(TODO|TBD|FIXME|XXX|lorem|placeholder)\b|\.\.\.$|\{\w*\}", re.IGNORECASE)
 
@@ -19,8 +19,33 @@ def template(name: str) -> dict[str, Any]:
     return json.loads(templates.drawn(name).read_text(encoding="utf-8"))
 
 
-def test_notes_belong_to_templates():
-    assert sorted(path.stem for path in (EXAMPLES / "notes").glob("*.md")) == NAMES
+def test_each_template_has_a_note_a_number_a_title_and_a_thumbnail():
+    assert sorted(path.stem for path in (EXAMPLES / "notes").glob("*.md")) == sorted(NAMES)
+    titles = [templates.title(name) for name in NAMES]
+    assert len({title[:2] for title in titles}) == len(NAMES), "two templates have the same number"
+    for name, title in zip(NAMES, titles, strict=True):
+        assert re.fullmatch(r"\d\d [A-Z][\w .,()-]{8,46}", title), "a file name that every system takes"
+        assert templates.drawn(name).exists() and templates.drawn(name, ".jpg").exists(), title
+    files = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert files == {templates.drawn(name, end).name for name in NAMES for end in (".json", ".jpg")}
+
+
+def test_texts_name_templates_by_their_titles():
+    """A template is listed under its title, so no text of the pack calls it by the name of its source."""
+    titles = {templates.title(name) for name in NAMES}
+    known = "|".join(name for name in NAMES if name != "recipe")
+    sources = re.compile(rf"(?:[`*]|example |_workflows/)(?:{known})(?:\.json)?[`*\]]")
+    named = re.compile(r"\*(\d\d [A-Z][^*\n]+)\*|in the example (\d\d [^\]]+)\]")
+    found = set()
+    for folder in ("docs", "web/docs", "example_workflows/notes", "."):
+        pages = (layout.ROOT / folder).glob("*.md" if folder == "." else "**/*.md")
+        for page in pages:
+            if page.name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+                continue
+            text = page.read_text(encoding="utf-8")
+            assert not sources.findall(text), page
+            found |= {first or second for first, second in named.findall(text)}
+    assert len(found) > 40 and found <= titles, found - titles
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,8 +104,7 @@ def test_addresses_end_in_the_name_of_the_file():
 
 
 def test_five_templates_to_start_with_need_no_model():
-    numbers = sorted(templates.drawn(name).name[11] for name in START)
-    assert numbers == ["1", "2", "3", "4", "5"]
+    assert [templates.title(name)[:2] for name in START] == ["01", "02", "03", "04", "05"]
     for name in START:
         kinds = {node["class_type"] for node in templates.prompt(name).values()}
         assert (
