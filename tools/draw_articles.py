@@ -33,7 +33,8 @@ def main() -> int:
     with Server(layout.HOST / "draw") as server:
         client = Client(server.url)
         for name in names:
-            entry = client.run(json.loads((API / f"{name}.json").read_text(encoding="utf-8")))
+            prompt = json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
+            entry = client.run(prompt, timeout=7200)
             for data in client.images(entry)[:1]:
                 image = Image.open(io.BytesIO(data)).convert("RGB")
                 if image.width > WIDEST:

@@ -10,7 +10,7 @@ TAKEN = layout.HOST / "screenshots"
 PICTURES = layout.ROOT / "docs" / "pictures"
 TESTS = (
     "tests/browser/test_deck_access.py::test_contrast_in_every_palette",
-    "tests/browser/test_walk.py::test_from_the_template_browser_to_a_merged_picture",
+    "tests/browser/test_walk.py::test_from_the_template_browser_to_a_merged_image",
 )
 WALK = ("walk-1-templates", "walk-2-workflow", "walk-3-weights", "walk-4-picture")
 DECK = (460, 770)  # the size of the node in a screenshot of its test

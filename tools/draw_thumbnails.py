@@ -6,7 +6,6 @@ Names as arguments limit it to those workflows; without any, those that have no 
 """
 
 import io
-import math
 import sys
 from typing import Any
 
@@ -79,27 +78,33 @@ def take(client: Client, name: str) -> bytes:
     with_images = [key for key, output in entry["outputs"].items() if output.get("images")]
     saved = [key for key in with_images if prompt.get(key, {}).get("class_type") == "SaveImage"]
     keys = saved if len(saved) > 1 or not with_images else [*saved, *sorted(set(with_images) - set(saved))]
-    shown = [
-        Image.open(io.BytesIO(data)).convert("RGB") for key in keys for data in client.images(entry, key)
-    ]
-    return jpeg(sheet(shown))
+    shown: dict[bytes, Image.Image] = {}  # each image once
+    for data in [data for key in keys for data in client.images(entry, key)]:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        shown.setdefault(image.tobytes(), image)
+    return jpeg(sheet(list(shown.values())))
 
 
 def sheet(shown: list[Image.Image]) -> Image.Image:
-    """Images in equal cells of a square, each as large as its cell allows."""
-    wide = sum(image.width > 1.8 * image.height for image in shown) * 2 > len(shown)
-    across = math.ceil(math.sqrt(len(shown) / (3 if wide else 1)))
-    down = -(-len(shown) // across)
+    """Images in equal cells of a square, in as many columns as make them largest."""
+
+    def cell(across: int) -> tuple[int, int]:
+        return PIXELS // across, PIXELS // -(-len(shown) // across)
+
+    def scale(image: Image.Image, across: int) -> float:
+        width, height = cell(across)
+        return min((width - GAP) / image.width, (height - GAP) / image.height)
+
+    across = max(range(1, len(shown) + 1), key=lambda n: min(scale(image, n) for image in shown))
+    width, height = cell(across)
     page = Image.new("RGB", (PIXELS, PIXELS), PAPER)
-    cell = PIXELS // across, PIXELS // max(down, across if not wide else down)
     for number, image in enumerate(shown):
-        scale = min((cell[0] - GAP) / image.width, (cell[1] - GAP) / image.height)
-        size = round(image.width * scale), round(image.height * scale)
-        filter_ = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+        by = scale(image, across)
+        size = round(image.width * by), round(image.height * by)
+        filter_ = Image.Resampling.NEAREST if by >= 2 else Image.Resampling.LANCZOS
         row, column = divmod(number, across)
-        left = column * cell[0] + (cell[0] - size[0]) // 2
-        top = (PIXELS - down * cell[1]) // 2 + row * cell[1] + (cell[1] - size[1]) // 2
-        page.paste(image.resize(size, filter_), (left, top))
+        at = column * width + (width - size[0]) // 2, row * height + (height - size[1]) // 2
+        page.paste(image.resize(size, filter_), at)
     return page
 
 

@@ -1,4 +1,4 @@
-"""From the template browser to a merged picture, as someone who has never seen the pack would go."""
+"""From the template browser to a merged image, as a new user goes."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blockwork.tests.support.deck import Deck
-from refhost import layout
+from refhost import layout, templates
 from refhost.canvas import Canvas
 from refhost.client import Client
 from refhost.server import Server
@@ -32,11 +32,11 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def test_from_the_template_browser_to_a_merged_picture(chrome: "Browser", stocked: Server, pictures: Path):
+def test_from_the_template_browser_to_a_merged_image(chrome: "Browser", stocked: Server, pictures: Path):
     canvas = Canvas(chrome, stocked.url, nodes2=True).open()
     canvas.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     canvas.page.get_by_text("blockwork", exact=True).first.click()
-    card = canvas.page.get_by_test_id("template-workflow-merge_by_block")
+    card = canvas.page.get_by_test_id(f"template-workflow-{templates.title('merge_by_block')}")
     card.wait_for()
     canvas.page.wait_for_timeout(500)
     canvas.shot(pictures / "walk-1-templates.png")
@@ -57,12 +57,12 @@ def test_from_the_template_browser_to_a_merged_picture(chrome: "Browser", stocke
         (types["EmptyLatentImage"], "height", 64),
         (types["KSampler"], "steps", 2),
     ):
-        canvas.set_value(node, name, value)  # a test has no time for a large picture
+        canvas.set_value(node, name, value)  # a test has no time for a large image
     entry = canvas.queue(timeout=300)
     assert entry["status"]["status_str"] == "success"
     assert entry["prompt"][2][deck.node]["inputs"]["weights"] == deck.shown
     pngs = [data for data in Client(stocked.url).images(entry) if data.startswith(b"\x89PNG")]
-    assert len(pngs) == 2, "the merged picture and the drawn weights"
+    assert len(pngs) == 2, "the merged image and the drawn weights"
     canvas.fit()
     canvas.page.wait_for_timeout(1500)
     canvas.shot(pictures / "walk-4-picture.png")

@@ -9,7 +9,17 @@ import zipfile
 import pytest
 from blockwork.tests.support.archive import ROOT, packed, tracked
 
-PACKAGES = ("blocks", "merge", "study", "search", "injection", "deprojector", "cascade", "demo_models", "nodes")
+PACKAGES = (
+    "blocks",
+    "merge",
+    "study",
+    "search",
+    "injection",
+    "deprojector",
+    "cascade",
+    "demo_models",
+    "nodes",
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -88,7 +98,9 @@ def test_shipped_code_has_nothing_that_the_registry_flags():
                     used = set()
                 assert not used & modules, f"{path.relative_to(ROOT)} imports {used & modules}"
                 if isinstance(node, ast.Attribute):
-                    assert node.attr not in serves_files, f"{path.relative_to(ROOT)}:{node.lineno}: {node.attr}"
+                    assert node.attr not in serves_files, (
+                        f"{path.relative_to(ROOT)}:{node.lineno}: {node.attr}"
+                    )
                 if isinstance(node, ast.Call):
                     name = (
                         node.func.id

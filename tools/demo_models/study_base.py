@@ -23,7 +23,7 @@ def followed(pictures: Tensor, of: list[dict[str, str]]) -> tuple[float, ...]:
 
 
 def plain(held_out: bool, repeats: int) -> tuple[list[str], list[dict[str, str]]]:
-    """Prompts for one big plain thing on grey."""
+    """Prompts for one big plain object on grey."""
     things = sampling.pairs(held_out) * repeats
     of = [{"shape": s, "colour": c, "texture": "plain", "background": "grey"} for s, c in things]
     return [sentence(thing) for thing in things], of
@@ -79,9 +79,9 @@ def run(out: Path) -> None:
     captions, of_captions = drawn_at_random()
     alone, together = sampling.paint(base, held_out), composed(REPEATS)
     results = (
-        ("one big plain thing, known pairs", sampling.paint(base, known), of_known),
-        ("one big plain thing, held-out pairs", alone, of_held_out),
-        (f"the same, and in {OBJECT} its shape in a colour it was seen in", together, of_held_out),
+        ("one big plain object, known pairs", sampling.paint(base, known), of_known),
+        ("one big plain object, held-out pairs", alone, of_held_out),
+        (f"the same, and in {OBJECT} its shape in a colour it was trained in", together, of_held_out),
         ("any caption, held-out pairs", sampling.paint(base, captions), of_captions),
     )
     rows = [(title, len(of), *followed(pictures, of)) for title, pictures, of in results]
@@ -94,15 +94,15 @@ def run(out: Path) -> None:
     text = f"""# How well the demo base model follows its prompts
 
 {sampling.STEPS} steps of {sampling.SAMPLER}, guidance {sampling.GUIDANCE}, one image per prompt, classified by the demo classifier.
-Remade by `python tools/study_demo_models.py base`.
+Made by `python tools/study_demo_models.py base`.
 
 {pages.table(("prompts", "images", "shape", "colour", "texture", "background"), rows)}
 
 ![held-out pairs](base.jpg)
 
-What fails for a held-out pair fails in the text, not in the U-Net: told the same shape in a colour it was seen in, in
-the blocks that carry the object, the U-Net paints the pair. The text encoder, trained by contrast on captions that never
-join the two words, puts some of these pairs as near to another shape as to their own:
+Held-out pairs fail in the text encoder, not in the U-Net: with a prompt of the same shape in a colour it was trained in, given to
+the blocks that carry the object, the U-Net renders the pair. The text encoder was trained by contrast on captions that never
+join the two words. It puts some of these pairs as near to another shape as to their own:
 
 {pages.table(("words", "cosine to their drawing", "nearest other shape in that colour", "its cosine"), nearest())}
 """

@@ -109,7 +109,7 @@ def run(out: Path) -> None:
 
 {len(PROMPTS)} pairs of prompts that differ in shape and colour, one image each, {sampling.STEPS} steps of
 {sampling.SAMPLER}, guidance {sampling.GUIDANCE}, classified by the demo classifier: one image is {1 / len(PROMPTS):.3f}.
-Remade by `python tools/study_demo_models.py blocks`.
+Made by `python tools/study_demo_models.py blocks`.
 
 ![images](block_roles.jpg)
 

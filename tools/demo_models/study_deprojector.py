@@ -71,7 +71,7 @@ def run(out: Path) -> None:
 {len(THINGS)} prompts, one image each, {sampling.STEPS} steps of {sampling.SAMPLER}, guidance {sampling.GUIDANCE}. Cosine and
 squared error are of the words' hidden states, free-running, against those of the text encoder. A sum adds the embeddings
 of two texts, the one naming a shape, the other a colour (method "difference"). By chance a shape or a colour is right
-in one image of six. Made again by `python tools/study_demo_models.py deprojector`.
+in one image of six. Made by `python tools/study_demo_models.py deprojector`.
 
 {pages.table(("deprojector", "cosine", "squared error", "shape right", "colour right", "sum: shape", "sum: colour"), rows)}
 

@@ -64,7 +64,7 @@ def run(out: Path) -> None:
 
 `style` is the demo classifier's mean probability that the image is in the fine-tune's style; {len(THINGS)} prompts,
 one image each, {sampling.STEPS} steps of {sampling.SAMPLER}, guidance {sampling.GUIDANCE}.
-Remade by `python tools/study_demo_models.py merge`.
+Made by `python tools/study_demo_models.py merge`.
 
 ![images](merge_paths.jpg)
 

@@ -102,13 +102,13 @@ def finding(found: dict[tuple[str, int], dict[str, float]]) -> str:
             for mode in MODES
         ]
         said.append(
-            f"At guidance {g} saturated are: {', '.join(blown)}. Of {len(THINGS)} shapes and colours the judge "
-            f"reads right: {', '.join(right)}."
+            f"At guidance {g} saturated pixels are: {', '.join(blown)}. Of {len(THINGS)} shapes and colours the "
+            f"classifier reads right: {', '.join(right)}."
         )
     return "\n\n".join(said) + (
-        "\n\nOne picture of 24 is 0.042; of one seed, differences of three or four are chance. On this list of "
-        "timesteps the stage survives strong guidance without a threshold, blown out but readable; thresholds keep it in "
-        "range and do not improve what the judge reads. On the whole schedule they decide."
+        "\n\nOne image of 24 is 0.042; with one seed, differences of three or four are chance. On this list of "
+        "timesteps images at strong guidance without a threshold are saturated but readable; thresholds keep them in "
+        "range and do not improve what the classifier reads. On the whole schedule only images with a threshold are readable."
     )
 
 
@@ -169,15 +169,15 @@ def run(out: Path) -> None:
 
 The demo models' stage I (16 x 16), {len(THINGS)} prompts (a big shape in a colour on a background, every shape and every colour
 four times), learned-range DDPM, timesteps `{pixels.SPACING}`, one seed per prompt, the same for every cell. A pixel
-is *saturated* when one of its channels is within one level of 256 of the end of the range, or beyond it, as the picture
-leaves the sampler, before anything is clipped. Nothing drawn is: the whitest background is 244 of 255, the blackest 22.
-The judge reads the pictures enlarged; of true drawings shrunk to 16 x 16 and enlarged alike it reads 99 % of the big
-shapes and all colours right, textures at 70 %, which is why they are not asked for. Dynamic thresholds have no cap.
-Remade by `python tools/study_demo_models.py thresholding`.
+is *saturated* when one of its channels is within one level of 256 of the end of the range, or beyond it, in the
+output of the sampler, before clipping. The training images have no such pixel: their whitest background is 244 of 255, their blackest 22.
+The demo classifier reads the images enlarged. Of training images reduced to 16 x 16 and enlarged in the same way it reads 99 % of the big
+shapes, all colours and 70 % of the textures right, so no texture is asked for. Dynamic thresholds have no cap.
+Made by `python tools/study_demo_models.py thresholding`.
 
-![stage II of what stage I drew](thresholding.jpg)
+![stage II on the output of stage I](thresholding.jpg)
 
-Stage I under each threshold (rows) at guidance 2, 7, 15 and 30, mended by stage II at guidance 1; the four pictures of a
+Stage I under each threshold (rows) at guidance 2, 7, 15 and 30, enlarged by stage II at guidance 1. The four images of a
 group are {", ".join(f"*{prompt}*" for prompt in sheet_prompts)}.
 
 ![charts](thresholding.png)
@@ -196,7 +196,7 @@ group are {", ".join(f"*{prompt}*" for prompt in sheet_prompts)}.
 
 {tables["colour"]}
 
-## From the very end of the schedule
+## From the end of the schedule
 
 The same with the timesteps `{pixels.WHOLE}`, which start at the last of the thousand, as IF's own lists do:
 
@@ -206,11 +206,11 @@ The same with the timesteps `{pixels.WHOLE}`, which start at the last of the tho
 
 ## Another prompt while enlarging
 
-Stage I draws one thing on grey at guidance 7 and its own threshold (dynamic 0.95, cap 1.5); stage II redraws it from
+Stage I renders one object on grey at guidance 7 with its own threshold (dynamic 0.95, cap 1.5). Stage II renders it again from
 90 % of the schedule at guidance 6 with another prompt: another shape in the first six columns, another colour in the last six. The table counts
-the six pictures of each kind. `aug_level` says how much noise hides the picture from below from stage II. The more it
-hides, the more of the new colour arrives, but in patches beside the thing rather than on it, and a new shape never does:
-this stage II has learned, from crops, what colours and edges belong to a prompt, not where a shape goes.
+the six images of each kind. `aug_level` is how much noise is added to the image of stage I before stage II reads it. With more noise
+more of the new colour arrives, but in patches beside the object, and a new shape almost never does: this stage II was trained on
+crops. It knows which colours and edges belong to a prompt, not where a shape is.
 
 ![another prompt in stage II](prompt_change.jpg)
 

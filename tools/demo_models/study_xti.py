@@ -8,7 +8,7 @@ The method, fixed before any image was sampled:
   other (TI-16), one vector per layer (XTI), the same with the density term at 0.01, a vector for keys and another for
   values in each layer (K/V), and a LoRA of rank 4 on all attention projections of the U-Net, whose prompts have the
   unknown word "gem". The learning rate is 0.005 for tokens and 0.001 for the LoRA.
-- Reconstruction: "a <gem> on a B background" for the five backgrounds, a share of images that the judge reads as a star,
+- Reconstruction: "a <gem> on a B background" for the five backgrounds, a share of images that the demo classifier reads as a star,
   as green, as dotted, and as all three. Editability: "a C <gem> on a grey background" for the five other colours, the
   share with that colour, with a star, and with both.
 - Snapshots of XTI over the steps, its emphasis in the prompt, and CFG are measured in the same way.
@@ -52,13 +52,13 @@ FOUND = """One run per arm, 10 images per share: the intervals are wide. On the 
 
 - XTI learns the concept in 100 steps (8 of 10 images right in all three properties; 0 of 10 for textual inversion with 1 and
   with 16 vectors, whose interval ends below XTI's). A LoRA of equal steps is between them (5 of 10).
-- The density term at 0.01 did harm: the token stays so near to a word that the texture is lost (0 of 10), and the star is kept
+- The density term at 0.01 made it worse: the token stays so near to a word that the texture is lost (0 of 10), and the star is kept
   in 2 of 10 edited prompts against 8 of 10 without it. The demo text encoder has some fifty words, far apart from each other:
   this says nothing about a vocabulary of 49,408. The value is a starting point, not a measured optimum.
 - A second vector for values gives no gain (7 of 10), and its edits keep the star less often (2 of 10 against 8).
 - More steps help editing here, not the reconstruction: the star is kept in 3, 4 and 8 of 10 edits at 25, 50 and 100 steps.
   Emphasis 1.3 and CFG 2 keep it in 10 of 10, CFG 7 in 6. Reconstruction does not depend on either.
-- Every arm paints the colour that was asked for, but TI with 16 vectors (7 of 10).
+- All arms give the colour that was asked for, except TI with 16 vectors (7 of 10).
 """  # of the run whose page is in docs/studies
 Painter = Callable[[str, float], Tensor]  # a prompt with <gem>, guidance -> images
 

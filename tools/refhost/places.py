@@ -1,6 +1,7 @@
 """Groups of a drawn workflow, and the places of its nodes in them.
 
-The groups stand side by side in the order in which a workflow runs. In a group, nodes stand in columns by how far
+The groups stand side by side in the order in which a workflow runs, or in two rows where that makes them much larger in the window.
+In a group, nodes stand in columns by how far
 they are from the group's sources; in each column in the order that crosses the fewest links.
 """
 
@@ -11,6 +12,11 @@ from typing import Any
 
 TITLE, GAP_X, GAP_Y, PADDING, GROUP_TITLE = 30, 70, 60, 25, 45  # canvas units
 SWEEPS = 4
+WINDOW, NOTE, GAIN = (
+    1.8,
+    620,
+    1.15,
+)  # width by height of the canvas; room for the note; what two rows must gain
 LEAST_HEIGHT = 1500  # a column wraps above this or the square root of the nodes' area, whichever is more
 MODELS, PROMPTS, WORK, SAMPLING, OUTPUT = "Models", "Prompts", "Blockwork", "Sampling", "Output"
 BOTH = "Sampling and output"
@@ -93,7 +99,31 @@ def arrange(boxes: dict[str, Box]) -> list[dict[str, Any]]:
                 "flags": {},
             }
         )
+    _two_rows(groups, used, boxes)
     return groups
+
+
+def _two_rows(groups: list[dict[str, Any]], used: Sequence[str], boxes: Mapping[str, Box]) -> None:
+    """Moves the last groups below the first ones where the whole then opens at a larger zoom."""
+
+    def zoom(*rows: list[dict[str, Any]]) -> float:
+        spans = [[group["bounding"] for group in row] for row in rows]
+        width = max(row[-1][0] + row[-1][2] - row[0][0] for row in spans)
+        height = sum(max(box[3] for box in row) for row in spans) + GAP_Y * (len(spans) - 1)
+        return min(WINDOW / (width + NOTE), 1 / height)
+
+    cuts = {cut: zoom(groups[:cut], groups[cut:]) for cut in range(1, len(groups))}
+    cut = max(cuts, key=lambda number: cuts[number], default=0)
+    if not cut or cuts[cut] < GAIN * zoom(groups):
+        return
+    down = max(group["bounding"][3] for group in groups[:cut]) + GAP_Y
+    left = groups[cut]["bounding"][0] - groups[0]["bounding"][0]
+    for box in boxes.values():
+        if box.group in used[cut:]:
+            box.at = (box.at[0] - left, box.at[1] + down)
+    for group in groups[cut:]:
+        group["bounding"][0] -= left
+        group["bounding"][1] += down
 
 
 def _own(kind: str) -> str:
