@@ -71,7 +71,7 @@ def test_a_template_has_two_to_four_groups_that_hold_its_nodes(name: str):
         len({group["title"] for group in groups}) == len({group["color"] for group in groups}) == len(groups)
     )
     for first, second in combinations(groups, 2):
-        (x, y, w, h), (u, v, p, q) = first["bounding"], second["bounding"]
+        (x, y, w, h), (u, v, *_) = first["bounding"], second["bounding"]
         assert x + w <= u or y + h <= v, "the second is right of the first or below it"
     for node in workflow["nodes"]:
         x, y = node["pos"]
