@@ -68,7 +68,12 @@ def prompt_of(name: str) -> dict[str, Any]:
         }
     name = DEMO_OF.get(name, name)
     kinds = {node["class_type"] for node in templates.prompt(name).values()}
-    return templates.prompt(name) if kinds & DEMO else stand_ins.prompt_of(name)
+    prompt = templates.prompt(name) if kinds & DEMO else stand_ins.prompt_of(name)
+    for node in [node for node in prompt.values() if node["class_type"] == "BlockworkRatingSheet"]:
+        for name_ in ("first", "second"):  # the node saves a page, so its images are saved for the thumbnail
+            saved = {"images": node["inputs"][name_], "filename_prefix": "rating"}
+            prompt[f"saved {name_}"] = {"class_type": "SaveImage", "inputs": saved}
+    return prompt
 
 
 def take(client: Client, name: str) -> bytes:
