@@ -19,7 +19,7 @@ LORA = "sd15_style.safetensors"  # the difference of ink and base
 MERGED = "merges/example_merge.safetensors"
 FILES = {
     "lstm3_1_layer.safetensors": "atelier_lstm_1.safetensors",
-    "lstm3_1_layer_b.safetensors": "atelier_lstm_2.safetensors",
+    "lstm3_1_layer_b.safetensors": "atelier_lstm_1.safetensors",
     "lstm3_2_layers.safetensors": "atelier_lstm_2.safetensors",
     "lstm3_3_layers.safetensors": "atelier_lstm_3.safetensors",
     "xti_a.safetensors": "atelier_gem.safetensors",
