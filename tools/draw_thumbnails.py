@@ -22,6 +22,8 @@ DEMO_OF = {
     "cascade_64_256_1024": "demo_cascade",
     "block_sweep": "article_003_demo_blocks",
     "deprojector_training": "deprojector_ensemble",
+    "demo_train_xti": "demo_words",  # words that were trained in this way
+    "search_demo": "search_eye",
     "article_000_layers": "article_000_demo",
     "article_001_red_green": "article_001_demo",
     "article_001_growth": "article_001_demo_growth",
@@ -82,7 +84,12 @@ def take(client: Client, name: str) -> bytes:
     entry = client.run(prompt, timeout=1800)
     with_images = [key for key, output in entry["outputs"].items() if output.get("images")]
     saved = [key for key in with_images if prompt.get(key, {}).get("class_type") == "SaveImage"]
-    keys = saved if len(saved) > 1 or not with_images else [*saved, *sorted(set(with_images) - set(saved))]
+    swept = any(node["class_type"] == "BlockworkBlockSweep" for node in prompt.values())
+    keys = (
+        saved
+        if swept or len(saved) > 1 or not with_images
+        else [*saved, *sorted(set(with_images) - set(saved))]
+    )
     shown: dict[bytes, Image.Image] = {}  # each image once
     for data in [data for key in keys for data in client.images(entry, key)]:
         image = Image.open(io.BytesIO(data)).convert("RGB")
@@ -100,7 +107,7 @@ def sheet(shown: list[Image.Image]) -> Image.Image:
         width, height = cell(across)
         return min((width - GAP) / image.width, (height - GAP) / image.height)
 
-    across = max(range(1, len(shown) + 1), key=lambda n: min(scale(image, n) for image in shown))
+    across = max(range(1, len(shown) + 1), key=lambda n: (min(scale(image, n) for image in shown), n))
     width, height = cell(across)
     page = Image.new("RGB", (PIXELS, PIXELS), PAPER)
     for number, image in enumerate(shown):
