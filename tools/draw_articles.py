@@ -7,6 +7,7 @@ Names as arguments limit it to those templates; without any, all are run.
 import io
 import json
 import sys
+from pathlib import Path
 
 from PIL import Image
 from refhost import layout
@@ -15,12 +16,19 @@ from refhost.server import Server
 
 API = layout.ROOT / "example_workflows" / "api"
 IMAGES = layout.ROOT / "docs" / "images" / "articles"
-WIDEST, QUALITY = 1000, 82
+WIDEST, WIDEST_IN_HELP, QUALITY = 1000, 560, 82
 SWEEP = "article_003_demo_blocks"
 SWEEP_PAGES = (
     layout.ROOT / "docs" / "images" / "block_sweep.jpg",
     layout.ROOT / "web" / "docs" / "pictures" / "block_sweep.jpg",
 )
+
+
+def save(image: Image.Image, path: Path, widest: int) -> None:
+    """A JPEG of at most that width."""
+    if image.width > widest:
+        image = image.resize((widest, round(image.height * widest / image.width)), Image.Resampling.LANCZOS)
+    image.save(path, quality=QUALITY, optimize=True)
 
 
 def main() -> int:
@@ -37,11 +45,11 @@ def main() -> int:
             entry = client.run(prompt, timeout=7200)
             for data in client.images(entry)[:1]:
                 image = Image.open(io.BytesIO(data)).convert("RGB")
-                if image.width > WIDEST:
-                    size = (WIDEST, round(image.height * WIDEST / image.width))
-                    image = image.resize(size, Image.Resampling.LANCZOS)
-                for path in SWEEP_PAGES if name == SWEEP else (IMAGES / f"{name}.jpg",):
-                    image.save(path, quality=QUALITY, optimize=True)
+                if name == SWEEP:
+                    save(image, SWEEP_PAGES[0], WIDEST)
+                    save(image, SWEEP_PAGES[1], WIDEST_IN_HELP)
+                else:
+                    save(image, IMAGES / f"{name}.jpg", WIDEST)
     return 0
 
 
