@@ -310,3 +310,5 @@ def _note(plan: Plan, sources: Sequence[Source], ratios: Ratios, copy: Callable[
             f"{some(unused)} {'has' if len(unused) == 1 else 'have'} a weight, but under key_map {ratios.key_map} "
             "no tensor of these models is in it."
         )
+    if unused := ratios.unused_selectors():
+        notes.warnings.append(f"No tensor matches these entries of elemental: {some(unused)}.")

@@ -67,6 +67,7 @@ class Ratios:
         self._first = next(iter(self.texts))
         self._found: dict[str, Mapping[str, float] | None] = {}
         self._used: set[str] = set()
+        self._selected: list[tuple[str, str]] = []
         self._off = frozenset(block for weights_ in self.texts.values() for block in weights_.off)
         self._silenced: frozenset[str] = frozenset()
 
@@ -97,7 +98,8 @@ class Ratios:
         if place not in self._found:
             self._found[place] = self._completed(self._named(place))
         if self.elemental.entries and part != VAE_PART:
-            chosen = self.elemental.ratio(full_name(key), block)
+            self._selected.append((full_name(key), block))
+            chosen = self.elemental.ratio(*self._selected[-1])
             if chosen is not None:
                 return place, self._completed({**self._named(place), self._first: chosen})
         return place, self._found[place]
@@ -131,6 +133,10 @@ class Ratios:
         """The names outside the blocks that a text gives a weight and that no tensor looked up is in."""
         given = {name for read in self.texts.values() for name, _ in read.extra}
         return sorted(given - self._used)
+
+    def unused_selectors(self) -> list[str]:
+        """The numbers, from 1, of the selectors that match no tensor looked up."""
+        return list(map(str, self.elemental.unused(self._selected)))
 
 
 def _names_behind(read: BlockWeights, block: str) -> set[str]:

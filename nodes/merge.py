@@ -251,7 +251,7 @@ class MergeCLIP(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, encoders=""):
-        return first_problem((check_optional, encoders))
+        return first_problem((host.check_encoders, encoders), (check_optional, encoders))
 
     @classmethod
     def execute(cls, clip_a, clip_b, ratio, clip_c=None, encoders="") -> io.NodeOutput:

@@ -18,6 +18,7 @@ from ...blocks.host import read_weights
 from ...blocks.keys import MODEL
 from ...blocks.names import BASE, NO_LAYOUT, VAE, Layout
 from ...blocks.weights import split_pair
+from ..elemental import quote
 from ..errors import MergeError
 from ..methods import METHODS, Method
 from ..methods.finite import all_finite
@@ -141,6 +142,7 @@ def merge_clips(clip_a, clip_b, ratio: float, clip_c=None, encoders: str = ""):
 
     ``encoders`` gives single text encoders another ratio: ``clip_l=0.5, t5xxl=0``.
     """
+    check_encoders(encoders)
     sources = _sources([clip.patcher for clip in (clip_a, clip_b, clip_c) if clip is not None])
     names = tuple(dict.fromkeys(map(_encoder, sources[0].entries)))
     ratios = _one_ratio(
@@ -158,6 +160,16 @@ def merge_clips(clip_a, clip_b, ratio: float, clip_c=None, encoders: str = ""):
     _not_finite(plan, sources)
     _patch(merged.patcher, sources, plan)
     return merged, plan
+
+
+def check_encoders(text: str) -> None:
+    """MergeError where an item of a text for single text encoders has no name: as numbers they would be a list."""
+    wrong = next((item.strip() for item in text.split(",") if "=" not in item), None)
+    if text.strip() and wrong is not None:
+        raise MergeError(
+            f"{quote(wrong)} in encoders is not a ratio of a text encoder. Expected are names with their ratio. "
+            "Write it as in clip_l=0.5, t5xxl=0; the report lists the names."
+        )
 
 
 def merge_vaes(vae_a, vae_b, ratio: float, vae_c=None):

@@ -9,6 +9,7 @@ from blockwork.blocks.names import BlockError, layout_of
 from blockwork.merge.errors import MergeError
 from blockwork.merge.files import merge_files
 from blockwork.merge.live import host
+from blockwork.nodes.merge import MergeCLIP
 from blockwork.tests.support import networks, tiny
 from blockwork.tests.support.named_stacks import STACKS, by_name, stacks_of
 from safetensors.torch import load_file, save_file
@@ -190,9 +191,13 @@ def test_selectors_work_live_as_in_files(tmp_path):
     a, b = (networks.shrunk("Flux.1 dev", seed, torch.float16, layers=2) for seed in (1, 2))
     as_file(a, tmp_path / "a.safetensors")
     as_file(b, tmp_path / "b.safetensors")
-    selectors = "D00-D01:img:0.25, S01:linear2:0.75"
-    live, _ = host.merge_models(a, b, "0", elemental=selectors)
-    merge_files(f"out = a + b, alpha=[0], elemental=[{selectors}]", tmp_path / "out", folders=[tmp_path])
+    selectors = "D00-D01:img:0.25, S02:linear2:1, S01:linear2:0.75, S01:no_such:1"
+    live, plan = host.merge_models(a, b, "0", elemental=selectors)
+    recipe = f"out = a + b, alpha=[0], elemental=[{selectors}]"
+    file = merge_files(recipe, tmp_path / "out", folders=[tmp_path])
+    assert all(
+        "No tensor matches these entries of elemental: 2, 4." in text for text in (plan.report(), file.report)
+    )
     written = load_file(tmp_path / "out.safetensors")
     weights, before = loaded(live), a.model_state_dict()
     assert all(torch.equal(weights[key], written[f"model.{key}"]) for key in weights)
@@ -234,6 +239,10 @@ def test_each_text_encoder_of_a_clip_can_have_its_ratio():
     assert "T5XXL" in plan.report() and "CLIP_L" in plan.report()
     with pytest.raises(BlockError, match=r"'clip_g'.*CLIP_L, T5XXL"):
         host.merge_clips(a, b, 0.5, encoders="clip_g=1")
+    for text in ("0.3", "0.3, 0.2", "clip_l", "t5xxl: 1", "clip_l=0.1, GRAD_V", ",clip_l=1"):
+        with pytest.raises(MergeError, match="in encoders is not a ratio of a text encoder"):
+            host.merge_clips(a, b, 0.5, encoders=text)
+        assert "not a ratio of a text encoder" in str(MergeCLIP.validate_inputs(encoders=text))
     same_ratio, _ = host.merge_clips(a, b, 0.25)
     assert torch.allclose(
         loaded(same_ratio.patcher)["t5xxl.transformer.bias"],
