@@ -12,7 +12,6 @@ import comfy.model_management
 import comfy.sd
 import torch
 from comfy.quant_ops import QuantizedTensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ...blocks.host import read_weights
 from ...blocks.keys import MODEL
@@ -21,23 +20,20 @@ from ...blocks.weights import split_pair
 from ..elemental import quote
 from ..errors import MergeError
 from ..methods import METHODS, Method
-from ..methods.finite import all_finite
 from ..plan import Blend, Plan, Take, make_plan
 from ..ratios import Ratios, common_layout
 from ..report import letter
 from .host_core import remark as core_remark
+from .host_finite import is_finite
 from .host_incremental import incremental, unpatched
 from .host_left_out import key_patches, stored_tensors
 from .host_patch import TAKE, How, KeyPatches, MergePatch, effective, merge_patch, numbers, own_patches
 from .host_prediction import compare_prediction
-from .host_quantised import check_smoothing, refuse_foreign, remarks, stored_parts
+from .host_quantised import check_smoothing, refuse_foreign, remarks
 
 NON_FINITE = ("error", "keep A")
 LABELS = {"m_a": "Shares of A (M_A)", "m_b": "Shares of B (M_B)"}
 CPU = torch.device("cpu")
-
-# Storage of a stored weight -> place in it -> finite or not: a slider's next move scans nothing again.
-_FINITE = WeakIdKeyDictionary()
 
 
 class Live:
@@ -219,7 +215,7 @@ def _kept_of_clip(sources: Sequence[Live]) -> Callable[[str], str | None]:
     """
 
     def reason(key: str) -> str | None:
-        loaded = (_finite(source.entries[key]) for source in sources if key in source.entries)
+        loaded = (is_finite(source.entries[key]) for source in sources if key in source.entries)
         if key.endswith("text_projection.weight") and not all(loaded):
             return "not loaded from the file"
         return None
@@ -254,7 +250,7 @@ def _not_finite(plan: Plan, sources: Sequence[Live], keep: str | None = "") -> s
     """
     found = set()
     for key, step in plan.merged.items():
-        bad = [n for n in _read_by(plan, step, sources) if not _finite(sources[n].entries[key])]
+        bad = [n for n in _read_by(plan, step, sources) if not is_finite(sources[n].entries[key])]
         if not bad:
             continue
         if keep is not None:
@@ -313,17 +309,3 @@ def _patch(merged, sources: Sequence[Live], plan: Plan, unfinished: Collection[s
             f"ComfyUI rejected the patches of {len(missed)} tensors, the first is {min(missed)}. "
             "This model cannot be merged live; merge the files."
         )
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """``all_finite``, remembered per stretch of storage: core puts the same storage into new Parameters."""
-    if isinstance(tensor, QuantizedTensor):
-        return all(map(_finite, stored_parts(tensor)))
-    storage = tensor.untyped_storage()
-    places: dict[tuple, bool] | None = _FINITE.get(storage)
-    if places is None:
-        places = _FINITE[storage] = {}
-    place = (tensor.storage_offset(), tensor.shape, tensor.stride())
-    if place not in places:
-        places[place] = all_finite(tensor)
-    return places[place]
