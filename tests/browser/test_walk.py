@@ -33,7 +33,11 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_from_the_template_browser_to_a_merged_image(chrome: "Browser", stocked: Server, pictures: Path):
-    canvas = Canvas(chrome, stocked.url, nodes2=True).open()
+    sorting = {"Comfy.Templates.SortBy": "alphabetical"}  # the server lists files in no order
+    canvas = Canvas(chrome, stocked.url, nodes2=True, settings=sorting).open()
+    canvas.page.set_default_timeout(
+        60_000
+    )  # a busy machine opens the browser of some hundred templates slowly
     canvas.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     canvas.page.get_by_text("blockwork", exact=True).first.click()
     card = canvas.page.get_by_test_id(f"template-workflow-{templates.title('merge_by_block')}")
