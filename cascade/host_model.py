@@ -129,7 +129,7 @@ class FreshNoise:
         """Noise like a tensor, drawn on its device."""
         if self.generator is None:
             self.generator = torch.Generator(like.device).manual_seed(self.seed)
-        return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like)
+        return torch.randn(like.shape, generator=self.generator, device=like.device).to(like)
 
 
 class FreshNoiseBatch:

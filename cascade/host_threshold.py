@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from .threshold import check, dynamic_threshold, matched_threshold, static_threshold
 
 MODES = ("none", "static", "dynamic")
 BOUNDS = ("auto", "pixels", "conditional")
+
+# Model sampling -> fraction of the run -> noise level: working one out waits for the GPU, so it is done once.
+_LEVELS: WeakKeyDictionary[Any, dict[float, float]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,25 @@ class ThresholdPatch:
         self.threshold, self.default = threshold, default
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
-        threshold, model = self.threshold, args["model"]
-        if not self._active(args["sigma"], model.model_sampling):
-            return args["denoised"]
+        threshold, model, x0 = self.threshold, args["model"], args["denoised"]
         in_pixels = threshold.bound == "pixels" or (
             threshold.bound == "auto" and works_in_pixels(model.latent_format)
         )
-        return threshold.apply(args["denoised"], args["cond_denoised"], in_pixels)
+        out = threshold.apply(x0, args["cond_denoised"], in_pixels)
+        if (threshold.start, threshold.end) == (0.0, 1.0):
+            return out
+        # Chosen on the device: reading sigma would wait for the GPU at every step.
+        now, sampling = args["sigma"].max(), model.model_sampling
+        acts = (_level(sampling, threshold.end) <= now) & (now <= _level(sampling, threshold.start))
+        return torch.where(acts, out, x0)
 
-    def _active(self, sigma: Tensor, model_sampling: Any) -> bool:
-        start, end = self.threshold.start, self.threshold.end
-        if (start, end) == (0.0, 1.0):
-            return True  # reading sigma would wait for the GPU
-        now = sigma.max().item()
-        return model_sampling.percent_to_sigma(end) <= now <= model_sampling.percent_to_sigma(start)
+
+def _level(sampling: Any, fraction: float) -> float:
+    """The noise level at a fraction of a run."""
+    levels = _LEVELS.setdefault(sampling, {})
+    if fraction not in levels:
+        levels[fraction] = float(sampling.percent_to_sigma(fraction))
+    return levels[fraction]
 
 
 def works_in_pixels(latent_format: Any) -> bool:
