@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import comfy.model_management
 from torch import Tensor, nn
 
 from ..blocks.walk import Block, ModelBlocks, NotAUNet, SubBlock, numbered, stack
@@ -155,7 +156,8 @@ class CascadeLayers(ModuleLayers):
         return given.get(self.text_key)
 
     def through(self, texts: Texts, tokens: Tensor, args: dict[str, Any]) -> Tensor:
-        rest = [texts.call.given[name].to(tokens) for name in (self.pooled_key, "clip_img")]
+        given = [texts.call.given[name] for name in (self.pooled_key, "clip_img")]
+        rest = [comfy.model_management.cast_to_device(one, tokens.device, tokens.dtype) for one in given]
         return texts.network.gen_c_embeddings(tokens, *rest)
 
     def attention(self, block: Any) -> Pair:

@@ -45,22 +45,6 @@ def test_injection_beside_a_merge():
     assert not torch.equal(plain, injected)
 
 
-def test_injection_waits_no_more_often_than_core():
-    model = injection.prepare(kit.unet("base"))
-    positive, negative = kit.prompts(model)
-
-    def per_step(conditioning):
-        counts = []
-        for steps in (2, 4):
-            kit.sample(model, steps, conditioning, negative)
-            with kit.waits() as found:
-                kit.sample(model, steps, conditioning, negative)
-            counts.append(sum(found.values()))
-        return (counts[1] - counts[0]) / 2
-
-    assert per_step(carrying(model, positive, "all")) == per_step(positive)
-
-
 def test_merged_vae():
     def run():
         vaes = []

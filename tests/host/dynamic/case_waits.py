@@ -1,8 +1,9 @@
 """Waits for the GPU in sampling loops: none of the pack's own, whatever is sampled."""
 
-import comfy.samplers
+import comfy.model_patcher
 import device
 import kit
+import pytest
 import torch
 from blockwork.blocks.spec import parse
 from blockwork.cascade import host_cascade, host_load, host_model, host_sampler
@@ -14,19 +15,12 @@ from blockwork.injection.conditioning import stretches
 from blockwork.injection.entries import injection as entry
 from blockwork.injection.host_change import Change
 from blockwork.merge.live import host
-from blockwork.tests.support import cascade_files
+from blockwork.tests.support import cascade_files, injection_kit, transformer_kit
 
-
-def each(run, few: int = 1, many: int = 3) -> dict[str, float]:
-    """The waits of every further step, by place: ``run(steps)`` with few and with many."""
-    run(few)  # loads and remembers what later runs reuse
-    counts = []
-    for steps in (few, many):
-        with kit.waits() as found:
-            run(steps)
-        counts.append(found)
-    more = {place: count - counts[0].get(place, 0) for place, count in counts[1].items()}
-    return {place: count / (many - few) for place, count in more.items() if count}
+# The others are variants of these.
+TRANSFORMERS = (
+    "anima", "cosmos", "wan", "kandinsky", "stable_audio", "ltxv", "hunyuan", "pixart", "cosmos1", "cascade",
+)  # fmt: skip
 
 
 def test_unets():
@@ -38,7 +32,10 @@ def test_unets():
     other = stretches(kit.prompts(model, 9)[0], blocks)
 
     def waits(model, conditioning=positive):
-        return sum(each(lambda steps: kit.sample(model, steps, conditioning, negative)).values())
+        def run(steps, callback):
+            kit.sample(model, steps, conditioning, negative, callback=callback)
+
+        return sum(kit.waits_per_step(run).values())
 
     def carrying(spec, **options):
         return Change((entry(parse(spec, blocks), other, **options),)).on(positive)
@@ -55,41 +52,57 @@ def test_unets():
     assert waits(merged) == core
 
 
-def test_stages(tmp_path):
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_injection_into_transformers(kind):
+    with kit.plain_loading():
+        found = transformer_kit.MODELS[kind]()
+        model = comfy.model_patcher.ModelPatcher(found.model, device.GPU, torch.device("cpu"))
+        own, negative, other = (transformer_kit.prompt(kind, seed) for seed in (1, 2, 3))
+
+        def waits(model, positive):
+            guider = injection_kit.cfg_guider(model, positive, negative)
+
+            def run(steps, callback):
+                injection_kit.sample(guider, transformer_kit.noise(kind), steps, callback=callback)
+
+            return kit.waits_per_step(run)
+
+        core = waits(model, own)
+        injected = waits(injection.prepare(model), injection_kit.carry(model, own, other))
+        assert {place: count for place, count in injected.items() if count > core.get(place, 0)} == {}
+
+
+@pytest.mark.parametrize("number", cascade_files.STAGE_FILES)
+def test_stages(number, tmp_path):
     cascade_files.make_files(tmp_path)
     host_model.register()
-    for number, file in cascade_files.STAGE_FILES.items():
-        stage = host_load.prepared_stage(str(tmp_path / "diffusion_models" / file))
-        generator = torch.Generator().manual_seed(1)
-        texts = [
-            [[torch.randn(1, 7, stage.model.config.text_dim, generator=generator) * 0.3, {}]] for _ in range(3)
-        ]
-        if number != "I":
-            low = host_model.LowRes(torch.zeros(1, 3, 8, 8), 0.25, fresh_noise=True, blur=0.6)
-            texts = [host_cascade.with_low_res(text, low) for text in texts]
-        guider = host_sampler.MixGuider(stage, 0.5)
-        guider.set_prompts(*texts)
-        guider.set_cfg(7.0)
+    stage = host_load.prepared_stage(str(tmp_path / "diffusion_models" / cascade_files.STAGE_FILES[number]))
+    generator = torch.Generator().manual_seed(1)
+    width = stage.model.config.text_dim
+    texts = [[[torch.randn(1, 7, width, generator=generator) * 0.3, {}]] for _ in range(3)]
+    if number != "I":
+        low = host_model.LowRes(torch.zeros(1, 3, 8, 8), 0.25, fresh_noise=True, blur=0.6)
+        texts = [host_cascade.with_low_res(text, low) for text in texts]
+    guider = host_sampler.MixGuider(stage, 0.5)
+    guider.set_prompts(*texts)
+    guider.set_cfg(7.0)
 
-        def run(steps, stage=stage, guider=guider):
-            sigmas = host_sampler.stage_sigmas(stage, str(steps))
-            latent = torch.zeros(1, 3, 16, 16)
-            guider.sample(
-                latent, latent, host_sampler.LearnedRangeSampler(), sigmas, disable_pbar=True, seed=3
-            )
-            kit.end_of_node()
+    def run(steps, callback):
+        sigmas, latent = host_sampler.stage_sigmas(stage, str(steps)), torch.zeros(1, 3, 16, 16)
+        sampler = host_sampler.LearnedRangeSampler()
+        guider.sample(latent, latent, sampler, sigmas, callback=callback, disable_pbar=True, seed=3)
+        kit.end_of_node()
 
-        assert each(run, 2, 4) == {}, number
+    assert kit.waits_per_step(run) == {}
 
 
-def test_deprojectors():
+@pytest.mark.parametrize("name", ["lstm_2", "transformer"])
+def test_deprojectors(name):
     """Rows are made one after the other, and none waits."""
     demo.register()
-    for name in ("lstm_2", "transformer"):
-        loaded = deprojectors.load(f"atelier_{name}.safetensors")
-        embeds = torch.randn(2, loaded.module.config.dim, generator=torch.Generator().manual_seed(4))
-
-        def run(rows, loaded=loaded, embeds=embeds):
-            deprojectors.run(loaded, embeds, deprojectors.Shaping(rows=rows, exact_end=True))
-
-        assert each(run, 3, 12) == {}, name
+    loaded = deprojectors.load(f"atelier_{name}.safetensors")
+    embeds = torch.randn(2, loaded.module.config.dim, generator=torch.Generator().manual_seed(4))
+    deprojectors.run(loaded, embeds, deprojectors.Shaping(rows=2))  # loads it
+    device.WAITS.clear()
+    deprojectors.run(loaded, embeds, deprojectors.Shaping(rows=12, exact_end=True))
+    assert sum(device.WAITS.values()) <= 2  # the embeddings there, the states back

@@ -47,6 +47,12 @@ def _load_safetensors(path):
     return safetensors.torch.load_file(path), metadata
 
 
+def _save_safetensors(tensors, path, metadata=None):
+    """Safetensors copies what is not on the CPU there, after a look at its address; here it is copied before."""
+    state = {key: device.on_host(tensor.to("cpu")) for key, tensor in tensors.items()}
+    safetensors.torch.save_file(state, path, metadata=metadata)
+
+
 def _new_lazy_parameter(cls, model, key, tensor):
     """Core makes a subclass of Parameter over a weight, whose values it does not read."""
     return torch.nn.Parameter.__new__(cls, device.on_host(tensor), tensor.is_floating_point())
@@ -69,6 +75,7 @@ def _moving_load_list(self, for_dynamic=False, default_device=None):
 
 comfy.model_patcher.ModelPatcher._load_list = _moving_load_list
 comfy.utils.load_safetensors = _load_safetensors
+comfy.utils.save_torch_file = _save_safetensors
 comfy.model_patcher.LazyCastingParam.__new__ = _new_lazy_parameter
 load_pack()
 
@@ -92,14 +99,16 @@ def prompts(model, seed: int = 0):
     return [[[torch.randn(1, 7, width, generator=generator), {}]] for _ in range(2)]
 
 
-def sample(model, steps: int = 1, positive=None, negative=None, side: int = 8, seed: int = 3) -> torch.Tensor:
+def sample(
+    model, steps: int = 1, positive=None, negative=None, side: int = 8, seed: int = 3, callback=None
+) -> torch.Tensor:
     """A latent sampled as KSampler does."""
     usual = prompts(model)
     latent = torch.zeros(1, model.model.latent_format.latent_channels, side, side)
     noise = comfy.sample.prepare_noise(latent, seed)
     result = comfy.sample.sample(
         model, noise, steps, 4.0, "euler", "normal", positive or usual[0], negative or usual[1], latent,
-        disable_pbar=True, seed=seed,
+        disable_pbar=True, seed=seed, callback=callback,
     )  # fmt: skip
     end_of_node()
     return device.on_host(result).clone()
@@ -144,6 +153,7 @@ def saved(patcher, prefix: str = "diffusion_model.") -> dict[str, torch.Tensor]:
     return {prefix + key: device.on_host(value.to("cpu")).clone() for key, value in state.items()}
 
 
+STEPS = 3  # of a loop whose waits are counted
 _STATES: dict[str, dict[str, torch.Tensor]] = {}
 
 
@@ -206,10 +216,14 @@ def both(run):
     return plain, dynamic
 
 
-@contextlib.contextmanager
-def waits():
-    """The waits for the device within, by place; filled when the block ends."""
+def waits_per_step(run) -> dict[str, float]:
+    """The waits for the device in a sampling loop, by place; ``run(steps, callback)`` samples.
+
+    From the end of the first step on: that one loads, merges and remembers what later steps reuse.
+    """
+    marks: list[dict[str, int]] = []
     device.WAITS.clear()
-    found: dict[str, int] = {}
-    yield found
-    found.update(device.WAITS)
+    run(STEPS, lambda *_: marks.append(dict(device.WAITS)))
+    assert len(marks) == STEPS
+    more = {place: count - marks[0].get(place, 0) for place, count in marks[-1].items()}
+    return {place: count / (STEPS - 1) for place, count in more.items() if count}
