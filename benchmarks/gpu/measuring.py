@@ -1,8 +1,9 @@
-"""What the parts share: figures, clocks, memory, waits, and pairs of models."""
+"""What the parts share: figures, clocks, memory and waits."""
 
 import contextlib
 import gc
 import json
+import os
 import statistics
 import threading
 import time
@@ -16,31 +17,29 @@ import comfy.memory_management
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.model_prefetch
-import comfy.sample
-import comfy.sd
 import comfyui_version
 import torch
 
-SIDES = {"sd15": 64, "sdxl": 128}  # latent sides of the usual image
 inference = torch.inference_mode
 
 
 @dataclass
 class Setup:
-    """How this process runs, and the figures of its parts."""
+    """How this process runs, and what its parts found."""
 
     kind: str
     mode: str
     work: Path
     file: Path
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def tiny(self) -> bool:
         return self.kind != "gpu"
 
     def part(self, name: str) -> "Part":
-        return Part(self, self.figures.setdefault(name, {}))
+        found = self.found[name] = {"ended": "", "seconds": 0.0, "figures": {}}
+        return Part(self, found, time.monotonic())
 
     def write(self) -> None:
         about = {
@@ -49,8 +48,10 @@ class Setup:
             "ComfyUI": comfyui_version.__version__,
             "patcher": comfy.model_patcher.CoreModelPatcher.__name__,
         }
-        text = json.dumps({"about": about, "parts": self.figures}, default=str)
-        self.file.write_text(text, encoding="utf-8")
+        text = json.dumps({"about": about, "parts": self.found}, default=str)
+        half = self.file.with_suffix(".part")
+        half.write_text(text, encoding="utf-8")
+        half.replace(self.file)
 
 
 @dataclass
@@ -58,12 +59,22 @@ class Part:
     """Called with a name and a value, it keeps a figure and writes the file."""
 
     setup: Setup
-    figures: dict[str, Any]
+    found: dict[str, Any]
+    began: float
 
     def __call__(self, name: str, value: Any) -> None:
-        self.figures[name] = value
+        self.found["figures"][name] = value
         self.setup.write()
         print(f"   {name}: {json.dumps(value, default=str)[:300]}", flush=True)
+
+    def end(self, how: str) -> None:
+        self.found |= {"ended": how, "seconds": round(time.monotonic() - self.began, 1)}
+        self.setup.write()
+
+    def stop(self) -> None:
+        """End the process: the part has reached its limit."""
+        self.end("stopped at its limit")
+        os._exit(1)
 
     @property
     def tiny(self) -> bool:
@@ -144,41 +155,6 @@ def waits(setup: Setup) -> Iterator[list[str]]:
         yield found
         torch.cuda.set_sync_debug_mode("default")
     found.extend(f"{one.filename}:{one.lineno}" for one in seen if "synchroniz" in str(one.message))
-
-
-def files(setup: Setup, kind: str) -> list[Path]:
-    return [setup.work / f"{kind}_{letter}.safetensors" for letter in "ab"]
-
-
-def pair(part: Part, kind: str, **options: Any) -> list[Any]:
-    """Two U-Nets of a kind, loaded as core's loader loads files; the demo models without a GPU."""
-    if part.tiny:
-        from blockwork.demo_models import host as demo
-
-        return [demo.load_model(name) for name in ("base", "ink")]
-    return [
-        comfy.sd.load_diffusion_model(str(path), model_options=options) for path in files(part.setup, kind)
-    ]
-
-
-def conditioning(model: Any, seed: int) -> list:
-    generator = torch.Generator().manual_seed(seed)
-    config = model.model.model_config.unet_config
-    pooled = torch.randn(
-        1, 1280 if config.get("adm_in_channels") else config["context_dim"], generator=generator
-    )
-    return [[torch.randn(1, 77, config["context_dim"], generator=generator), {"pooled_output": pooled}]]
-
-
-def sample(part: Part, kind: str, model: Any, positive: list, negative: list, steps: int = 1) -> torch.Tensor:
-    side = 8 if part.tiny else SIDES[kind]
-    latent = torch.zeros(1, 4, side, side)
-    noise = comfy.sample.prepare_noise(latent, 3)
-    result = comfy.sample.sample(
-        model, noise, steps, 5.0, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=3
-    )
-    end_of_node()
-    return result
 
 
 def loaded_weights(model: Any) -> dict[str, torch.Tensor]:

@@ -1,9 +1,11 @@
-"""Parts of the GPU check in one process: ``part.py MODE KIND WORK FILE NAME...``; run by ``check.py``.
+"""Parts of the GPU check in one process: ``part.py MODE KIND WORK FILE NAME=SECONDS...``; run by ``check.py``.
 
-MODE is dynamic or static, KIND gpu, cpu or simulated. FILE is written after every figure.
+MODE is dynamic or static, KIND gpu, cpu or simulated. FILE is written after every figure. The process ends with the
+first part that fails or reaches its limit: what such a part leaves on a card is not known.
 """
 
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -57,24 +59,28 @@ def start(mode: str, kind: str) -> None:
 
 
 def main() -> int:
-    mode, kind, work, file, *names = sys.argv[1:]
+    mode, kind, work, file, *todo = sys.argv[1:]
     start(mode, kind)
     import measuring
-
-    setup = measuring.Setup(kind=kind, mode=mode, work=Path(work), file=Path(file))
-    failed = 0
     import parts
 
-    for name in names:
+    setup = measuring.Setup(kind=kind, mode=mode, work=Path(work), file=Path(file))
+    for name, seconds in (one.split("=") for one in todo):
+        part = setup.part(name)
+        watch = threading.Timer(float(seconds), part.stop)
+        watch.start()
         try:
             with measuring.inference():
-                parts.PARTS[name](setup.part(name))
+                parts.PARTS[name](part)
         except Exception as error:
-            failed += 1
-            setup.part(name)("FAILED", f"{type(error).__name__}: {error}")
             traceback.print_exc()
+            part.end(f"failed: {type(error).__name__}: {error}")
+            return 1
+        finally:
+            watch.cancel()
+        part.end("done")
         measuring.unload()
-    return int(failed > 0)
+    return 0
 
 
 if __name__ == "__main__":

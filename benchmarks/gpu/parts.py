@@ -1,235 +1,205 @@
 """The parts of the GPU check, by name; each takes a ``measuring.Part`` and gives it figures."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
-import comfy.samplers
+import comfy.lora
+import comfy.sd
+import folder_paths
 import measuring
+import models
 import torch
-from blockwork.blocks.names import SD1, SDXL
 from blockwork.blocks.spec import parse
-from blockwork.cascade import host_cascade, host_load, host_memory, host_model, host_sampler
-from blockwork.cascade.unet import from_state_dict
 from blockwork.injection import host as injection
+from blockwork.injection import host_train
 from blockwork.injection.conditioning import stretches
 from blockwork.injection.entries import injection as entry
 from blockwork.injection.host_change import Change
+from blockwork.injection.train import Recipe
 from blockwork.merge.live import host
-from blockwork.tests.support import cascade_files, cascade_oracles
+from blockwork.merge.lora import host as lora_host
 from comfy_extras.nodes_model_merging import ModelMergeBlocks
-from refhost import checkpoints
-from safetensors.torch import save_file
+from parts_cascade import compiled, forward, stages
+from safetensors.torch import load_file, save_file
 
-LAYOUTS = {"sd15": SD1, "sdxl": SDXL}
-FAMILIES = {"sd15": ("SD15", (1, 2, 4, 4)), "sdxl": ("SDXL", (1, 2, 4))}
-
-
-def random_tensors(shapes: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-    """float16 weights of these shapes, drawn on the device: norms near 1, matrices scaled by their inputs."""
-    device = measuring.management.get_torch_device()
-    generator = torch.Generator(device).manual_seed(seed)
-    made = {}
-    for key, like in shapes.items():
-        noise = torch.randn(like.shape, generator=generator, device=device)
-        if like.ndim < 2:
-            noise = 0.1 * noise + (1.0 if key.endswith("weight") else 0.0)
-        else:
-            noise = noise * like[0].numel() ** -0.5
-        made[key] = noise.half().cpu()
-    return made
+SIDES = {"sd15": 64, "sdxl": 128, "z_image": 64, "anima": 64}  # of a latent
+RANK = 16
 
 
-def unet_files(kind: str, part: measuring.Part) -> None:
-    """Two random U-Nets of full size as files."""
-    if part.tiny:
-        return part("files", "not made, the demo models are used")
-    family, channels = FAMILIES[kind]
-    shapes = checkpoints._shapes(checkpoints.Kind(family, channels, text=False))
-    unet = {key: value for key, value in shapes.items() if key.startswith("model.diffusion_model.")}
-    took = measuring.seconds(
-        lambda: [
-            save_file(random_tensors(unet, n), path)
-            for n, path in enumerate(measuring.files(part.setup, kind))
-        ]
-    )
-    part("files", {path.name: path.stat().st_size >> 20 for path in measuring.files(part.setup, kind)})
-    part("seconds to make them", took)
-
-
-def core_ratios(layout: Any, weights: dict[str, float]) -> dict[str, float]:
-    """Our share of B by block as the arguments of core's ModelMergeBlocks (shares of A)."""
-    share = {name: 1 - value for name, value in weights.items()}
-    inputs = [name for name in layout.blocks if name.startswith("IN")]
-    ratios = {"time_embed.": share["IN00"], "label_emb.": 1.0, "out.": share[f"OUT{len(inputs) - 1:02}"]}
-    ratios |= {f"middle_block.{number}.": share["M00"] for number in range(3)}
-    for number, name in enumerate(inputs):
-        ratios |= {
-            f"input_blocks.{number}.": share[name],
-            f"output_blocks.{number}.": share[f"OUT{number:02}"],
-        }
-    return ratios
-
-
-def slider(kind: str, part: measuring.Part) -> None:
+def slider(kind: str, part: measuring.Part, form: str = "") -> None:
     """Seconds of node, load and first step: the whole merge and one slider, beside core's ModelMergeBlocks."""
-    a, b = measuring.pair(part, kind)
-    layout = SD1 if part.tiny else LAYOUTS[kind]
-    prompts = measuring.conditioning(a, 1), measuring.conditioning(a, 2)
-    full = {name: 0.1 + 0.8 * number / (len(layout.blocks) - 1) for number, name in enumerate(layout.blocks)}
-    values = iter(range(1, 10000))
+    if part.tiny and kind == "sdxl":
+        return part("left out", "its tiny models are those of slider_sd15")
+    a, b = models.pair(part, kind, form)
+    sample, prompts = models.sampler(part, a, SIDES[kind]), [models.conditioning(a, seed) for seed in (1, 2)]
+    blocks = models.blocks_of(a)
+    full = {name: 0.1 + 0.8 * number / (len(blocks) - 1) for number, name in enumerate(blocks)}
+    values = itertools.count(1)
 
-    def ours(weights: dict[str, float]) -> Any:
+    def ours(weights: dict[str, float]) -> None:
         text = ", ".join(f"{name}={value!r}" for name, value in weights.items())
-        model = host.merge_models(a, b, text)[0]
-        measuring.sample(part, kind, model, *prompts)
-        return model
+        sample(host.merge_models(a, b, text)[0], *prompts)
 
-    def core(weights: dict[str, float]) -> Any:
-        model = ModelMergeBlocks().merge(a, b, **core_ratios(layout, weights))[0]
-        measuring.sample(part, kind, model, *prompts)
-        return model
+    def core(weights: dict[str, float]) -> None:
+        sample(ModelMergeBlocks().merge(a, b, **models.core_ratios(a, weights))[0], *prompts)
 
     contenders = {"ours": ours, "core": core}
-    part("A alone, first step", measuring.seconds(lambda: measuring.sample(part, kind, a, *prompts)))
+    if form:
+        del contenders["core"]
+        part("core", f"ModelMergeBlocks cannot read models with {form} layers")
+    named = f" {form}".rstrip()
+    part(f"A alone, first step{named}", measuring.seconds(lambda: sample(a, *prompts)))
     with measuring.memory() as found:
         took = measuring.seconds(lambda: ours(full))
-    part("first merge of the pair (looks for NaN)", took)
-    part("memory of it, MiB", found)
+    part(f"first merge of the pair{named} (looks for NaN)", took)
+    part(f"memory of it{named}, MiB", found)
+    moved = [name for name in ("IN04", "M00", "OUT05") if name in full] or [blocks[len(blocks) // 2], blocks[-1]]
     whole: dict[str, list[float]] = {name: [] for name in contenders}
+    moves = {block: {name: list[float]() for name in contenders} for block in moved}
     for _ in range(1 if part.tiny else 2):
         for name, run in contenders.items():
             measuring.unload()
             whole[name].append(measuring.seconds(functools.partial(run, full)))
-    part("merge and first step", whole | {"ratio": ratio(whole)})
-    last = layout.blocks[-1]
-    for block in ("IN04", "M00", "OUT05" if "OUT05" in full else last):
-        moves: dict[str, list[float]] = {name: [] for name in contenders}
-        for name, run in contenders.items():
-            run(full)
-            for _ in range(1 if part.tiny else 3):
-                changed = full | {block: next(values) / 1000}
-                moves[name].append(measuring.seconds(functools.partial(run, changed)))
-        part(f"one slider, {block}", moves | {"ratio": ratio(moves)})
+            weights = dict(full)
+            for block in moved[:1] if part.tiny else moved * 2:
+                weights[block] = next(values) / 1000
+                moves[block][name].append(measuring.seconds(functools.partial(run, dict(weights))))
+    part(f"merge and first step{named}", _compared(whole))
+    for block in moved[:1] if part.tiny else moved:
+        part(f"one slider, {block}{named}", _compared(moves[block]))
 
 
-def ratio(times: dict[str, list[float]]) -> float:
-    """Ours over core's, fastest runs."""
-    return round(min(times["ours"]) / min(times["core"]), 3)
+def transformer(part: measuring.Part) -> None:
+    """A merge by block of Z-Image's shape, in bfloat16 and with fp8_scaled layers."""
+    for form in ("", "fp8_scaled"):
+        slider("z_image", part, form)
+        measuring.unload()
+
+
+def _compared(times: dict[str, list[float]]) -> dict[str, Any]:
+    """Seconds with the ratio of the fastest runs, ours over core's."""
+    if "core" not in times:
+        return dict(times)
+    return times | {"ratio": round(min(times["ours"]) / min(times["core"]), 3)}
 
 
 def exact(part: measuring.Part) -> None:
     """Elements of merged weights on the device that differ from the exact sum, rounded once."""
-    for name, dtype in (("float16", None), ("bfloat16", torch.bfloat16), ("float8", torch.float8_e4m3fn)):
-        a, b = measuring.pair(part, "sd15", **({} if dtype is None else {"dtype": dtype}))
-        stored = [host.stored_tensors(model, "diffusion_model.") for model in (a, b)]
+    for dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+        a, b = models.pair(part, "sd15", dtype=dtype)
+        stored = [host.stored_tensors(model, models.UNET) for model in (a, b)]
         model = host.merge_models(a, b, "0.3")[0]
-        measuring.sample(part, "sd15", model, measuring.conditioning(a, 1), measuring.conditioning(a, 2))
+        models.sampler(part, a, SIDES["sd15"])(model, models.conditioning(a, 1), models.conditioning(a, 2))
         have, wrong, total = measuring.loaded_weights(model), 0, 0
         for key in sorted(model.patches.keys() & have.keys())[::7]:
-            if have[key].dtype == torch.float32:
-                continue  # computed in it, so that the last bit is the arithmetic's
+            if have[key].dtype != dtype:
+                continue  # core computes a few layers in float32, where the last bit is the arithmetic's
             x, y = (tensors[key].to("cpu", copy=True).double() for tensors in stored)
             got = have[key].to("cpu", copy=True)
-            wrong += int((got.float() != (x * 0.7 + y * 0.3).to(got.dtype).float()).sum())
+            wrong += int((got.float() != (x * 0.7 + y * 0.3).to(dtype).float()).sum())
             total += got.numel()
+        name = str(dtype).removeprefix("torch.")
         part(f"{name}: elements not correctly rounded", f"{wrong} of {total}")
         measuring.unload()
 
 
-def injecting(part: measuring.Part) -> None:
+def injecting(kind: str, part: measuring.Part) -> None:
     """Steps per second without and with injection, and waits per step."""
-    model = injection.prepare(measuring.pair(part, "sd15")[0])
-    positive, negative = measuring.conditioning(model, 1), measuring.conditioning(model, 2)
+    model = injection.prepare(models.load(part, kind))
+    positive, negative = models.conditioning(model, 1), models.conditioning(model, 2)
     blocks = injection.blocks_of(model)
-    other = stretches(measuring.conditioning(model, 3), blocks)
+    other = stretches(models.conditioning(model, 3), blocks)
+    first, *_, last = [block.name for block in blocks.attending]
+    windows = f"{first}@0.2-0.7=0.5, {last}@0.4-1.0/k"
     carried = {
         "none": positive,
         "all blocks": Change((entry(parse("all", blocks), other),)).on(positive),
-        "with windows": Change((entry(parse("IN04@0.2-0.7=0.5, M00, OUT05@0.4-1.0/k", blocks), other),)).on(
-            positive
-        ),
+        "with windows": Change((entry(parse(windows, blocks), other),)).on(positive),
     }
-    steps, times = 2 if part.tiny else 20, {}
+    sample, steps, times = models.sampler(part, model, SIDES[kind]), 2 if part.tiny else 20, {}
     for name, conditioning in carried.items():
-        run = functools.partial(measuring.sample, part, "sd15", model, conditioning, negative, steps)
+        run = functools.partial(sample, model, conditioning, negative, steps)
         run()
         times[name] = min(measuring.seconds(run) for _ in range(1 if part.tiny else 2))
-        with measuring.waits(part.setup) as found:
-            run()
-        part(name, {"steps per second": round(steps / times[name], 2), "waits per step": len(found) / steps})
+        figures: dict[str, Any] = {"steps per second": round(steps / times[name], 2)}
+        if part.setup.kind == "gpu":
+            with measuring.waits() as found:
+                run()
+            figures["waits per step"] = len(found) / steps
+        part(name, figures)
     part("time of all blocks over none", round(times["all blocks"] / times["none"], 3))
 
 
-def stages(part: measuring.Part) -> None:
-    """A stage I of IF-I-M's shape sampled alone: memory beside the size of its weights, steps per second."""
-    host_model.register()
-    state = oracle(part).state_dict()
-    file = part.setup.work / "stage.safetensors"
-    save_file({key: value.half().contiguous() for key, value in state.items()}, file)
-    side = 16 if part.tiny else 64
-    ledger = host_memory.Ledger()
+def lora(part: measuring.Part) -> None:
+    """Seconds of node, load and first step after one block of a LoRA moved, beside core's loader with another strength."""
+    model = models.load(part, "sd15")
+    state, tensors = model.model.state_dict(), {}
+    generator = torch.Generator().manual_seed(1)
+    for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items():
+        if name.startswith("lora_unet_") and "transformer_blocks" in name and state[key].ndim == 2:
+            rows, columns = state[key].shape
+            tensors[f"{name}.lora_up.weight"] = torch.randn(rows, RANK, generator=generator) * 0.01
+            tensors[f"{name}.lora_down.weight"] = torch.randn(RANK, columns, generator=generator) * 0.01
+    file = part.setup.work / "lora.safetensors"
+    save_file(tensors, file)
+    folder_paths.folder_names_and_paths["loras"] = ([str(part.setup.work)], {".safetensors"})
+    folder_paths.filename_list_cache.clear()
+    held, values = load_file(file), itertools.count(1)
+    sample, prompts = (
+        models.sampler(part, model, SIDES["sd15"]),
+        [models.conditioning(model, n) for n in (1, 2)],
+    )
 
-    def use(model: Any) -> float:
-        width = model.model.config.text_dim
-        texts = [[[torch.randn(1, 77, width) * 0.3, {}]] for _ in range(2)]
-        sigmas = host_sampler.stage_sigmas(model, "3" if part.tiny else "14")
-        sampler = comfy.samplers.sampler_object("ddpm")
-        latent = torch.zeros(1, 3, side, side)
-        took = measuring.seconds(lambda: host_cascade.sampled(model, *texts, 7.0, sampler, sigmas, latent, 1))
-        measuring.end_of_node()
-        return round((len(sigmas) - 1) / took, 2)
+    def ours() -> None:
+        text = f"IN04={next(values) / 1000}"
+        sample(lora_host.load_by_block(model, None, file.name, 1.0, 1.0, text).model, *prompts)
 
-    with measuring.memory() as found:
-        rate = host_memory.alone(ledger, "stage I", lambda: host_load.prepared_stage(str(file)), use)
-    part("steps per second, load included", rate)
-    part("memory, MiB", found)
-    part("the pack's own report", ledger.text())
+    def core() -> None:
+        sample(comfy.sd.load_lora_for_models(model, None, held, 1 - next(values) / 1000, 0)[0], *prompts)
 
-
-def oracle(part: measuring.Part) -> Any:
-    """diffusers' U-Net of IF-I-M's shape, or a tiny one."""
-    import cascade_unet
-
-    small = cascade_oracles.stage_one_arguments(64, 64) | {"encoder_hid_dim": cascade_files.TEXT_DIM}
-    return cascade_oracles.diffusers_unet(small if part.tiny else cascade_unet.arguments_of("I-M"))
-
-
-def forward(part: measuring.Part, compiled: bool) -> None:
-    """Milliseconds of a guided step of IF-I-M's shape, ours and diffusers'."""
-    device = measuring.management.get_torch_device()
-    dtype = torch.float32 if part.tiny else torch.float16
-    theirs = oracle(part).to(device=device, dtype=dtype)
-    ours = from_state_dict(theirs.state_dict())
-    side, width = (16, cascade_files.TEXT_DIM) if part.tiny else (64, 4096)
-    x, text = (torch.randn(shape).to(device, dtype) for shape in ((2, 3, side, side), (2, 77, width)))
-    t = torch.full((2,), 500, device=device)
-    states = ours.encode_text(text)
-    a, b = ours(x, t, text=states), theirs(x, t, encoder_hidden_states=text).sample
-    part("largest difference, relative", float((a - b).abs().max() / b.abs().max()))
-    if compiled:
-        backend = "eager" if part.tiny else "inductor"
-        ours, theirs = torch.compile(ours, backend=backend), torch.compile(theirs, backend=backend)
-    rounds = 2 if part.tiny else 20
-    mine = measuring.milliseconds(lambda: ours(x, t, text=states), rounds)
-    peer = measuring.milliseconds(lambda: theirs(x, t, encoder_hidden_states=text).sample, rounds)
-    part("ms per guided step", {"ours": mine, "diffusers": peer, "speed": round(peer / mine, 3)})
+    times: dict[str, list[float]] = {"ours": [], "core": []}
+    for name, run in (("ours", ours), ("core", core)):
+        run()
+        times[name] = [measuring.seconds(run) for _ in range(1 if part.tiny else 3)]
+    part("one block of a LoRA, IN04", _compared(times))
 
 
-def compiled(part: measuring.Part) -> None:
+def xti(part: measuring.Part) -> None:
+    """Training steps per second of XTI on SD1.5's shape, at 512 pixels with batches of one image."""
     if part.setup.kind == "simulated":
-        return part("left out", "nothing compiles for the simulated GPU")
-    forward(part, compiled=True)
+        return part("left out", "the simulated GPU has no autograd")
+    model, clip = models.load(part, "sd15"), models.text_encoder(part)
+    side, times = 8 if part.tiny else SIDES["sd15"], {}
+    images = [torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(1))]
+    what = host_train.task(model, clip, "gem: stone", [], None, images, (), "object", "", "XTI", 1)
+    how = host_train.Options("fp32" if part.tiny else "bf16", resumable=False)
+    few, many = (1, 2) if part.tiny else (3, 13)
+    for steps in (few, many):
+        recipe = Recipe(steps=steps, density=0.0)
+        with measuring.memory() as found:
+            times[steps] = measuring.seconds(
+                functools.partial(host_train.train, model, clip, what, recipe, how)
+            )
+    part("steps per second", round((many - few) / max(times[many] - times[few], 1e-9), 3))
+    part(
+        "seconds before the first step",
+        round(times[few] - few * (times[many] - times[few]) / (many - few), 2),
+    )
+    part("memory, MiB", found)
 
 
 PARTS: dict[str, Callable[[measuring.Part], None]] = {
-    "files_sd15": functools.partial(unet_files, "sd15"),
     "slider_sd15": functools.partial(slider, "sd15"),
+    "slider_sdxl": functools.partial(slider, "sdxl"),
     "exact": exact,
-    "injection": injecting,
+    "injection": functools.partial(injecting, "sd15"),
     "stages": stages,
     "unet": functools.partial(forward, compiled=False),
-    "files_sdxl": functools.partial(unet_files, "sdxl"),
-    "slider_sdxl": functools.partial(slider, "sdxl"),
+    "transformer": transformer,
+    "lora": lora,
+    "anima": functools.partial(injecting, "anima"),
+    "xti": xti,
     "compiled": compiled,
 }

@@ -135,7 +135,9 @@ def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float = 5.0) -> An
     return guider
 
 
-def sample(guider: Any, noise: Tensor, steps: int = 3, sampler: str = "euler", callback: Any = None) -> Tensor:
+def sample(
+    guider: Any, noise: Tensor, steps: int = 3, sampler: str = "euler", callback: Any = None
+) -> Tensor:
     """Sample from pure noise with a guider."""
     sampling = guider.model_patcher.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)

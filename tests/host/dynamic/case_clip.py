@@ -30,10 +30,12 @@ def pair():
 def test_the_position_embedding_is_merged(pair):
     a, b = pair
     only_a, only_b = encoded(a), encoded(b)
-    merged = host.merge_clips(a, b, 1.0)[0]
+    merged, half = (host.merge_clips(a, b, ratio)[0] for ratio in (1.0, 0.5))
     for _ in range(2):
         assert all(map(torch.equal, encoded(merged), only_b))
         assert all(map(torch.equal, encoded(a), only_a))
+    first = encoded(half)
+    assert all(map(torch.equal, encoded(half), first))
 
 
 def test_its_page_is_allocated_once(pair):

@@ -53,7 +53,9 @@ def test_a_saved_merge_is_the_file_merge(folder):
     clip = host.merge_clips(clip_a, clip_b, 0.25)[0]
     kit.sample(model, positive=clip.encode_from_tokens_scheduled(clip.tokenize("a red circle")))
     comfy.sd.save_checkpoint(str(folder / "saved.safetensors"), model, clip)
-    saved, merged = (safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("saved", "merged"))
+    saved, merged = (
+        safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("saved", "merged")
+    )
     assert len(saved) > 700 and kit.unequal(saved, merged) == []
     kit.unload()
     again, expected = (weights(*loaded(folder / f"{name}.safetensors")) for name in ("saved", "merged"))

@@ -67,35 +67,27 @@ def paged(model, keys):
 
 
 @pytest.mark.parametrize("block", ["IN04", "M00", "OUT05"])
-def test_a_slider_merges_its_block_again_and_nothing_else(pair, twins, merged_keys, block):
-    kit.loaded_weights(kit.load(merge(pair, "GRAD_V")))
+def test_a_slider_merges_and_transfers_its_block_and_nothing_else(pair, twins, merged_keys, block):
+    def weights(model):
+        device.MOVED.clear()
+        found = kit.loaded_weights(kit.load(model))
+        return found, device.MOVED["to device"]
+
+    first = merge(pair, "GRAD_V")
+    _, everything = weights(first)
+    _, fixed = weights(first)  # core's own small modules, at every loading
+    assert everything > 2 * fixed
     model = merge(pair, f"GRAD_V, {block}=0.3")
+    state, own = model.model_state_dict(UNET), keys_of(model, block)
     small = set(model.patches) - paged(model, model.patches)
     merged_keys.clear()
-    device.MOVED.clear()
-    have = kit.loaded_weights(kit.load(model))
-    own = keys_of(model, block)
+    have, moved = weights(model)
     assert set(merged_keys) == small | own  # core patches small modules at every loading
     assert len(merged_keys) == len(set(merged_keys))
     assert model.last_switch == Switch(len(own), 0, len(model.patches) - len(own))
+    share = sum(state[key].nbytes for key in own) / sum(value.nbytes for value in state.values())
+    assert moved <= 1.5 * share * (everything - fixed) + fixed
     assert not kit.unequal(have, kit.fresh(merge(twins, f"GRAD_V, {block}=0.3")))
-
-
-def test_a_slider_moves_the_bytes_of_its_block(pair):
-    def moved(model):
-        device.MOVED.clear()
-        kit.loaded_weights(kit.load(model))
-        return device.MOVED["to device"]
-
-    first = merge(pair, "GRAD_V")
-    everything = moved(first)
-    fixed = moved(first)  # core's own small modules, at every loading
-    state = first.model_state_dict(UNET)
-    share = sum(state[key].nbytes for key in keys_of(first, "OUT05")) / sum(
-        value.nbytes for value in state.values()
-    )
-    assert moved(merge(pair, "GRAD_V, OUT05=0.3")) <= 1.5 * share * (everything - fixed) + fixed
-    assert everything > 2 * fixed
 
 
 def test_no_weight_is_stale_after_random_changes(pair, twins, monkeypatch):
@@ -112,10 +104,11 @@ def test_no_weight_is_stale_after_random_changes(pair, twins, monkeypatch):
         return calculate(self, *arguments, **keywords)
 
     monkeypatch.setattr(MergePatch, "calculate_weight", interrupted)
-    interrupts = 0
+    interrupts, kinds = 0, set()
     for turn in range(20):
         weights = f"GRAD_V, {choose.choice(SD1.blocks)}={choose.choice((0.1, 0.4, 1.5))}"
         kind = choose.choice(("slider", "slider", "lora on top", "lora below", "core's clone", "A"))
+        kinds.add(kind)
         seed = choose.randrange(3)
 
         def make(models, kind=kind, weights=weights, seed=seed):
@@ -143,7 +136,7 @@ def test_no_weight_is_stale_after_random_changes(pair, twins, monkeypatch):
         assert not kit.unequal(have, kit.fresh(make(twins))), (turn, kind, weights)
         if turn == 10:
             model.partially_unload(None, 1 << 20)
-    assert interrupts >= 2
+    assert interrupts >= 2 and len(kinds) == 5
 
 
 def test_with_too_little_memory_every_pass_merges_again(pair, twins, monkeypatch):
