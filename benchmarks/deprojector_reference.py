@@ -70,7 +70,7 @@ def _attention(state: State, name: str, x: Tensor, heads: int) -> Tensor:
     query = _linear(state, f"{name}.q_proj", x) * (dim // heads) ** -0.5
     key, value = _linear(state, f"{name}.k_proj", x), _linear(state, f"{name}.v_proj", x)
     query, key, value = (part.view(shape).transpose(1, 2) for part in (query, key, value))
-    mask = torch.full((length, length), torch.finfo(x.dtype).min, dtype=x.dtype).triu(1)
+    mask = torch.full((length, length), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device).triu(1)
     weights = torch.softmax(query @ key.transpose(-1, -2) + mask, dim=-1)
     return _linear(state, f"{name}.out_proj", (weights @ value).transpose(1, 2).reshape(batch, length, dim))
 

@@ -67,7 +67,8 @@ def test_merged_vae():
 def test_merges_of_every_dtype(dtype):
     def run():
         a, b = (kit.unet(name, dtype=dtype, stored=dtype) for name in ("base", "ink"))
-        merged = host.add_model_difference(host.merge_models(a, b, "0.3")[0], b, a, "GRAD_A")[0]
+        merged = host.merge_models(a, b, "IN04=0.3, M00=0.7, OUT05=1.5")[0]
+        merged = host.add_model_difference(merged, b, a, "IN04=0.4, OUT05=0.6, OUT11=1")[0]
         weights = kit.loaded_weights(kit.load(merged))
         assert dtype in {value.dtype for value in weights.values()}
         return torch.cat([value.flatten().float() for value in weights.values()])

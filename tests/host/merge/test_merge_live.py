@@ -267,6 +267,17 @@ def test_nan_is_an_error_or_kept_and_reported(build):
     host.merge_models(a, b, "M00=0")  # a block that takes nothing of B does not mind B's NaN
 
 
+def test_only_merged_tensors_are_looked_at_for_nan_and_each_one_once(build, monkeypatch):
+    """The scan reads a stored tensor whole, of a large model a file: a slider's next move must not."""
+    a, b = build("SD15", 1), build("SD15", 2)
+    looked, all_finite = [], host.all_finite
+    monkeypatch.setattr(host, "all_finite", lambda tensor: looked.append(tensor) or all_finite(tensor))
+    _, plan = host.merge_models(a, b, "IN04=0.3")
+    assert 0 < len(looked) == 2 * len(plan.merged) < len(a.model_state_dict())
+    host.merge_models(a, b, "IN04=0.7")
+    assert len(looked) == 2 * len(plan.merged)
+
+
 def test_missing_and_extra_tensors_are_reported(build):
     a, b = build("SD15", 1), build("SD15", 2)
     del b.model.diffusion_model.middle_block[1].proj_out.bias
