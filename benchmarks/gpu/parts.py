@@ -55,7 +55,10 @@ def slider(kind: str, part: measuring.Part, form: str = "") -> None:
         took = measuring.seconds(lambda: ours(full))
     part(f"first merge of the pair{named} (looks for NaN)", took)
     part(f"memory of it{named}, MiB", found)
-    moved = [name for name in ("IN04", "M00", "OUT05") if name in full] or [blocks[len(blocks) // 2], blocks[-1]]
+    moved = [name for name in ("IN04", "M00", "OUT05") if name in full] or [
+        blocks[len(blocks) // 2],
+        blocks[-1],
+    ]
     whole: dict[str, list[float]] = {name: [] for name in contenders}
     moves = {block: {name: list[float]() for name in contenders} for block in moved}
     for _ in range(1 if part.tiny else 2):

@@ -79,10 +79,10 @@ def test_a_slider_merges_and_transfers_its_block_and_nothing_else(pair, twins, m
     _, fixed = weights(first)  # core's own small modules, at every loading
     assert everything > 2 * fixed
     state, text = first.model_state_dict(UNET), "GRAD_V"
-    small = set(first.patches) - paged(first, first.patches)
     for block in ("IN04", "M00", "OUT05"):  # in turn
         text += f", {block}=0.3"
         model, own = merge(pair, text), keys_of(first, block)
+        small = set(model.patches) - paged(model, model.patches)
         have, moved = weights(model)
         assert set(merged_keys) == small | own
         assert len(merged_keys) == len(set(merged_keys))
