@@ -221,15 +221,18 @@ def part(values: Sequence[Any], place: int, count: int, what: str = "scores") ->
 
 
 def _mean(values: Sequence[Any]) -> float:
-    numbers = [
-        float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    if len(numbers) < len(values) or not numbers:
-        found = next(
-            (type(value).__name__ for value in values if not isinstance(value, int | float)), "nothing"
-        )
+    if any(isinstance(value, ExecutionBlocker) for value in values):
+        raise SearchError("The score is blocked: a node between Ask and Tell gave nothing. Check its inputs.")
+    odd = [value for value in values if isinstance(value, bool) or not isinstance(value, int | float)]
+    if odd or not values:
+        found = type(odd[0]).__name__ if odd else "nothing"
         raise SearchError(f"The score is {found}, not a number. Connect a FLOAT.")
-    return sum(numbers) / len(numbers)
+    try:
+        return sum(map(float, values)) / len(values)
+    except OverflowError:
+        raise SearchError(
+            "The score is beyond the range of numbers. Check the nodes that compute it."
+        ) from None
 
 
 def current_prompt() -> str:

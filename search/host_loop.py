@@ -17,9 +17,11 @@ from typing import Any
 import comfy.utils
 import execution
 import torch
-from comfy_execution.graph import DynamicPrompt, ExecutionList
+from comfy_execution.graph import DynamicPrompt, ExecutionList, get_input_info
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
+
+import nodes as core
 
 from . import host
 from .errors import SearchError, SetupError
@@ -50,6 +52,7 @@ def expand(prompt: Any, holdout: int, directions: list[str]) -> tuple[dict[str, 
             "The score does not depend on the weights of Search: Ask. Connect the nodes in between."
         )
     body = _depending(above, ask_id, (host.WEIGHTS_OUTPUT, host.TRIAL_OUTPUT))
+    body |= _only_lazily(above, body, ask_id)
     nodes = {node_id: above[node_id] for node_id in body}
     if holdout and not any(node["class_type"] == CASES for node in nodes.values()):
         raise SearchError(
@@ -96,6 +99,31 @@ def _depending(nodes: Mapping[str, Any], ask: str, outputs: Iterable[int]) -> se
         if node_id not in found:
             found.add(node_id)
             stack += readers[node_id]
+    return found
+
+
+def _only_lazily(nodes: Mapping[str, Any], body: set[str], ask: str) -> set[str]:
+    """The nodes that the body reads through lazy inputs alone: they run in the loop, once, when they are asked for."""
+    lazy: set[str] = set()
+    eager: set[str] = set()
+    for node_id in body:
+        node = nodes[node_id]
+        for name, link in node["inputs"].items():
+            if is_link(link) and link[0] not in body and link[0] != ask:
+                info = get_input_info(core.NODE_CLASS_MAPPINGS[node["class_type"]], name)[2]
+                (lazy if info and info.get("lazy") else eager).add(link[0])
+    return _reached(nodes, lazy, ask) - _reached(nodes, eager, ask)
+
+
+def _reached(nodes: Mapping[str, Any], ends: Iterable[str], ask: str) -> set[str]:
+    """``ends`` and all that they read from, but not Ask."""
+    found: set[str] = set()
+    stack = list(ends)
+    while stack:
+        node_id = stack.pop()
+        if node_id not in found and node_id != ask:
+            found.add(node_id)
+            stack += [link[0] for link in nodes[node_id]["inputs"].values() if is_link(link)]
     return found
 
 
@@ -197,7 +225,12 @@ async def run_loop(
         if error and (not settings.skip_failed or failures >= MOST_FAILURES):
             raise SearchError(f"Trial {trial.number} failed. {error}")
         now, preview = host.best_row(study), None
-        if image is not None and now is not None and (best is None or now.number != best.number):
+        if (
+            image is not None
+            and len(image)
+            and now is not None
+            and (best is None or now.number != best.number)
+        ):
             preview = ("JPEG", thumbnail(image[0].float().cpu().numpy(), PREVIEW), PREVIEW)
         best = now
         bar.update_absolute(study.done(), settings.trials, preview)

@@ -29,6 +29,8 @@ from .errors import SearchError
 Value = float | str  # a number, or OFF
 
 DIGITS = 4  # of a weight: finer steps change no image
+FINEST = 10.0**-DIGITS
+LARGEST = 1e6  # a weight beyond it is a slip
 LONGEST = 10_000  # characters
 MOST = 400  # parameters
 STEEPEST = 8.0  # of a curve: the whole height over an eighth of the blocks
@@ -56,7 +58,7 @@ class Parameter:
         """How many values it can have; infinity in a range without steps."""
         if self.choices:
             return len(self.choices)
-        return math.inf if self.step is None else math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        return math.inf if self.step is None else math.floor((self.high - self.low) / self.step + 1e-6) + 1
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,16 @@ def _range(body: str, item: str) -> tuple[float, float, float | None]:
         raise SearchError(f"{error} Given: {_quote(item)}. {_EXPECTED}") from None
     if not low < high:
         raise SearchError(f"{_quote(item)}: the range must run from the lower to the higher number.")
-    if step is not None and not 0 < step <= high - low:
-        raise SearchError(f"{_quote(item)}: the step must be above 0 and at most the length of the range.")
+    if max(-low, high) > LARGEST:
+        raise SearchError(f"{_quote(item)}: a weight must be from -{LARGEST:.0f} to {LARGEST:.0f}.")
+    if high - low < FINEST * (1 - 1e-6):
+        raise SearchError(
+            f"{_quote(item)}: the range must be at least {FINEST:.4f} long. Weights have {DIGITS} digits."
+        )
+    if step is not None and not FINEST * (1 - 1e-6) <= step <= high - low:
+        raise SearchError(
+            f"{_quote(item)}: the step must be at least {FINEST:.4f} and at most the length of the range."
+        )
     return low, high, step
 
 
@@ -232,9 +242,12 @@ def _choice(part: str, item: str) -> Value:
     if part.strip().lower() == OFF:
         return OFF
     try:
-        return number(part)
+        value = number(part)
     except ValueError as error:
         raise SearchError(f"{error} Given: {_quote(item)}. {_EXPECTED}") from None
+    if abs(value) > LARGEST:
+        raise SearchError(f"{_quote(item)}: a weight must be from -{LARGEST:.0f} to {LARGEST:.0f}.")
+    return value
 
 
 def _text(value: Value) -> str:

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from .errors import SearchError
@@ -202,7 +203,13 @@ class Study:
         return sorted(front, key=lambda row: (tuple(-value for value in key(row)), row.number))[:count]
 
     def set_holdout(self, number: int, scores: Sequence[float]) -> None:
-        """Record the scores of a finished trial on seeds and prompts that the search did not use."""
+        """Record the scores of a finished trial on seeds and prompts that the search did not use; SearchError for NaN."""
+        bad = [score for score in scores if not math.isfinite(score)]
+        if bad:
+            raise SearchError(
+                f"The hold-out score of trial {number} is {bad[0]}, not a finite number. "
+                "Check the nodes that compute the score."
+            )
         self._study.set_user_attr(f"{HOLDOUT} {number}", [float(score) for score in scores])
 
     def importance(self) -> dict[str, float]:
@@ -267,6 +274,7 @@ def _distribution(parameter: Any) -> Any:
     if parameter.choices:
         return distributions.CategoricalDistribution(parameter.choices)
     high = parameter.high
-    if parameter.step is not None:
-        high = parameter.low + (parameter.count - 1) * parameter.step
+    if parameter.step is not None:  # in decimals, as Optuna counts the steps: 3 x 0.3 is below 0.9 in binary
+        low, step = (Decimal(str(value)) for value in (parameter.low, parameter.step))
+        high = float(low + (parameter.count - 1) * step)
     return distributions.FloatDistribution(parameter.low, high, step=parameter.step)

@@ -88,6 +88,26 @@ def test_equal_weights_are_tried_once_and_a_finite_space_ends(sampler):
     assert len(seen) == len(set(seen)) == 6 == study.done() == len(study.rows())
 
 
+@pytest.mark.parametrize(
+    "text, count",
+    [("0..1 by 0.3", 4), ("0.1..0.7 by 0.2", 4), ("-0.3..0.3 by 0.1", 7), ("0..1 by 0.0001", 10001)],
+)
+def test_every_step_of_a_range_is_reached(text, count):
+    space = parse_space(f"IN00 = {text}", "sd1")
+    study = Study(memory(), "a", space, ["maximize"])
+    assert space.size == count
+    if count > 100:
+        assert study.ask("random", 0)
+        return
+    seen = set()
+    while asked := study.ask("random", 0):
+        seen.add(parse(asked[1], "sd1").of("IN00", -1))
+        study.tell(asked[0], [0.0])
+    low, step = (float(number) for number in (text.partition("..")[0], text.rpartition(" ")[2]))
+    assert sorted(seen) == [pytest.approx(low + n * step) for n in range(count)]
+    assert len(study._study.trials) < 60, "repeated weights are few"
+
+
 def test_weights_that_another_server_drew_meanwhile_are_not_tried_again():
     storage, space = memory(), parse_space("IN00 = 0, 1", "sd1")
     slow, fast = (Study(storage, "a", space, ["maximize"], owner) for owner in ("slow", "fast"))

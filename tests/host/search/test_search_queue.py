@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import comfy.model_management
-import folder_paths
 import psutil
 import pytest
 import torch
@@ -22,7 +21,6 @@ from blockwork.tests.support.search_kit import (
     FAULTS,
     IMAGES,
     LOOK,
-    NODES,
     PLUS,
     SCORER,
     SLOW,
@@ -33,27 +31,7 @@ from blockwork.tests.support.search_kit import (
     rows,
 )
 
-import nodes as core
-
 pytest.importorskip("optuna")
-
-
-@pytest.fixture(autouse=True)
-def things(tmp_path, monkeypatch):
-    known, user = dict(core.NODE_CLASS_MAPPINGS), folder_paths.get_user_directory()
-    kit.register()
-    core.NODE_CLASS_MAPPINGS.update(NODES)
-    folder_paths.set_user_directory(str(tmp_path))
-    CALLS.clear()
-    DRAWN.clear()
-    FAULTS.clear()
-    SlowPlus.events.clear()
-    PlusOne.calls = 0
-    yield
-    kit.KEPT.clear()
-    core.NODE_CLASS_MAPPINGS.clear()
-    core.NODE_CLASS_MAPPINGS.update(known)
-    folder_paths.set_user_directory(user)
 
 
 def test_one_run_makes_all_trials_and_what_is_outside_runs_once():
