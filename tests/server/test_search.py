@@ -6,13 +6,18 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from blockwork.search.errors import SearchError
+from blockwork.search.storage import open_storage
+from blockwork.tests.support.postgres import postgresql
 from refhost.client import Client
 from refhost.server import Server
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 PACK = Path(__file__).parent / "search_pack"
 
 
@@ -68,26 +73,44 @@ def search(trials: int) -> dict:
     }
 
 
-def test_two_servers_share_a_study_and_one_is_killed(tmp_path):
-    """All trials are recorded once; the killed server loses only the trial that it ran."""
-    journal = tmp_path / "share" / "studies.log"
-    bases = [tmp_path / "one", tmp_path / "two"]
-    for base in bases:
-        (base / "user" / "blockwork").mkdir(parents=True)
-        (base / "user" / "blockwork" / "search.json").write_text(
-            json.dumps({"storage": f"journal:{journal}"})
+@contextmanager
+def journal(folder: Path) -> Iterator[str]:
+    """A journal file on what may be a share."""
+    yield f"journal:{folder / 'share' / 'studies.log'}"
+
+
+def finished(address: str) -> int:
+    """Trials with a score, in a storage that another process uses."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        storage = open_storage(Path("unused"), "shared", address, must_exist=True)
+        return sum(
+            trial.state.name == "COMPLETE"
+            for trial in optuna.load_study(study_name="shared", storage=storage).trials
         )
+    except (SearchError, KeyError):
+        return 0
+
+
+@pytest.mark.parametrize("kind", ["journal", "postgresql"])
+def test_two_servers_share_a_study_and_one_is_killed(tmp_path: Path, kind: str):
+    """All trials are recorded once; the killed server loses only the trial that it ran."""
+    bases = [tmp_path / "one", tmp_path / "two"]
     packs = {"search_pack": PACK}
-    with Server(bases[0], packs=packs) as one, Server(bases[1], packs=packs) as two:
-        first, second = Client(one.url), Client(two.url)
-        first.queue(search(40))
-        waiting = second.queue(search(40))
-        while not journal.exists() or journal.read_text().count('"state":1') < 12:
-            time.sleep(0.05)
-        os.kill(one.pid, signal.SIGKILL)
-        second.wait(waiting)
-        second.run(search(42))  # what the killed server left open is failed, and the search goes on
-        table = (bases[1] / "output" / "blockwork_search" / "shared.csv").read_text()
+    with postgresql() if kind == "postgresql" else journal(tmp_path) as address:
+        for base in bases:
+            (base / "user" / "blockwork").mkdir(parents=True)
+            (base / "user" / "blockwork" / "search.json").write_text(json.dumps({"storage": address}))
+        with Server(bases[0], packs=packs) as one, Server(bases[1], packs=packs) as two:
+            first, second = Client(one.url), Client(two.url)
+            first.queue(search(40))
+            waiting = second.queue(search(40))
+            while finished(address) < 12:
+                time.sleep(0.2)
+            os.kill(one.pid, signal.SIGKILL)
+            second.wait(waiting)
+            second.run(search(42))  # what the killed server left open is failed, and the search goes on
+            table = (bases[1] / "output" / "blockwork_search" / "shared.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(table)))
     complete = [row for row in rows if row["state"] == "complete"]
     assert 42 <= len(complete) <= 43 and len({row["weights"] for row in complete}) == len(complete)

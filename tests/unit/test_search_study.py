@@ -4,13 +4,9 @@ import json
 import math
 import os
 import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +17,7 @@ from blockwork.search.report import csv_text, report
 from blockwork.search.space import parse_space
 from blockwork.search.storage import open_storage, read_settings
 from blockwork.search.study import Study, stored_space
+from blockwork.tests.support.postgres import postgresql
 from refhost import layout
 
 optuna = pytest.importorskip("optuna")
@@ -232,32 +229,9 @@ def test_two_processes_on_one_journal_and_one_is_killed(tmp_path):
     two_processes(tmp_path)
 
 
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
-@pytest.mark.skipif(not POSTGRES, reason="PostgreSQL is not installed")
-def test_two_processes_on_postgresql():
-    pytest.importorskip("psycopg2", reason="the PostgreSQL driver psycopg2 is not installed")
-    user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}  # PostgreSQL refuses root
-    with tempfile.TemporaryDirectory() as folder:
-        if user:
-            shutil.chown(folder, "postgres")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        data = Path(folder) / "data"
-        run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
-        subprocess.run(
-            [POSTGRES[-1] / "initdb", "-D", data, "-A", "trust", "-U", "tester", "--no-sync"], **run
-        )
-        options = f"-p {port} -k {folder} -h 127.0.0.1 -F"
-        subprocess.run(
-            [POSTGRES[-1] / "pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start"], **run
-        )
-        try:
-            two_processes(Path(folder) / "none", f"postgresql+psycopg2://tester@127.0.0.1:{port}/postgres")
-        finally:
-            subprocess.run([POSTGRES[-1] / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)
+def test_two_processes_on_postgresql(tmp_path):
+    with postgresql() as address:
+        two_processes(tmp_path / "none", address)
 
 
 def test_a_score_that_is_not_a_number_fails_its_trial():
