@@ -159,14 +159,14 @@ def write(
     table = [(names.get(name, name), *pair) for name, pair in list(tried.items())[:6]]
     table += [(names[name], *tried[name]) for name in ("0", "1") if name not in list(tried)[:6]]
     charts = [
-        chart(f"Search for block weights, {NAMES[space]}: mean of {seeds} seeds, band: 95 % interval",
+        chart(f"Search for block weights, {NAMES[space].partition(' (')[0]}: mean of {seeds} seeds, band: 95 % interval",
               {sampler: [best_so_far(run.scores) for run in runs[space, sampler]] for sampler in study.SAMPLERS}, level, preset)
         for space in spaces
     ]  # fmt: skip
     cases = study.HOLDOUT[:8]
     images: list[Tensor] = [scorer.painter.paint(weights, cases) for _, weights in shown]
     sheet = pages.grid(
-        [list(found) for found in images], [f"{c[1]}\n{c[0]}" for c in cases], [title for title, _ in shown]
+        [list(found) for found in images], [f"{c[1]} {c[0]}" for c in cases], [title for title, _ in shown]
     )
     method = study.__doc__.partition("- Goal:")[2].partition("FOLDER keeps")[0].strip()
     text = f"""# Which sampler finds block weights, and is a search worth it
