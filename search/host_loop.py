@@ -17,11 +17,9 @@ from typing import Any
 import comfy.utils
 import execution
 import torch
-from comfy_execution.graph import DynamicPrompt, ExecutionList, get_input_info
+from comfy_execution.graph import DynamicPrompt, ExecutionList, TopologicalSort
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
-
-import nodes as core
 
 from . import host
 from .errors import SearchError, SetupError
@@ -52,7 +50,7 @@ def expand(prompt: Any, holdout: int, directions: list[str]) -> tuple[dict[str, 
             "The score does not depend on the weights of Search: Ask. Connect the nodes in between."
         )
     body = _depending(above, ask_id, (host.WEIGHTS_OUTPUT, host.TRIAL_OUTPUT))
-    body |= _only_lazily(above, body, ask_id)
+    body |= _only_lazily(prompt, above, body, ask_id)
     nodes = {node_id: above[node_id] for node_id in body}
     if holdout and not any(node["class_type"] == CASES for node in nodes.values()):
         raise SearchError(
@@ -102,15 +100,15 @@ def _depending(nodes: Mapping[str, Any], ask: str, outputs: Iterable[int]) -> se
     return found
 
 
-def _only_lazily(nodes: Mapping[str, Any], body: set[str], ask: str) -> set[str]:
+def _only_lazily(prompt: Any, nodes: Mapping[str, Any], body: set[str], ask: str) -> set[str]:
     """The nodes that the body reads through lazy inputs alone: they run in the loop, once, when they are asked for."""
+    order = TopologicalSort(prompt)
     lazy: set[str] = set()
     eager: set[str] = set()
     for node_id in body:
-        node = nodes[node_id]
-        for name, link in node["inputs"].items():
+        for name, link in nodes[node_id]["inputs"].items():
             if is_link(link) and link[0] not in body and link[0] != ask:
-                info = get_input_info(core.NODE_CLASS_MAPPINGS[node["class_type"]], name)[2]
+                info = order.get_input_info(node_id, name)[2]
                 (lazy if info and info.get("lazy") else eager).add(link[0])
     return _reached(nodes, lazy, ask) - _reached(nodes, eager, ask)
 
