@@ -73,13 +73,13 @@ PLANNED = "80 minutes of one core that other work shared"
 FOUND = """**Verdict: for this goal no search is worth its trials.** B alone scores 0.910 on the hold-out prompts. No search of 150 trials
 and no preset that a search score would choose is above it.
 
-- **Five groups.** TPE, CMA-ES and random end level with the best preset. CMA-ES is better than random by 0.008 ± 0.006; TPE is not shown
-  to be (0.005 ± 0.015). After about 40 trials nothing is gained.
+- **Five groups.** TPE, CMA-ES and random end level with the best preset. CMA-ES is better than random by 0.008 +- 0.006; TPE is not shown
+  to be (0.005 +- 0.015). After about 40 trials nothing is gained.
 - **25 blocks.** On the three prompts that it sees TPE comes as far as with groups; on others all three samplers are below the
   best preset and below B, and every interval excludes 0. The search fits its prompts. TPE and CMA-ES are above random, but neither interval of
-  the hold-out difference excludes 0 (0.045 ± 0.046 and 0.030 ± 0.037).
-- **Groups against blocks**, hold-out, paired by seed: CMA-ES 0.036 ± 0.023 and random 0.058 ± 0.043 better with groups; TPE
-  0.018 ± 0.030.
+  the hold-out difference excludes 0 (0.045 +- 0.046 and 0.030 +- 0.037).
+- **Groups against blocks**, hold-out, paired by seed: CMA-ES 0.036 +- 0.023 and random 0.058 +- 0.043 better with groups; TPE
+  0.018 +- 0.030.
 
 **What to choose.** Try B alone and the presets first: that is 40 images per prompt. If you search, free a few groups, with CMA-ES or TPE, for about
 40 trials; use more than three prompts and seeds; and set `holdout`: without it these results would look like a gain. Free single

@@ -28,7 +28,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.4f} ± {half_width(values):.4f}"
+    return f"{statistics.fmean(values):.4f} +- {half_width(values):.4f}"
 
 
 def best_so_far(scores: Sequence[float]) -> list[float]:
@@ -151,7 +151,7 @@ def write(
                     (
                         NAMES[space],
                         f"{sampler} - {name}",
-                        f"{gap:+.4f} ± {half:.4f}",
+                        f"{gap:+.4f} +- {half:.4f}",
                         "yes" if abs(gap) > half else "no",
                     )
                 )
@@ -185,7 +185,7 @@ The plan was ten seeds. The time set for the run ({study.PLANNED}) was enough fo
 ## Result
 {pages.table(("space", "sampler", "search score", "hold-out score", "style", "shape", "colour"), rows)}
 
-Mean over the {seeds} seeds ± half of the 95 % interval; style, shape and colour are the parts of the hold-out score.
+Mean over the {seeds} seeds +- half of the 95 % interval; style, shape and colour are the parts of the hold-out score.
 
 {pages.table(("preset", "search score", "hold-out score"), [(name, f"{a:.4f}", f"{b:.4f}") for name, a, b in table])}
 
@@ -203,4 +203,5 @@ Hold-out prompts with their seeds, the same in each row. The rows of the searche
 
 Remade by `python tools/demo_models/study_search.py FOLDER --page`.
 """
+    text = text.replace(" +- ", " \N{PLUS-MINUS SIGN} ")
     pages.write(out, "search", text, {"search.jpg": sheet, "search_charts.png": pages.stack(charts)})
