@@ -109,6 +109,16 @@ def end_of_node() -> None:
         comfy.model_prefetch.cleanup_prefetch_queues()
 
 
+@contextlib.contextmanager
+def whole_layers() -> Iterator[None]:
+    """Layers that are made within have weights; under dynamic loading core leaves them out until a file is loaded."""
+    before, comfy.memory_management.aimdo_enabled = comfy.memory_management.aimdo_enabled, False
+    try:
+        yield
+    finally:
+        comfy.memory_management.aimdo_enabled = before
+
+
 def unload() -> None:
     with inference():
         management.unload_all_models()

@@ -77,11 +77,15 @@ def _state(part: measuring.Part, kind: str, form: str, number: int) -> dict[str,
     if kind in UNETS and part.tiny:
         state = demo.load_model(("base", "ink")[number], disable_dynamic=True).model_state_dict(UNET)
         return {key.removeprefix(UNET): value.clone().contiguous() for key, value in state.items()}
+    with measuring.whole_layers():
+        shapes = (
+            checkpoints._shapes(UNETS[kind])
+            if kind in UNETS
+            else _config(part, kind).get_model({}, device=torch.device("meta")).diffusion_model.state_dict()
+        )
     if kind in UNETS:
-        shapes = checkpoints._shapes(UNETS[kind])
         unet = {key: value for key, value in shapes.items() if key.startswith("model.diffusion_model.")}
         return drawn(unet, number, torch.float16)
-    shapes = _config(part, kind).get_model({}, device=torch.device("meta")).diffusion_model.state_dict()
     large = [key for key, value in shapes.items() if form and key.startswith("layers.") and value.ndim == 2]
     return drawn(shapes, number, torch.bfloat16, form, frozenset(large))
 

@@ -38,11 +38,12 @@ def test_every_part_runs_to_its_end_on_the_cpu(tmp_path):
 
 
 def test_a_part_runs_on_the_simulated_gpu(tmp_path):
-    """Under core's dynamic loading."""
-    done, result, parts = check(tmp_path, "--simulated", "--only", "lora", "--limit", "1500")
+    """Z-Image's shape under core's dynamic loading."""
+    done, result, parts = check(tmp_path, "--simulated", "--only", "transformer", "--limit", "1500")
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert result["about"]["patcher"] == "ModelPatcherDynamic"
-    assert "one block of a LoRA, IN04" in parts["lora"]["figures"]
+    assert parts["transformer"]["figures"]["file z_image_0"]["MiB"] > 5  # with the weights of all layers
+    assert parts["transformer"]["figures"]["merge and first step"]["ratio"] > 0
 
 
 def test_a_part_ends_at_its_limit_and_the_next_one_starts(tmp_path):
