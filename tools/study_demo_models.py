@@ -19,10 +19,8 @@ def main() -> None:
 
     load_pack()
     use_comfyui()
-    from blockwork.demo_models import files
-
     if given.weights:
-        files.use(given.weights.resolve())
+        importlib.import_module("blockwork.demo_models.files").use(given.weights.resolve())
     for name in given.studies or STUDIES:
         print(f"study: {name}", flush=True)
         importlib.import_module(f"demo_models.study_{name}").run(given.out)
