@@ -77,6 +77,25 @@ def test_blueprint_unfolds_to_its_chain(canvas: Canvas):
     assert sent["BlockworkMergeModels"]["weights"][1] == 0, "the deck's text feeds the merge"
 
 
+def test_app_mode_shows_the_decks(canvas: Canvas, pictures):
+    """An .app.json opens in App mode: decks at full size beside the canvas, whatever its zoom."""
+    canvas.zoom(0.3)
+    [file] = EXAMPLES.glob("Start here 1*.app.json")
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    node = next(node for node, name in workflow["extra"]["linearData"]["inputs"] if name == "weights")
+    canvas.load(workflow)
+    try:
+        deck = Deck(canvas, node=node)
+        assert deck.root.evaluate("(e) => !e.closest('.lg-node')"), "the panel of App mode"
+        assert all(deck.find(part).is_visible() for part in (".bw-toolbar", ".bw-text", ".bw-name"))
+        deck.drag("IN04", 0.2, 0.8)
+        assert deck.sent == deck.shown and deck.values_painted()[4] > 0.5
+        canvas.shot(pictures / f"app-{canvas.face}.png")
+    finally:
+        canvas.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+        canvas.settle(10)
+
+
 @pytest.fixture
 def bare(chrome: "Browser", page: Canvas) -> Iterator[Canvas]:
     """A page of the same server to which our script never arrives."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from blockwork.tests.support.deck import Deck
 from refhost.canvas import Canvas
+from refhost.frontend_page import READY
 
 COLOURS = (0x202020, 0x808080, 0x202020, 0x404040)  # the unmodified, IN04, M00, OUT03
 VIEW = "app.graph.getNodeById(id)?.widgets?.find((w) => w.type === 'BLOCKWORK_SWEEP')?.element"
@@ -111,6 +112,35 @@ def test_cells_can_be_looked_into(canvas: Canvas, pictures):
     assert _shown(canvas, grid, "view.classList.contains('bw-hot')") is False
     assert _values(canvas.save()) == _values(before), "pictures of a run are no part of the workflow"
     assert "blockwork_sweep" not in canvas.prompt()[grid]["inputs"]
+
+
+def test_a_reload_brings_back_the_decks_and_the_sweep(canvas: Canvas):
+    """The deck at once; the images with the next run, which comes from ComfyUI's cache."""
+    page = canvas.page
+    grid = _grid(canvas)
+    deck = Deck(canvas, "DeckTestWeights", at=(20, 900))
+    canvas.look_at(deck.node)
+    deck.drag("IN04", 0.1, 0.7)
+    text = deck.text
+    assert canvas.queue()["status"]["status_str"] == "success"
+    page.wait_for_function(f"(id) => {VIEW}", arg=grid)
+    persist = "(on) => app.extensionManager.setting.set('Comfy.Workflow.Persist', on)"
+    page.evaluate(persist, True)
+    try:
+        page.evaluate("(id) => { app.graph.getNodeById(id).pos = [40, 900]; }", deck.node)
+        canvas.remember()
+        page.wait_for_timeout(1200)  # the front-end keeps what has been still for half a second
+        page.reload(wait_until="domcontentloaded")
+        page.wait_for_function(READY, timeout=90_000)
+        page.wait_for_function("(id) => app.graph.getNodeById(id)", arg=deck.node)
+        again = Deck(canvas, node=deck.node, hidden=True)
+        assert again.text == again.shown == text and again.values_painted()[4] > 0.5
+        entry = canvas.queue()
+        cached = [told["nodes"] for kind, told in entry["status"]["messages"] if kind == "execution_cached"]
+        assert grid in cached[0], "nothing is sampled or measured again"
+        page.wait_for_function(f"(id) => {VIEW}?.querySelectorAll('.bw-cell').length === 4", arg=grid)
+    finally:
+        page.evaluate(persist, False)
 
 
 def _values(workflow: dict[str, Any]) -> dict[str, Any]:
