@@ -100,7 +100,7 @@ def prompt_of(name: str) -> Prompt:
 def make_files(server: Server) -> None:
     """Files of the demo models under the released names: two checkpoints, a LoRA, an image; and a merge of both checkpoints."""
     client, models = Client(server.url), server.base / "models"
-    shutil.rmtree(server.base / "output" / "merges", ignore_errors=True)
+    shutil.rmtree(server.base / "output", ignore_errors=True)
     for file in ("v1-5-pruned-emaonly-fp16.safetensors", "DreamShaper_8_pruned.safetensors"):
         loader = {"class_type": "BlockworkAtelierLoader", "inputs": {"model": MODELS[file]}}
         links = {name: ["1", slot] for slot, name in enumerate(("model", "clip", "vae"))}
