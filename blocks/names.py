@@ -112,8 +112,12 @@ class Layout:
         return f"{self.name} ({self.spans()})" if self.stacks else self.name
 
     def as_json(self) -> dict[str, Any]:
-        """The layout for the browser: ``{name, stacks: [{letter, title, blocks}], apart}``."""
-        stacks = [{"letter": s.letter, "title": s.title, "blocks": list(s.blocks)} for s in self.stacks]
+        """The layout for the browser: ``{name, stacks: [{letter, title, blocks}], apart}``, with the levels of nested stacks."""
+        stacks = [
+            {"letter": s.letter, "title": s.title, "blocks": list(s.blocks)}
+            | ({"levels": list(s.levels)} if s.levels else {})
+            for s in self.stacks
+        ]
         return {"name": self.name, "stacks": stacks, "apart": list(self.apart)}
 
     def _count(self, title: str) -> int:

@@ -123,6 +123,7 @@ def test_stacks_in_other_modules_and_in_levels():
     ]
     layout = layout_of(cascade)
     assert layout.spans() == "DN00-DN15, UP00-UP15"
+    assert [stack["levels"] for stack in layout.as_json()["stacks"]] == [[4, 12], [12, 4]]
     assert block_of(f"{PREFIX}down_blocks.1.5.channelwise.0.weight", layout) == "DN09"
     assert block_of(f"{PREFIX}up_blocks.1.3.channelwise.0.weight", layout) == "UP15"
     assert [block_of(key, layout) for key in cascade] == list(layout.blocks)

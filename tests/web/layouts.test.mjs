@@ -44,6 +44,16 @@ test("weights of any layout are read and written", () => {
   assert.deepEqual([...blocksOf(LAYOUTS[id], "double_3"), ...blocksOf(LAYOUTS[id], "S").slice(0, 1), ...blocksOf(LAYOUTS[id], "D00-01")], ["D03", "S00", "D00", "D01"]);
 });
 
+test("names of whole stacks, and ComfyUI's own names", () => {
+  const id = addLayout({ name: "quux", stacks: [{ letter: "NR", title: "noise_refiner", blocks: ["NR00", "NR01"] }, { letter: "DN", title: "down_blocks", blocks: ["DN00", "DN01", "DN02"], levels: [1, 2] }] });
+  const quux = LAYOUTS[id];
+  assert.deepEqual(blocksOf(quux, "noise_refiner."), ["NR00", "NR01"]);
+  assert.deepEqual(["down_blocks.1.1", "down_blocks.0.1", "down_blocks.1", "noise_refiner.1.", "noise_refiner.2", "layer_1"].map((name) => blocksOf(quux, name)), [["DN02"], null, null, ["NR01"], null, null]);
+  const one = LAYOUTS[addLayout({ name: "one", stacks: [{ letter: "QUUX", title: "quux_blocks", blocks: ["QUUX00", "QUUX01"] }] })];
+  assert.deepEqual([...blocksOf(one, "block_1"), ...blocksOf(LAYOUTS.sdxl, "middle_block"), ...blocksOf(LAYOUTS.sdxl, "output_blocks.3")], ["QUUX01", "M00", "OUT03"]);
+  assert.deepEqual(blocksOf(LAYOUTS.sdxl, "OUT"), ["OUT"], "not the stack: the layers outside the blocks");
+});
+
 test("groups: stacks, thirds of a stack, levels of a U", () => {
   const flux = layout("flux", ["D", 19], ["S", 38]);
   assert.deepEqual(Object.keys(groupsOf(flux)), ["all", "D", "S", "D 1/3", "D 2/3", "D 3/3", "S 1/3", "S 2/3", "S 3/3"]);

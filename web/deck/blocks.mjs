@@ -9,7 +9,7 @@ import { NAMED } from "./layouts.mjs";
 export const MIDDLE = "M00";
 
 /**
- * @typedef {{letter: string, title: string, blocks: string[]}} Stack
+ * @typedef {{letter: string, title: string, blocks: string[], levels?: number[]}} Stack levels: members of each level of a nested stack
  * @typedef {object} Layout
  * @property {string} id key of the layout in LAYOUTS
  * @property {string} name name of the layout in weight texts
@@ -173,18 +173,27 @@ export function canonical(layout, name) {
   if (blocks.includes(upper)) return upper;
   if (["MID", "M_00", "M0", "UNET_MID"].includes(upper)) return blocks.includes(MIDDLE) ? MIDDLE : null;
   const match = /^([A-Z][A-Z_]*?)_?(\d{1,3})$/.exec(upper);
-  const own = /^(.+)\.(\d{1,3})$/.exec(name.trim());
+  if (!match) return ownName(layout, name);
+  const [, word, number] = match;
   const letters = stacks.map(({ letter }) => letter);
-  let stack;
-  if (match) {
-    const main = ["LAYER", "BLOCK"].includes(match[1]) || (match[1] === "IN" && letters.includes("J"));
-    const letter = main ? (letters.includes("B") ? "B" : "J") : (ALIASES[match[1]] ?? match[1]);
-    stack = stacks.find((other) => other.letter === letter) ?? stacks.find(({ title }) => title.toUpperCase() === match[1]);
-  } else if (own) {
-    stack = stacks.find(({ title }) => title === own[1]);
-  }
-  const block = stack && stack.letter + String(Number((match ?? own)?.[2])).padStart(2, "0");
-  return block && blocks.includes(block) ? block : null;
+  let letter = ALIASES[word] ?? word;
+  if (["LAYER", "BLOCK"].includes(word)) {
+    letter = ["B", "J"].find((main) => letters.includes(main)) ?? (letters.length === 1 ? letters[0] : word);
+  } else if (word === "IN" && letters.includes("J")) letter = "J"; // model-mixer: the joint blocks of SD3 are IN00-IN23
+  const stack = stacks.find((other) => other.letter === letter) ?? stacks.find(({ title }) => title.toUpperCase() === word);
+  return stack?.blocks[Number(number)] ?? null;
+}
+
+/** The block of ComfyUI's own name (`double_blocks.3`, `down_blocks.1.5`, `middle_block`), or null. @param {Layout} layout @param {string} name */
+function ownName({ stacks }, name) {
+  const own = name.trim().replace(/\.+$/, "");
+  const stack = stacks.find(({ title }) => own.startsWith(`${title}.`));
+  const numbers = stack && own.slice(stack.title.length + 1).split(".");
+  if (!stack || !numbers?.every((number) => /^\d{1,3}$/.test(number))) return null;
+  const [outer, inner] = numbers.map(Number);
+  if (!stack.levels) return numbers.length === 1 ? (stack.blocks[outer] ?? null) : null;
+  if (numbers.length !== 2 || !(inner < stack.levels[outer])) return null;
+  return stack.blocks[stack.levels.slice(0, outer).reduce((sum, count) => sum + count, 0) + inner];
 }
 
 /**
@@ -211,7 +220,9 @@ export function span(layout, text) {
 export function blocksOf(layout, name) {
   const upper = name.trim().toUpperCase().replace(/\.+$/, "");
   if (upper === "ALL") return layout.blocks;
-  const stack = !layout.arms && !layout.names.includes(upper) && layout.stacks.find(({ letter }) => letter === upper);
+  const stack =
+    !layout.names.includes(upper) &&
+    layout.stacks.find(({ letter, title }) => title.toUpperCase() === upper || (!layout.arms && letter === upper));
   if (stack) return stack.blocks;
   return span(layout, name) ?? (layout.names.includes(upper) || ["BASE", "VAE", "CLIP"].includes(upper) ? [upper] : null);
 }
