@@ -124,7 +124,7 @@ def main() -> int:
             canvas.clear()
             if name in results:
                 canvas.load(draw(example, prompt_of(example), schemas))
-                canvas.queue(timeout=1800)
+                canvas.queue(timeout=1800, button=False)  # focus mode hides the button
                 canvas.settle(30)
             elif example:
                 canvas.load(json.loads(templates.drawn(example).read_text(encoding="utf-8")))
