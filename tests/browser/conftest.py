@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from blockwork.tests.support.faces import FACES, PINNED
 from refhost import layout
 from refhost.browser import ARGUMENTS, BrowserMissing, chromium, frontend
 from refhost.server import Server
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from refhost.canvas import Canvas
 
-PINNED = "1.47.12"  # what ComfyUI 0.30.0 installs
-NEWER = "1.58.1"
-FACES = [(version, nodes2) for version in (PINNED, NEWER) for nodes2 in (False, True)]
 TEST_PACK = Path(__file__).parent / "pack"
 
 

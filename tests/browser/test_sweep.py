@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 from blockwork.tests.support.deck import Deck
+from blockwork.tests.support.faces import each_once
 from refhost.canvas import Canvas
 from refhost.frontend_page import READY
+
+pytestmark = each_once
 
 COLOURS = (0x202020, 0x808080, 0x202020, 0x404040)  # the unmodified, IN04, M00, OUT03
 VIEW = "app.graph.getNodeById(id)?.widgets?.find((w) => w.type === 'BLOCKWORK_SWEEP')?.element"
@@ -37,12 +40,6 @@ def _shown(canvas: Canvas, grid: str, what: str) -> Any:
     return canvas.page.evaluate(f"(id) => {{ const view = {VIEW}; return {what}; }}", grid)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [("1.47.12", False), ("1.47.12", True), ("1.58.1", False), ("1.58.1", True)],
-    indirect=True,
-    ids=str,
-)
 def test_cells_can_be_looked_into(canvas: Canvas, pictures):
     grid = _grid(canvas)
     before = canvas.save()

@@ -11,7 +11,7 @@ from blockwork.blocks import presets
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1, SDXL, BlockError
 from blockwork.merge.errors import MergeError
-from blockwork.merge.live import host
+from blockwork.merge.live import host, host_finite
 from blockwork.nodes.merge import MergeModels, MergeTwoRatios, ScaleBlocks
 
 UNET = "diffusion_model."
@@ -270,8 +270,8 @@ def test_nan_is_an_error_or_kept_and_reported(build):
 def test_only_merged_tensors_are_looked_at_for_nan_and_each_one_once(build, monkeypatch):
     """The scan reads a stored tensor whole, of a large model a file: a slider's next move must not."""
     a, b = build("SD15", 1), build("SD15", 2)
-    looked, all_finite = [], host.all_finite
-    monkeypatch.setattr(host, "all_finite", lambda tensor: looked.append(tensor) or all_finite(tensor))
+    looked, all_finite = [], host_finite.all_finite
+    monkeypatch.setattr(host_finite, "all_finite", lambda tensor: looked.append(tensor) or all_finite(tensor))
     _, plan = host.merge_models(a, b, "IN04=0.3")
     assert 0 < len(looked) == 2 * len(plan.merged) < len(a.model_state_dict())
     host.merge_models(a, b, "IN04=0.7")
