@@ -35,10 +35,11 @@ import resource, sys
 sys.path.insert(0, {tools!r})
 from refhost.pack import load_pack
 load_pack()
+from pathlib import Path
 from blockwork.merge.files.checkpoint import FileCheckpoint
 from blockwork.merge.find import find_recipe
 if {paths!r}:
-    merge, *parents = map(FileCheckpoint, {paths!r})
+    merge, *parents = map(FileCheckpoint, map(Path, {paths!r}))
     find_recipe(merge, parents)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -22,7 +22,7 @@ from .solve import CHUNK, Shares, Sums, products, solve, tensor_sums
 READ = 1 << 20  # elements read at a time: short reads from several files in turn are slow on a disk
 PIECE = 1 << 18  # elements in one piece of work
 LEAST, MOST = 2, 7
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(8, 2 * (os.cpu_count() or 1))  # twice the cores: some read while others compute
 Tick = Callable[[int], None]
 
 
