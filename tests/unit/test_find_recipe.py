@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,105 +14,20 @@ from blockwork.merge import find
 from blockwork.merge.errors import MergeError
 from blockwork.merge.files.checkpoint import FileCheckpoint, TensorCheckpoint
 from blockwork.merge.files.run import merge_files
-from blockwork.merge.find.solve import CHUNK, PRECISION, products
-from blockwork.merge.methods import METHODS
+from blockwork.tests.support.merged_models import (
+    KINDS,
+    OUTSIDE,
+    UNET,
+    drawn,
+    each_step,
+    found_in,
+    furthest,
+    merged,
+    parents,
+)
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
-UNET = "model.diffusion_model."
-Tensors = dict[str, torch.Tensor]
-OUTSIDE = {
-    "CLIP": ["cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"],
-    "VAE": ["first_stage_model.decoder.conv_in.weight"],
-}
-
-
-def unet_keys(count: int) -> dict[str, list[str]]:
-    found = {
-        f"IN{i:02}": [UNET + f"input_blocks.{i}.0.weight", UNET + f"input_blocks.{i}.0.bias"]
-        for i in range(count)
-    }
-    found["M00"] = [UNET + "middle_block.1.proj_in.weight"]
-    found |= {f"OUT{i:02}": [UNET + f"output_blocks.{i}.0.weight"] for i in range(count)}
-    return found | OUTSIDE
-
-
-def flux_keys() -> dict[str, list[str]]:
-    found = {
-        f"D{i:02}": [
-            UNET + f"double_blocks.{i}.img_attn.qkv.weight",
-            UNET + f"double_blocks.{i}.img_mlp.0.bias",
-        ]
-        for i in range(5)
-    }
-    found |= {f"S{i:02}": [UNET + f"single_blocks.{i}.linear1.weight"] for i in range(20)}
-    return found | {"IN": [UNET + "img_in.weight"], "OUT": [UNET + "final_layer.linear.weight"]}
-
-
-def z_image_keys() -> dict[str, list[str]]:
-    counts = {"CR": ("context_refiner", 2), "NR": ("noise_refiner", 2), "B": ("layers", 30)}
-    return {
-        f"{letter}{i:02}": [UNET + f"{stack}.{i}.attention.qkv.weight"]
-        for letter, (stack, count) in counts.items()
-        for i in range(count)
-    }
-
-
-KINDS: dict[str, Callable[[], dict[str, list[str]]]] = {
-    "sd1": lambda: unet_keys(12),
-    "sdxl": lambda: unet_keys(9),
-    "klein_4b": flux_keys,
-    "z_image": z_image_keys,
-}
-
-
-def parents(kind: str, count: int, dtype: torch.dtype, near: float = 0.15) -> list[Tensors]:
-    """A base and fine-tunes of it, which differ from it by ``near`` of its length."""
-    g = torch.Generator().manual_seed(count)
-    keys = [key for keys in KINDS[kind]().values() for key in keys]
-    base = {key: torch.randn(64 if key.endswith("bias") else 8192, generator=g) * 0.05 for key in keys}
-    models = [base]
-    for _ in range(count - 1):
-        models.append({key: x + near * 0.05 * torch.randn(x.shape, generator=g) for key, x in base.items()})
-    return [{key: x.to(dtype) for key, x in model.items()} for model in models]
-
-
-def drawn(kind: str, count: int, seed: int = 5) -> dict[str, np.ndarray]:
-    """Random shares with sum one per block."""
-    rng = np.random.default_rng(seed)
-    return {block: rng.dirichlet(np.ones(count)) for block in KINDS[kind]()}
-
-
-def once(tensors: list[torch.Tensor], shares: np.ndarray) -> torch.Tensor:
-    """supermerger's formula: the sum in float32, rounded once."""
-    total = sum(float(share) * x.float() for share, x in zip(shares, tensors, strict=True))
-    return total.to(tensors[0].dtype)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def each_step(tensors: list[torch.Tensor], shares: np.ndarray) -> torch.Tensor:
-    """Every product and sum rounded to the data type, as a merge in half precision does."""
-    total = tensors[0] * float(shares[0])
-    for share, x in zip(shares[1:], tensors[1:], strict=True):
-        total = total + x * float(share)
-    return total
-
-
-def merged(kind: str, models: list[Tensors], shares: dict[str, np.ndarray], formula=once) -> Tensors:
-    return {
-        key: formula([model[key] for model in models], shares[block])
-        for block, keys in KINDS[kind]().items()
-        for key in keys
-    }
-
-
-def found_in(merge: Tensors, models: list[Tensors]) -> find.Found:
-    checkpoints = [TensorCheckpoint.of(name, x) for name, x in zip("ABCDEFG", models, strict=False)]
-    return find.find_recipe(TensorCheckpoint.of("M", merge), checkpoints)
-
-
-def furthest(found: find.Found, shares: dict[str, np.ndarray]) -> float:
-    assert found.blocks.keys() == shares.keys()
-    return max(float(np.abs(np.array(found.blocks[block].shares) - shares[block]).max()) for block in shares)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -304,76 +218,3 @@ def test_command_line(tmp_path: Path):
     assert "within rounding" in ran.stdout and "found = a" in ran.stdout
     ran = subprocess.run(command[:-1], capture_output=True, text=True, check=False)
     assert ran.returncode == 1 and ran.stderr.startswith("1 candidates are given")
-
-
-def shaped(models: list[Tensors]) -> list[Tensors]:
-    """The weights as matrices, which some methods need."""
-    return [{key: x if key.endswith("bias") else x.reshape(64, -1) for key, x in m.items()} for m in models]
-
-
-@pytest.mark.parametrize(
-    "name, alpha", [("slerp", 0.3), ("geometric", 0.4), ("cosine_a", 0.2), ("ties", 0.6)]
-)
-def test_the_method_is_named_where_no_shares_fit(name: str, alpha: float):
-    models = shaped(parents("sd1", 3 if name == "ties" else 2, torch.float16, near=0.6))
-    method = METHODS[name]
-    whole = [[model[key] for model in models] for key in models[0]]
-    options = method.conclude([method.survey(*tensors) for tensors in whole]) if method.survey else {}
-    merge = {
-        key: method.blend(tensors, {"alpha": alpha}, options)
-        for key, tensors in zip(models[0], whole, strict=True)
-    }
-    found = found_in(merge, models)
-    assert found.nearest and {one.method.name for one in found.nearest} == {name}
-    assert all(one.models == tuple(range(len(models))) for one in found.nearest)
-    assert all(one.alpha == pytest.approx(alpha, abs=0.03) for one in found.nearest)
-    fits = name != "cosine_a"  # its range of likenesses is that of the whole model, here of a few tensors
-    assert all(one.fits for one in found.nearest) or not fits
-    assert f"The nearest known method is {method.title} of A" in find.report(found)
-
-
-def test_no_method_is_named_where_a_parent_is_missing():
-    models, shares = parents("sd1", 3, torch.float16), drawn("sd1", 3)
-    found = found_in(merged("sd1", models, shares), models[:2])
-    assert not all(block.fits for block in found.blocks.values())
-    assert not found.nearest and "nearest known method" not in find.report(found)
-
-
-def test_add_difference_is_named():
-    models = parents("sd1", 3, torch.float16)
-    merge = {
-        key: METHODS["add_difference"].blend([m[key] for m in models], {"alpha": 0.7}) for key in models[0]
-    }
-    found = found_in(merge, models)
-    assert all(block.fits for block in found.blocks.values())
-    assert "shares are those of add difference: A + alpha (B - C)." in find.report(found)
-
-
-@pytest.mark.parametrize("spread", ["positive", "mixed", "wide"])
-def test_products_in_float32_are_as_exact_as_they_say(spread: str):
-    g = torch.Generator().manual_seed(1)
-    columns = torch.randn(4, 64 * CHUNK, generator=g)
-    if spread == "positive":
-        columns = columns.abs() + 1
-    elif spread == "wide":
-        columns *= torch.logspace(-6, 3, columns.shape[1])
-    exact = columns.double() @ columns.double().T
-    lengths = exact.diagonal().sqrt()
-    error = (products(columns) - exact).abs() / (lengths[:, None] * lengths)
-    assert float(error.max()) < PRECISION[torch.float32]
-
-
-def test_numbers_that_float32_cannot_square_are_found_too():
-    models, shares = parents("sd1", 2, torch.bfloat16), drawn("sd1", 2)
-    models = [{key: x * 2.0**100 for key, x in model.items()} for model in models]
-    assert furthest(found_in(merged("sd1", models, shares), models), shares) < 2e-3
-
-
-def test_a_merge_in_float32_is_told_to_its_last_digits():
-    models, shares = parents("sd1", 2, torch.float32), drawn("sd1", 2)
-    found = found_in(merged("sd1", models, shares), models)
-    assert furthest(found, shares) < 1e-6 and all(block.fits for block in found.blocks.values())
-    merge = {
-        key: x + 3e-6 * torch.randn(x.shape).mul(x.abs()) for key, x in merged("sd1", models, shares).items()
-    }
-    assert not any(block.fits for block in found_in(merge, models).blocks.values())

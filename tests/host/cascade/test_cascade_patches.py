@@ -6,19 +6,9 @@ import torch
 from blockwork.cascade import host_load
 from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas
 from blockwork.cascade.host_threshold import with_threshold
-from blockwork.tests.support.cascade_kit import conditioned, minimal_stage, mixed, run, three_texts
+from blockwork.tests.support.cascade_kit import conditioned, mixed, run
 
 IF_THRESHOLD = host_load.STAGE_ONE_THRESHOLD
-
-
-@pytest.fixture(scope="module")
-def stage():
-    return minimal_stage()
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return three_texts()
 
 
 def separately(args):

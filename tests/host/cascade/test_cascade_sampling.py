@@ -11,21 +11,11 @@ from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas
 from blockwork.cascade.host_threshold import Threshold, with_threshold
 from blockwork.cascade.schedule import alphas_cumprod, respaced_timesteps
 from blockwork.tests.support import cascade_files
-from blockwork.tests.support.cascade_kit import CPU, conditioned, minimal_stage, mixed, run, three_texts
+from blockwork.tests.support.cascade_kit import CPU, conditioned, mixed, run
 
 import nodes as core_nodes
 
 IF_THRESHOLD = host_load.STAGE_ONE_THRESHOLD
-
-
-@pytest.fixture(scope="module")
-def stage():
-    return minimal_stage()
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return three_texts()
 
 
 def test_the_mixers_ends_are_plain_guidance(stage, texts):

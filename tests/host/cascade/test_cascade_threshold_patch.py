@@ -7,21 +7,11 @@ from blockwork.cascade import host_load
 from blockwork.cascade.host_sampler import stage_sigmas
 from blockwork.cascade.host_threshold import Threshold, ThresholdPatch, with_threshold
 from blockwork.cascade.threshold import dynamic_threshold
-from blockwork.tests.support.cascade_kit import minimal_stage, run, scheduled, three_texts
+from blockwork.tests.support.cascade_kit import minimal_stage, run, scheduled
 
 IF_THRESHOLD = host_load.STAGE_ONE_THRESHOLD
 SAMPLERS = comfy.samplers.SAMPLER_NAMES
 SCHEDULERS = comfy.samplers.SCHEDULER_NAMES
-
-
-@pytest.fixture(scope="module")
-def stage():
-    return minimal_stage()
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return three_texts()
 
 
 def out_of_range(model, texts, samplers, scheduler, cfg, steps=4):

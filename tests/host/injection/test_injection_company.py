@@ -18,7 +18,6 @@ from blockwork.tests.support.injection_kit import (
     prompt,
     run,
     sample,
-    tiny_model,
     worst,
 )
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
@@ -29,17 +28,6 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT, SkipLayerGuidanceDiTSimple
 
 LEFT, RIGHT = (SIDE, SIDE // 2, 0, 0), (SIDE, SIDE // 2, 0, SIDE // 2)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("sd1")
-
-
-@pytest.fixture
-def prompts():
-    """Positive, negative and the injected prompt."""
-    return prompt(1), prompt(2), prompt(3)
 
 
 def test_one_area_of_two(model, prompts):

@@ -10,20 +10,9 @@ import torch
 from blockwork.blocks.spec import Window
 from blockwork.injection import host
 from blockwork.injection.entries import InjectionError
-from blockwork.tests.support.injection_kit import COND, UNCOND, carry, placed, prompt, run, tiny_model, worst
+from blockwork.tests.support.injection_kit import COND, UNCOND, carry, placed, prompt, run, worst
 
 from nodes import ConditioningZeroOut
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("sd1")
-
-
-@pytest.fixture
-def prompts():
-    """Positive, negative and the injected prompt."""
-    return prompt(1), prompt(2), prompt(3)
 
 
 def test_hooks_of_the_clip(model, prompts):

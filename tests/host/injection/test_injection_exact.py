@@ -31,12 +31,6 @@ def sdxl():
     return tiny_model("sdxl")
 
 
-@pytest.fixture
-def prompts():
-    """Positive, negative and the injected prompt."""
-    return prompt(1), prompt(2), prompt(3)
-
-
 def run(model, positive, negative, **options):
     """The first evaluation's predictions, ``[cond, uncond]``, and the number of U-Net passes."""
     record = predictions(model, positive, negative, **options)

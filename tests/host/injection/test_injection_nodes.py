@@ -14,11 +14,6 @@ from blockwork.tests.support.injection_kit import carry, predictions, prompt, ti
 COND, UNCOND = 0, 1
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("sd1")
-
-
 def inject(model, conditioning, tokens, blocks="all", **options):
     return nodes.InjectIntoBlocks.execute(model, conditioning, tokens, blocks, **options).result
 

@@ -12,18 +12,7 @@ from blockwork.injection import host, host_carry, host_layers
 from blockwork.injection.entries import InjectionError
 from blockwork.injection.mixing import Mix
 from blockwork.injection.passes import Chunk, Pass
-from blockwork.tests.support.injection_kit import COND, UNCOND, carry, placed, prompt, run, tiny_model, worst
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("sd1")
-
-
-@pytest.fixture
-def prompts():
-    """Positive, negative and the injected prompt."""
-    return prompt(1), prompt(2), prompt(3)
+from blockwork.tests.support.injection_kit import COND, UNCOND, carry, placed, prompt, run, worst
 
 
 class StubControl(comfy.controlnet.ControlBase):

@@ -46,11 +46,6 @@ def concept(name, seed, count=2):
     return XTI(name, tuple(torch.randn(count, 768, generator=generator) * 0.02 for _ in LAYERS))
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("sd1")
-
-
 def count_calls(clip, monkeypatch):
     calls = []
     inner = clip.cond_stage_model.clip_l.transformer

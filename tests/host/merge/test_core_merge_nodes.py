@@ -7,6 +7,7 @@ from blockwork.blocks.outside import own_name
 from blockwork.blocks.stacks import place_of
 from blockwork.merge.live import host
 from blockwork.tests.support import networks
+from blockwork.tests.support.loading import loaded_weight
 from comfy_extras.nodes_model_merging_model_specific import NODE_CLASS_MAPPINGS
 
 UNET = {
@@ -36,11 +37,6 @@ FAMILIES = {
 
 def test_all_of_cores_nodes_are_here():
     assert set(FAMILIES) == set(NODE_CLASS_MAPPINGS) and len(FAMILIES) == 16
-
-
-def loaded(model, key: str) -> torch.Tensor:
-    """The weight ComfyUI would load."""
-    return model.patch_weight_to_device(key, device_to=torch.device("cpu"), return_weight=True)
 
 
 @pytest.mark.parametrize("node", FAMILIES)
@@ -74,4 +70,4 @@ def test_bit_equal_to_cores_node_on_the_same_ratios(node, dtype):
         "what core does otherwise"
     )
     for key in keys:
-        assert torch.equal(loaded(ours, key), loaded(core, key)), key
+        assert torch.equal(loaded_weight(ours, key), loaded_weight(core, key)), key

@@ -15,16 +15,13 @@ from blockwork.merge.files import host as host_recipe
 from blockwork.merge.files.run import merge_files
 from blockwork.merge.live import host
 from blockwork.merge.recipe.grammar import parse
+from blockwork.tests.support.loading import loaded_weight
 from refhost import checkpoints, layout
 from safetensors.torch import load_file, save_file
 
 UNET = "diffusion_model."
 WEIGHTS = [0, 1 / 12, 0.25, 0.5, 0.75, 11 / 12, 1, -0.5, 1.5, 0.1234567891, 0.3, 0.7] * 2 + [0.9]
 RECIPE = "mix = sd15_a + sd15_b, alpha=[GRAD_V, BASE=0.3]\nout = __O1__ + sd15_c + sd15_b, 0.4, dtype=fp16"
-
-
-def loaded(model, key: str) -> torch.Tensor:
-    return model.patch_weight_to_device(key, device_to=torch.device("cpu"), return_weight=True)
 
 
 def data_of(path: Path) -> bytes:
@@ -52,7 +49,7 @@ def test_the_live_merge_node_equals_the_file(build, tmp_path: Path, dtype: torch
     assert data_of(short.path) == data_of(tmp_path / "o.safetensors")
     assert len(WEIGHTS) == len(SD1.blocks)
     for key in saved:
-        assert torch.equal(loaded(live, key.removeprefix("model.")), saved[key]), key
+        assert torch.equal(loaded_weight(live, key.removeprefix("model.")), saved[key]), key
 
 
 def test_the_live_add_difference_node_equals_the_file(build, tmp_path: Path):
@@ -65,7 +62,7 @@ def test_the_live_add_difference_node_equals_the_file(build, tmp_path: Path):
         merge_files(f"o = a + b + c, alpha=[{weights}]", tmp_path / "o", folders=[tmp_path]).path
     )
     for key in saved:
-        assert torch.equal(loaded(live, key.removeprefix("model.")), saved[key]), key
+        assert torch.equal(loaded_weight(live, key.removeprefix("model.")), saved[key]), key
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +124,7 @@ def test_the_live_clip_and_vae_nodes_equal_the_checkpoint_path(comfy_folders):
         for key, weight in state(theirs).items():
             if key.endswith(("text_projection.weight", "position_ids")):
                 continue
-            merged = loaded(ours, key)
+            merged = loaded_weight(ours, key)
             assert merged.dtype == weight.dtype and torch.equal(merged, weight), key
             compared += 1
         assert compared > 100

@@ -9,6 +9,7 @@ import torch
 from blockwork.merge.errors import MergeError
 from blockwork.merge.live import host, host_patch
 from blockwork.merge.methods import METHODS, each, weighted_sum
+from blockwork.tests.support.loading import loaded_weight
 from comfy.model_patcher import ModelPatcher
 
 CPU = torch.device("cpu")
@@ -43,16 +44,12 @@ def build_vae(seed):
     return comfy.sd.VAE(sd={k: v for k, v in state.items() if not k.startswith("vae_")})
 
 
-def loaded(patcher, key):
-    return patcher.patch_weight_to_device(key, device_to=CPU, return_weight=True)
-
-
 def test_clip_weights_merge_and_the_rest_stays_as_in_a():
     a, b = build_clip(1), build_clip(2)
     merged, plan = host.merge_clips(a, b, 0.25)
     for key, x in a.patcher.model_state_dict().items():
         y = b.patcher.model_state_dict()[key]
-        now = loaded(merged.patcher, key)
+        now = loaded_weight(merged.patcher, key)
         if not key.endswith("text_projection.weight"):
             assert torch.equal(now, (x.float() * 0.75 + y.float() * 0.25).to(x.dtype)), key
     report = plan.report()
@@ -65,7 +62,7 @@ def test_a_text_projection_that_was_loaded_is_merged():
     eye = torch.eye(64)
     merged, _ = host.merge_clips(build_clip(1, eye), build_clip(2, 3 * eye), 0.5)
     key = next(k for k in merged.patcher.model_state_dict() if k.endswith("text_projection.weight"))
-    assert torch.equal(loaded(merged.patcher, key).float(), 2 * eye)
+    assert torch.equal(loaded_weight(merged.patcher, key).float(), 2 * eye)
 
 
 def test_merged_clip_encodes_between_its_parents():
@@ -84,8 +81,8 @@ def test_clip_add_difference():
     same, _ = host.merge_clips(a, b, 1.0, b)
     moved, plan = host.merge_clips(a, b, 1.0, c)
     key = "clip_l.transformer.text_model.final_layer_norm.weight"
-    assert torch.equal(loaded(same.patcher, key), a.patcher.model_state_dict()[key])
-    assert not torch.equal(loaded(moved.patcher, key), a.patcher.model_state_dict()[key])
+    assert torch.equal(loaded_weight(same.patcher, key), a.patcher.model_state_dict()[key])
+    assert not torch.equal(loaded_weight(moved.patcher, key), a.patcher.model_state_dict()[key])
     assert "A + 1 (B - C)" in plan.report()
 
 
@@ -176,7 +173,7 @@ def test_stored_float8_is_merged_once_and_rounded_by_core(build):
     layer = a.model.diffusion_model.middle_block[1].proj_in
     layer.weight = torch.nn.Parameter(x.to(torch.float8_e4m3fn), requires_grad=False)
     merged, _ = host.merge_models(a, b, "0.5")
-    got = loaded(merged, key)
+    got = loaded_weight(merged, key)
     assert got.dtype == torch.float8_e4m3fn
     exact = (x.to(torch.float8_e4m3fn).float() + y) / 2
     spacing = exact.abs().clamp(min=2**-6) * 2**-3  # e4m3 has three mantissa bits

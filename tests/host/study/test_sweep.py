@@ -14,6 +14,7 @@ from blockwork.merge.live import host
 from blockwork.nodes import sweep as nodes
 from blockwork.study import host as host_sweep
 from blockwork.study.sweep import parse_sweep
+from blockwork.tests.support.loading import loaded_weight
 from comfy_execution.graph import DynamicPrompt
 from comfy_execution.utils import CurrentNodeContext
 from PIL import Image
@@ -25,10 +26,6 @@ TINY_VISION = {
     "image_size": 28, "patch_size": 14, "projection_dim": 16, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
     "model_type": "clip_vision_model",
 }  # fmt: skip
-
-
-def weight(model, key):
-    return model.patch_weight_to_device(key, device_to=CPU, return_weight=True)
 
 
 def cell_model(sweep, cell, model, model_b=None):
@@ -48,9 +45,9 @@ def test_a_cell_differs_from_the_model_in_its_block_alone(build, family, layout)
         own = {key for key in stored if block_of(key, layout) == cell.block}
         assert set(scaled.patches) == own
         for key in own:
-            assert torch.equal(weight(scaled, key), (stored[key].float() * 0.75).half()), key
+            assert torch.equal(loaded_weight(scaled, key), (stored[key].float() * 0.75).half()), key
         for key in stored.keys() - own:
-            assert weight(scaled, key) is not None and key not in scaled.patches
+            assert loaded_weight(scaled, key) is not None and key not in scaled.patches
 
 
 def test_a_cell_of_two_models_takes_its_block_from_b(build):
@@ -60,12 +57,12 @@ def test_a_cell_of_two_models_takes_its_block_from_b(build):
         swapped = cell_model(sweep, cell, a, b)
         for key, other in b.model_state_dict(UNET).items():
             expected = other if block_of(key, SD1) == cell.block else a.model_state_dict(UNET)[key]
-            assert torch.equal(weight(swapped, key), expected), (cell, key)
+            assert torch.equal(loaded_weight(swapped, key), expected), (cell, key)
     free, _ = host.merge_models(a, b, "IN04 = 0.5", "IN04=0.75")
     for key, x in a.model_state_dict(UNET).items():
         y = b.model_state_dict(UNET)[key]
         expected = (x.float() * 0.75 + y.float() * 0.5).half() if block_of(key, SD1) == "IN04" else x
-        assert torch.equal(weight(free, key), expected), key
+        assert torch.equal(loaded_weight(free, key), expected), key
 
 
 def test_25_models_hold_no_tensor_of_their_own(build):
