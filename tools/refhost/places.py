@@ -12,11 +12,9 @@ from typing import Any
 
 TITLE, GAP_X, GAP_Y, PADDING, GROUP_TITLE = 30, 70, 60, 25, 45  # canvas units
 SWEEPS = 4
-WINDOW, NOTE, GAIN = (
-    1.8,
-    620,
-    1.15,
-)  # width by height of the canvas; room for the note; what two rows must gain
+WINDOW = 1.8  # width by height of the canvas
+NOTE = 620  # room for the note
+GAIN = 1.15  # how much larger two rows must open
 LEAST_HEIGHT = 1500  # a column wraps above this or the square root of the nodes' area, whichever is more
 MODELS, PROMPTS, WORK, SAMPLING, OUTPUT = "Models", "Prompts", "Blockwork", "Sampling", "Output"
 BOTH = "Sampling and output"

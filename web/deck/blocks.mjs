@@ -184,7 +184,7 @@ export function canonical(layout, name) {
   return stack?.blocks[Number(number)] ?? null;
 }
 
-/** The block of ComfyUI's own name (`double_blocks.3`, `down_blocks.1.5`, `middle_block`), or null. @param {Layout} layout @param {string} name */
+/** The block of ComfyUI's own name (`double_blocks.3`, `down_blocks.1.5`), or null. @param {Layout} layout @param {string} name */
 function ownName({ stacks }, name) {
   const own = name.trim().replace(/\.+$/, "");
   const stack = stacks.find(({ title }) => own.startsWith(`${title}.`));
