@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from blockwork.tests.support.faces import FACES, PINNED
 from refhost import layout
 from refhost.browser import ARGUMENTS, BrowserMissing, chromium, frontend
 from refhost.server import Server
@@ -18,7 +17,21 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from refhost.canvas import Canvas
 
+PINNED = "1.47.12"  # what ComfyUI 0.30.0 installs
+NEWER = "1.58.1"
+FACES = [(version, nodes2) for version in (PINNED, NEWER) for nodes2 in (False, True)]
+ONCE = [(PINNED, False), (NEWER, True)]  # each release and each renderer once
 TEST_PACK = Path(__file__).parent / "pack"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``each_once`` run on each release and each renderer once; the others run on every pair."""
+    left_out = [
+        item for item in items
+        if item.get_closest_marker("each_once") and item.callspec.params["page"] not in ONCE  # pyright: ignore[reportAttributeAccessIssue]
+    ]  # fmt: skip
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def _face_name(face: tuple[str, bool]) -> str:

@@ -1,10 +1,10 @@
 """Other nodes replaced by those of the pack from their menu, and decks that follow a run and the zoom."""
 
+import pytest
 from blockwork.tests.support.deck import Deck
-from blockwork.tests.support.faces import each_once
 from refhost.canvas import Canvas
 
-pytestmark = each_once
+pytestmark = pytest.mark.each_once
 
 CONVERT = """(id) => { const node = app.graph.getNodeById(id);
   const item = app.extensions.find((e) => e.name === 'blockwork.deck').getNodeMenuItems(node)[0];

@@ -1,4 +1,4 @@
-"""The weights deck under a user's hands: bars, keys, presets, text. Every case in both renderers and releases."""
+"""The weights deck under a user's hands: bars, keys, presets, text."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import pytest
 from blockwork.tests.support.deck import BLOCKS, XL_BLOCKS, Deck
 from refhost.canvas import Canvas
 from refhost.client import Client
+
+pytestmark = pytest.mark.each_once
 
 WEIGHTS = "BlockworkBlockWeights"
 ZEROS = ", ".join(["0"] * 25)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockwork.tests.support.deck import Deck
-from blockwork.tests.support.faces import each_once
 from refhost import layout, templates
 from refhost.canvas import Canvas
 from refhost.client import Client
@@ -25,7 +24,7 @@ NAMES = sorted(
 )  # no two that open in App mode one after the other: the second would not be fitted
 
 
-@each_once
+@pytest.mark.each_once
 def test_drawn_workflows_give_back_their_prompts(canvas: Canvas):
     """... none of their nodes covers another, and the note and the groups are visible when they open."""
     schemas = Client(canvas.url).get("/object_info")
@@ -62,7 +61,7 @@ def _is_default(schema: dict[str, Any], name: str, value: Any) -> bool:
     return value == options.get("default", choices[0] if choices else "")
 
 
-@each_once
+@pytest.mark.each_once
 def test_blueprint_unfolds_to_its_chain(canvas: Canvas):
     listed = Client(canvas.url).get("/global_subgraphs")
     [entry] = [entry for entry in listed.values() if entry["name"] == "merge_two_checkpoints_by_block"]
@@ -78,7 +77,7 @@ def test_blueprint_unfolds_to_its_chain(canvas: Canvas):
     assert sent["BlockworkMergeModels"]["weights"][1] == 0, "the deck's text feeds the merge"
 
 
-@each_once
+@pytest.mark.each_once
 def test_app_mode_shows_the_decks(canvas: Canvas, pictures):
     """An .app.json opens in App mode: decks at full size beside the canvas, whatever its zoom."""
     canvas.zoom(0.3)

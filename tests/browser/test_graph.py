@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 from blockwork.tests.support.deck import BLOCKS, Deck
-from blockwork.tests.support.faces import each_once
 from refhost.canvas import Canvas
 from refhost.client import Client
 
-pytestmark = each_once
+pytestmark = pytest.mark.each_once
 
 WEIGHTS = "BlockworkBlockWeights"
 CURVE = ", ".join(f"{n / 10 - 0.3:g}" for n in range(25))

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from blockwork.tests.support.faces import each_once
 from refhost.canvas import Canvas
 from refhost.client import Client
 
@@ -18,7 +17,7 @@ def test_every_node_is_there(canvas: Canvas):
     assert set(canvas.node_types()) == expected
 
 
-@each_once
+@pytest.mark.each_once
 def test_every_node_survives_save_and_reload(canvas: Canvas):
     types = canvas.node_types()
     for number, node_type in enumerate(types):

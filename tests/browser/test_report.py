@@ -1,9 +1,9 @@
 """Reports are shown on the nodes that write them."""
 
-from blockwork.tests.support.faces import each_once
+import pytest
 from refhost.canvas import Canvas
 
-pytestmark = each_once
+pytestmark = pytest.mark.each_once
 
 ELEMENT = "app.graph.getNodeById(id)?.widgets?.find((w) => w.type === 'BLOCKWORK_REPORT')?.element"
 

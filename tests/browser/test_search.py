@@ -3,10 +3,9 @@
 import time
 
 import pytest
-from blockwork.tests.support.faces import each_once
 from refhost.canvas import Canvas
 
-pytestmark = each_once
+pytestmark = pytest.mark.each_once
 
 CLICK = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'use_best').callback()"
 VALUE = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'weights').value"

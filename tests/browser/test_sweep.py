@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 from blockwork.tests.support.deck import Deck
-from blockwork.tests.support.faces import each_once
 from refhost.canvas import Canvas
 from refhost.frontend_page import READY
 
-pytestmark = each_once
+pytestmark = pytest.mark.each_once
 
 COLOURS = (0x202020, 0x808080, 0x202020, 0x404040)  # the unmodified, IN04, M00, OUT03
 VIEW = "app.graph.getNodeById(id)?.widgets?.find((w) => w.type === 'BLOCKWORK_SWEEP')?.element"
