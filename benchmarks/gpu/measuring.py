@@ -153,12 +153,12 @@ def _in_use() -> int:
 
 
 @contextlib.contextmanager
-def waits(setup: Setup) -> Iterator[list[str]]:
-    """The operations within that make the CPU wait for the GPU, by torch's own detector."""
-    found: list[str] = []
+def waits(setup: Setup) -> Iterator[list[str] | None]:
+    """The operations within that make the CPU wait for the GPU, by torch's own detector; None without a GPU."""
     if setup.kind != "gpu":
-        yield found
+        yield None
         return
+    found: list[str] = []
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")

@@ -112,19 +112,20 @@ def drawn(
     return made
 
 
-def _config(part: measuring.Part, kind: str) -> Any:
+def _config(part: measuring.Part, kind: str, quantised: dict | None = None) -> Any:
     """The configuration that core would read off a file of this kind; of tiny ones it reads none."""
     shape = TRANSFORMERS[kind]
     config = getattr(comfy.supported_models, shape.kind)(shape.full | (shape.tiny if part.tiny else {}))
-    config.set_inference_dtype(torch.bfloat16, None)
+    config.set_inference_dtype(torch.bfloat16, torch.bfloat16 if quantised else None)  # as core's loader does
+    config.quant_config = quantised or None
     return config
 
 
 def _loaded(part: measuring.Part, kind: str, path: str, options: dict[str, Any]) -> Any:
     if kind in UNETS:
         return comfy.sd.load_diffusion_model(path, model_options=options)
-    state, config = comfy.utils.load_torch_file(path), _config(part, kind)
-    config.quant_config = comfy.utils.detect_layer_quantization(state, "")
+    state = comfy.utils.load_torch_file(path)
+    config = _config(part, kind, comfy.utils.detect_layer_quantization(state, ""))
     model = config.get_model(state, "")
     offload = management.unet_offload_device()
     patcher = comfy.model_patcher.CoreModelPatcher(model, management.get_torch_device(), offload)

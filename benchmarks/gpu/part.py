@@ -51,6 +51,7 @@ def start(mode: str, kind: str) -> None:
             (device.index, int(args.vram_headroom * 1024**3)) for device in management.get_all_torch_devices()
         ]
         if comfy_aimdo.control.init_devices(devices):
+            comfy_aimdo.control.set_log_info()  # its default writes a line for every allocation
             comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
             comfy.memory_management.aimdo_enabled = True
     from refhost.pack import load_pack

@@ -129,9 +129,9 @@ def injecting(kind: str, part: measuring.Part) -> None:
         run()
         times[name] = min(measuring.seconds(run) for _ in range(1 if part.tiny else 2))
         figures: dict[str, Any] = {"steps per second": round(steps / times[name], 2)}
-        if part.setup.kind == "gpu":
-            with measuring.waits() as found:
-                run()
+        with measuring.waits(part.setup) as found:
+            run()
+        if found is not None:
             figures["waits per step"] = len(found) / steps
         part(name, figures)
     part("time of all blocks over none", round(times["all blocks"] / times["none"], 3))

@@ -112,14 +112,12 @@ def merge_patch(how: How, others: Sequence[KeyPatches] = (), own: Own | None = N
 
 def own_patches(model: Any, stored: Mapping[str, torch.Tensor]) -> dict[str, Own]:
     """By key, what ``model`` computes a tensor from, for those where core gives its patches less than ``stored`` holds."""
-    given = comfy.model_management.lora_compute_dtype(model.load_device)
-    quantised = given != torch.float32 or model.is_dynamic()
-    enough = (given, torch.float8_e4m3fn, torch.float8_e5m2)
+    enough = {torch.float8_e4m3fn, torch.float8_e5m2}
+    if not model.is_dynamic():  # that gives the dtype of the layer's input, which is not known here
+        enough.add(comfy.model_management.lora_compute_dtype(model.load_device))
 
     def is_needed(tensor: torch.Tensor) -> bool:
-        if isinstance(tensor, QuantizedTensor):
-            return quantised
-        return given != torch.float32 and tensor.dtype not in enough
+        return torch.float32 not in enough and (isinstance(tensor, QuantizedTensor) or tensor.dtype not in enough)
 
     return {
         key: Own([(tensor, conversion(model, key)), *model.patches.get(key, ())])

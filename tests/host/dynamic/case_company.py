@@ -76,13 +76,17 @@ def test_merges_of_every_dtype(dtype):
     same(run)
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
-def test_files_that_are_computed_in_float16_are_merged_exactly(stored):
+HALVES = (torch.float16, torch.bfloat16)
+KINDS = [(stored, dtype) for stored in (torch.float32, *HALVES) for dtype in HALVES if stored != dtype]
+
+
+@pytest.mark.parametrize(("stored", "dtype"), KINDS, ids=str)
+def test_files_that_are_computed_in_another_dtype_are_merged_exactly(stored, dtype):
     """Paged weights are merged from what the file holds, rounded once."""
-    a, b = (kit.unet(name, stored=stored) for name in ("base", "ink"))
+    a, b = (kit.unet(name, dtype=dtype, stored=stored) for name in ("base", "ink"))
     generator = torch.Generator().manual_seed(4)
     for model in (a, b):
-        for parameter in model.model.parameters():  # values that float16 does not hold
+        for parameter in model.model.parameters():  # values that the other dtype does not hold
             noise = torch.randn(parameter.shape, generator=generator) * 1e-4
             parameter.data = (parameter.data + noise).to(stored)
     stored_a, stored_b = (host.stored_tensors(model, "diffusion_model.") for model in (a, b))
