@@ -17,7 +17,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...blocks.keys import is_quantised
-from .host_quantised import quantised_patches
+from .host_quantised import patches_of
 from .host_saving import Without, integer_codes
 
 # Tables up to this size are patched when the model loads: position embeddings are read directly, token embeddings,
@@ -140,7 +140,7 @@ def key_patches(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, l
         found = None
     if found is None or any(map(is_quantised, found)):
         state = patcher.model_state_dict(prefix)
-        found = {key: quantised_patches(patcher, key) for key in state if not is_quantised(key)}
+        found = {key: patches_of(patcher, key) for key in state if not is_quantised(key)}
     hooked = patcher.backup.keys() & patcher.hook_backup.keys()
     stored = {key: patcher.backup[key].weight for key in hooked} | patcher.backup_buffers
     for key in found.keys() & stored.keys():

@@ -16,7 +16,7 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 
 from ..methods import METHODS
-from .host_quantised import as_numbers, conversion, never_zero
+from .host_quantised import as_numbers, never_zero, patches_of
 
 KeyPatches = list  # as ModelPatcher.get_key_patches gives them: [(weight, convert), patch, ...]
 Numbers = tuple[tuple[str, float], ...]
@@ -117,13 +117,11 @@ def own_patches(model: Any, stored: Mapping[str, torch.Tensor]) -> dict[str, Own
         enough.add(comfy.model_management.lora_compute_dtype(model.load_device))
 
     def is_needed(tensor: torch.Tensor) -> bool:
-        return torch.float32 not in enough and (isinstance(tensor, QuantizedTensor) or tensor.dtype not in enough)
+        return torch.float32 not in enough and (
+            isinstance(tensor, QuantizedTensor) or tensor.dtype not in enough
+        )
 
-    return {
-        key: Own([(tensor, conversion(model, key)), *model.patches.get(key, ())])
-        for key, tensor in stored.items()
-        if is_needed(tensor)
-    }
+    return {key: Own(patches_of(model, key)) for key, tensor in stored.items() if is_needed(tensor)}
 
 
 def numbers(values: Mapping[str, float]) -> Numbers:

@@ -27,10 +27,12 @@ def conversion(patcher: ModelPatcher, key: str) -> Any:
     return comfy.model_patcher.get_key_weight(patcher.model, key)[2] or as_numbers
 
 
-def quantised_patches(patcher: ModelPatcher, key: str) -> list:
-    """What ``get_key_patches`` gives for one key: the stored weight and how it is dequantised, and its patches."""
+def patches_of(patcher: ModelPatcher, key: str) -> list:
+    """What ``get_key_patches`` gives for one key: the stored tensor itself and how it is dequantised, and its patches."""
     weight = comfy.model_patcher.get_key_weight(patcher.model, key)[0]
-    if key in patcher.backup:
+    if key in patcher.backup_buffers:
+        weight = patcher.backup_buffers[key]
+    elif key in patcher.backup:
         weight = patcher.backup[key].weight
     elif key in patcher.hook_backup:
         weight = patcher.hook_backup[key][0]

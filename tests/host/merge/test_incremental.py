@@ -6,8 +6,10 @@ Everything goes through core's own load_models_gpu, as samplers do.
 import gc
 import weakref
 
+import blockwork.demo_models.host as demo_models
 import comfy.model_management as management
 import comfy.model_patcher
+import comfy.sd
 import pytest
 import torch
 from blockwork.blocks.keymap import block_of
@@ -15,6 +17,8 @@ from blockwork.blocks.names import SD1
 from blockwork.merge.live import host
 from blockwork.merge.live.host_patch import MergePatch
 from blockwork.merge.live.host_trace import Switch, trace
+from blockwork.tests.support import quantised_kit
+from comfy.quant_ops import QuantizedTensor
 
 UNET = "diffusion_model."
 LORA_KEY = "diffusion_model.output_blocks.4.1.proj_in.weight"
@@ -110,6 +114,23 @@ def test_one_changed_ratio_recomputes_its_block_and_nothing_else(pair, twins, co
     assert set(computed) == keys_of("IN04", pair[0]) and len(computed) == len(set(computed))
     assert changed.last_switch == Switch(len(computed), 0, len(changed.patches) - len(computed))
     assert_weights(changed, fresh(merge(twins, "GRAD_V, IN04=0.3")))
+
+
+@pytest.mark.parametrize("form", ["fp8_scaled", "int8"])
+def test_quantised_layers_of_other_blocks_are_not_computed_again(computed, form):
+    models = [demo_models.load_model(name) for name in ("base", "ink")]
+    keys = [key for key in keys_of("M00", models[0]) if key.endswith("ff.net.2.weight")]
+    files = [quantised_kit.quantised(model.model_state_dict(UNET), form, keys) for model in models]
+    states = [{key.removeprefix(UNET): value.clone() for key, value in file.items()} for file in files]
+    found = [comfy.sd.load_diffusion_model_state_dict(state) for state in states]
+    first = load(merge(found, "0.5, IN04=0.2"))
+    assert any(
+        isinstance(patch[0][1].weights[1][0][0][0], QuantizedTensor) for patch in first.patches.values()
+    )
+    computed.clear()
+    changed = load(merge(found, "0.5, IN04=0.3"))
+    assert set(computed) == keys_of("IN04", models[0])
+    assert changed.last_switch == Switch(len(computed), 0, len(changed.patches) - len(computed))
 
 
 def test_a_one_block_sweep_computes_every_tensor_once(pair, twins, computed):
@@ -313,5 +334,10 @@ def test_traces_compare_what_a_patch_computes_from():
     assert trace(patch(function=object())) != trace(patch(function=object()))
     trained = torch.ones(2, requires_grad=True)
     assert trace(trained) != trace(trained)
+    assert trace(tensor) == trace(tensor.detach()) and trace(tensor) != trace(
+        tensor[:1]
+    )  # state dicts make new objects
+    layers = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    assert trace(layers[0].extra_repr) == trace(layers[0].extra_repr) != trace(layers[1].extra_repr)
     gone = trace(torch.ones(2))
     assert gone != gone
