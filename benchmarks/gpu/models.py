@@ -140,11 +140,10 @@ def text_encoder(part: measuring.Part) -> Any:
         return demo.load_clip()
     import comfy.sd1_clip
 
-    tokenizer, network = comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel
-    clip = comfy.sd.CLIP(comfy.supported_models_base.ClipTarget(tokenizer, network))
-    state = clip.cond_stage_model.state_dict()
-    clip.cond_stage_model.load_state_dict(drawn(state, 1, torch.float32), strict=False)
-    return clip
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    with measuring.whole_layers():
+        shapes = comfy.sd.CLIP(target).cond_stage_model.state_dict()
+    return comfy.sd.CLIP(target, state_dict=drawn(shapes, 1, torch.float32))
 
 
 def blocks_of(model: Any) -> tuple[str, ...]:
