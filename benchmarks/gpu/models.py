@@ -117,7 +117,7 @@ def _config(part: measuring.Part, kind: str, quantised: dict | None = None) -> A
     shape = TRANSFORMERS[kind]
     config = getattr(comfy.supported_models, shape.kind)(shape.full | (shape.tiny if part.tiny else {}))
     config.set_inference_dtype(torch.bfloat16, torch.bfloat16 if quantised else None)  # as core's loader does
-    config.quant_config = quantised or None
+    config.quant_config = quantised
     return config
 
 

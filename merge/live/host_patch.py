@@ -113,15 +113,18 @@ def merge_patch(how: How, others: Sequence[KeyPatches] = (), own: Own | None = N
 def own_patches(model: Any, stored: Mapping[str, torch.Tensor]) -> dict[str, Own]:
     """By key, what ``model`` computes a tensor from, for those where core gives its patches less than ``stored`` holds."""
     enough = {torch.float8_e4m3fn, torch.float8_e5m2}
-    if not model.is_dynamic():  # that gives the dtype of the layer's input, which is not known here
-        enough.add(comfy.model_management.lora_compute_dtype(model.load_device))
-
-    def is_needed(tensor: torch.Tensor) -> bool:
-        return torch.float32 not in enough and (
-            isinstance(tensor, QuantizedTensor) or tensor.dtype not in enough
-        )
-
-    return {key: Own(patches_of(model, key)) for key, tensor in stored.items() if is_needed(tensor)}
+    if (
+        not model.is_dynamic()
+    ):  # dynamic loading gives the dtype of the layer's input, which is not known here
+        given = comfy.model_management.lora_compute_dtype(model.load_device)
+        if given == torch.float32:
+            return {}
+        enough.add(given)
+    return {
+        key: Own(patches_of(model, key))
+        for key, tensor in stored.items()
+        if isinstance(tensor, QuantizedTensor) or tensor.dtype not in enough
+    }
 
 
 def numbers(values: Mapping[str, float]) -> Numbers:

@@ -22,21 +22,16 @@ def as_numbers(weight: torch.Tensor, **_: Any) -> torch.Tensor:
     return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
 
 
-def conversion(patcher: ModelPatcher, key: str) -> Any:
-    """How core reads a stored weight: dequantised."""
-    return comfy.model_patcher.get_key_weight(patcher.model, key)[2] or as_numbers
-
-
 def patches_of(patcher: ModelPatcher, key: str) -> list:
     """What ``get_key_patches`` gives for one key: the stored tensor itself and how it is dequantised, and its patches."""
-    weight = comfy.model_patcher.get_key_weight(patcher.model, key)[0]
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
     if key in patcher.backup_buffers:
         weight = patcher.backup_buffers[key]
     elif key in patcher.backup:
         weight = patcher.backup[key].weight
     elif key in patcher.hook_backup:
         weight = patcher.hook_backup[key][0]
-    return [(weight, conversion(patcher, key)), *patcher.patches.get(key, ())]
+    return [(weight, convert or as_numbers), *patcher.patches.get(key, ())]
 
 
 def refuse_foreign(name: str, tensors: Mapping[str, Any]) -> None:

@@ -9,13 +9,12 @@ from weakref import WeakKeyDictionary, ref
 
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from .host_patch import Own
 
 
 class Itself:
-    """An object compared by identity and not kept alive; equal while it lives."""
+    """An object compared by identity and not kept alive, such as a tensor that a patch reads; equal while it lives."""
 
     def __init__(self, thing: Any):
         self.thing = ref(thing)
@@ -23,20 +22,6 @@ class Itself:
     def __eq__(self, other: object) -> bool:
         mine = self.thing()
         return isinstance(other, Itself) and mine is not None and mine is other.thing()
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Stored:
-    """The memory of a tensor, not kept alive: one for all views of it, since core and state dicts make new ones."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self.memory = StorageWeakRef(tensor.untyped_storage())
-        self.place = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
-
-    def __eq__(self, other: object) -> bool:
-        alike = isinstance(other, Stored) and self.memory == other.memory and self.place == other.place
-        return alike and not self.memory.expired()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -78,7 +63,7 @@ LOADED: WeakKeyDictionary[torch.nn.Module, Loaded] = WeakKeyDictionary()
 def trace(value: Any) -> Any:
     """What a patch computes from: equal for equal effects.
 
-    Numbers and names by value, tensors by their memory, adapters and functions by their parts. Anything else makes the
+    Numbers and names by value, tensors by identity, adapters and functions by their parts. Anything else makes the
     patch unequal to every other, which costs a recomputation and never gives a wrong weight.
     """
     if isinstance(value, PLAIN):
@@ -86,9 +71,7 @@ def trace(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return (type(value).__name__, *map(trace, value))
     if isinstance(value, torch.Tensor):
-        if value.requires_grad:
-            return Unknown()  # trained in place
-        return Stored(value) if type(value) in (torch.Tensor, torch.nn.Parameter) else Itself(value)
+        return Unknown() if value.requires_grad else Itself(value)  # trained in place otherwise
     if isinstance(value, dict):
         return {key: trace(entry) for key, entry in value.items()}
     if isinstance(value, (set, frozenset)) and all(isinstance(entry, Hashable) for entry in value):
@@ -96,7 +79,7 @@ def trace(value: Any) -> Any:
     if isinstance(value, WeightAdapterBase) and not isinstance(value, torch.nn.Module):
         return (type(value), trace(vars(value)))
     if isinstance(value, Own):
-        return trace(value.patches)
+        return trace(value.patches[1:])  # the first is the tensor of the module for which the trace is kept
     if isinstance(value, types.MethodType):
         return (trace(value.__func__), Itself(value.__self__))
     if isinstance(value, types.FunctionType):

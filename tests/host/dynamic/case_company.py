@@ -71,7 +71,7 @@ def test_merges_of_every_dtype(dtype):
         merged = host.add_model_difference(merged, b, a, "IN04=0.4, OUT05=0.6, OUT11=1")[0]
         weights = kit.loaded_weights(kit.load(merged))
         assert dtype in {value.dtype for value in weights.values()}
-        return torch.cat([value.flatten().float() for value in weights.values()])
+        return torch.cat([weights[key].flatten().float() for key in sorted(weights)])
 
     same(run)
 

@@ -15,20 +15,25 @@ from blockwork.merge.live.host_patch import MergePatch
 from blockwork.merge.live.host_trace import Switch
 
 UNET = "diffusion_model."
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SOME = "IN01=0.2, IN04=0.3, M00=0.5, OUT05=0.7, OUT11=0.9"
 BIG = "diffusion_model.middle_block.0.in_layers.2.weight"
 SMALL = "diffusion_model.middle_block.0.in_layers.2.bias"
 
 
+def pair_of(**kinds):
+    return [kit.unet(name, **kinds) for name in ("base", "ink")]
+
+
 @pytest.fixture(scope="module")
 def pair():
-    return kit.unet("base"), kit.unet("ink")
+    return pair_of()
 
 
 @pytest.fixture(scope="module")
 def twins():
     """The same two models on core's plain path, never loaded."""
-    return kit.unet("base", dynamic=False), kit.unet("ink", dynamic=False)
+    return pair_of(dynamic=False)
 
 
 @pytest.fixture
@@ -67,16 +72,9 @@ def paged(model, keys):
     return {key for key in keys if hasattr(model.model.get_submodule(key.rpartition(".")[0]), "_v")}
 
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32]
-
-
-def pair_of(**kinds):
-    return [kit.unet(name, **kinds) for name in ("base", "ink")]
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_slider_recomputes_its_block_alone_without_dynamic_loading_too(dtype):
-    pair, text = pair_of(stored=dtype, dtype=dtype, dynamic=False), "0.5"
+    pair, text = pair_of(stored=dtype, dtype=dtype, dynamic=False), "GRAD_V"
     loaded = [kit.load(merge(pair, text))]  # kept: core unloads a model that nothing holds
     for block in ("IN04", "M00", "OUT05"):
         text += f", {block}=0.3"

@@ -15,7 +15,8 @@ import torch
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.names import SD1
 from blockwork.merge.live import host
-from blockwork.merge.live.host_patch import MergePatch
+from blockwork.merge.live.host_patch import MergePatch, Own
+from blockwork.merge.live.host_quantised import as_numbers
 from blockwork.merge.live.host_trace import Switch, trace
 from blockwork.tests.support import quantised_kit
 from comfy.quant_ops import QuantizedTensor
@@ -334,9 +335,8 @@ def test_traces_compare_what_a_patch_computes_from():
     assert trace(patch(function=object())) != trace(patch(function=object()))
     trained = torch.ones(2, requires_grad=True)
     assert trace(trained) != trace(trained)
-    assert trace(tensor) == trace(tensor.detach()) and trace(tensor) != trace(
-        tensor[:1]
-    )  # state dicts make new objects
+    own, same = (Own([(one, as_numbers), *patch()]) for one in (tensor, tensor.detach()))
+    assert trace(own) == trace(same) != trace(Own([(tensor, as_numbers), *patch(strength=0.5)]))
     layers = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     assert trace(layers[0].extra_repr) == trace(layers[0].extra_repr) != trace(layers[1].extra_repr)
     gone = trace(torch.ones(2))
