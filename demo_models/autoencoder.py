@@ -1,4 +1,4 @@
-"""The demo models' latent space: pictures of 64 pixels as four channels of 16, by a small convolutional autoencoder."""
+"""The demo models' latent space: images of 128 pixels as four channels of 32, by a small convolutional autoencoder."""
 
 from typing import Any
 

@@ -175,7 +175,7 @@ def _clip_patcher(disable_dynamic: bool = False) -> Any:
 
 
 def load_vae() -> DemoVae:
-    """The demo models' autoencoder as a VAE: pictures of 64 pixels, latents of 16."""
+    """The demo models' autoencoder as a VAE: images of 128 pixels, latents of 32."""
     return DemoVae(read("vae")[0])
 
 

@@ -1,13 +1,13 @@
 """The sizes of the demo models' networks, in the words of ComfyUI's own classes."""
 
-# Stable Diffusion 1's own shape: 12 / 1 / 12 blocks, 16 of them with attention to the text; a fifth as wide.
+# Stable Diffusion 1's own shape: 12 / 1 / 12 blocks, 16 of them with attention to the text; a tenth as wide.
 UNET = {
-    "image_size": 16, "in_channels": 4, "out_channels": 4, "model_channels": 64, "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": (1, 1, 1, 1), "use_spatial_transformer": True, "legacy": False, "context_dim": 128,
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": (1, 2, 3, 4), "use_spatial_transformer": True, "legacy": False, "context_dim": 128,
     "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False,
     "transformer_depth_middle": 1, "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
     "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "num_heads": 4, "num_head_channels": -1,
+    "num_heads": -1, "num_head_channels": 32,
 }  # fmt: skip
 
 TEXT = {

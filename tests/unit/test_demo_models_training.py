@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import train_demo_models
 from demo_models.muon import Muon, orthogonal
 from torch import nn
 
@@ -34,21 +35,33 @@ class Net(nn.Sequential):
         super().__init__(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 12), nn.LayerNorm(12))
 
 
-def test_a_stopped_run_goes_on_to_the_very_same_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "LOGS", tmp_path)
+class Clock:
+    """Seconds of computing: one per step."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_stopped_run_resumes_to_the_very_same_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "PAUSE", -1.0)  # a checkpoint at every step
-    data = torch.randn(30, 8, 12, generator=torch.Generator().manual_seed(3))
+    clock = Clock()
+    monkeypatch.setattr(training.Place, "seconds", lambda _: clock())
+    data = torch.randn(31, 8, 12, generator=torch.Generator().manual_seed(3))
 
     def trained(folder, stop_at=None):
-        monkeypatch.setattr(training, "SCRATCH", tmp_path / folder)
+        monkeypatch.setattr(training, "HERE", training.Place(tmp_path / folder))
         net = Net()
 
-        def loss_of(step):
+        def loss_of(share):
+            step = round(share * 30)
             if step == stop_at:
                 raise KeyboardInterrupt
+            clock.now += 1.0
             return (net(data[step]) - data[step].flip(1)).square().mean()
 
-        return training.train("net", net, loss_of, 30, 1e-2, warmup=3, muon=True)
+        return training.train("net", net, loss_of, 30 / 60, 1e-2, warmup=3, muon=True)
 
     whole = trained("whole").state_dict()
     with pytest.raises(KeyboardInterrupt):
@@ -56,4 +69,28 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(monkeypatch, tmp_path):
     again = trained("halves").state_dict()
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     assert not torch.equal(whole["0.weight"], Net().state_dict()["0.weight"])
-    assert (tmp_path / "net.csv").is_file()
+    assert (tmp_path / "whole" / "logs" / "net.csv").is_file()
+    clock.now += 100
+    assert all(
+        torch.equal(whole[key], value) for key, value in trained("whole").state_dict().items()
+    )  # not trained again
+
+
+def test_shares_make_up_the_whole_and_an_incomplete_set_is_not_published(monkeypatch, tmp_path, capsys):
+    assert sum(train_demo_models.SHARES.values()) == train_demo_models.WHOLE
+    root = tmp_path / "checkout"
+    (root / "demo_models" / "weights").mkdir(parents=True)
+    (root / "demo_models" / "weights" / "old.safetensors").write_bytes(b"old")
+    monkeypatch.setattr(training.layout, "ROOT", root)
+    here = training.Place(tmp_path / "run")
+    for name in training.COMPLETE[:-1]:
+        path = here.weights / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"new")
+    here.logs.mkdir()
+    assert train_demo_models.publish(here) == 1
+    assert training.COMPLETE[-1] in capsys.readouterr().err
+    assert [path.name for path in (root / "demo_models").rglob("*.safetensors")] == ["old.safetensors"]
+    (here.weights / f"{training.COMPLETE[-1]}.safetensors").write_bytes(b"new")
+    assert train_demo_models.publish(here) == 0
+    assert len(list((root / "demo_models").rglob("*.safetensors"))) == len(training.COMPLETE)

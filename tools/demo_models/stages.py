@@ -1,9 +1,11 @@
 """Trains the demo models' pixel cascade: stage I draws 16 x 16 pixels from text, stage II makes 64 x 64 of them.
 
 Both are DeepFloyd IF's U-Net, cosine schedule and noise prediction with a learned range of variances, under
-the hybrid loss of Improved DDPM (Nichol and Dhariwal 2021, section 3.1), its simple part weighted by min-SNR
-(Hang et al. 2023, gamma 5). They read the demo models' CLIP instead of a T5. Stage II sees crops of 32 x 32 and
-noise on its low-resolution picture (Imagen, Saharia et al. 2022, section 2.4).
+the hybrid loss of Improved DDPM (Nichol and Dhariwal 2021, section 3.1). The simple part is weighted by
+``min((snr + 1) / snr, 30)``: as large as v's loss where the noise is strong, and full where it is weak, so that no grain is
+left. They read the demo models' CLIP instead of a T5. Stage II sees whole images and noise on its low-resolution image
+(Imagen, Saharia et al. 2022, section 2.4), spread evenly over 0 to 0.6; in a share of the steps that image is noise alone.
+All styles have the same 16 x 16 image, so that stage II has its style from the text alone.
 """
 
 import dataclasses
@@ -17,32 +19,38 @@ from blockwork.cascade import keys, low_res, schedule
 from blockwork.cascade.unet import PixelUNet
 from blockwork.cascade.unet_blocks import Attention, AttentionPooling, Residual
 from blockwork.cascade.unet_config import UNetConfig
+from blockwork.demo_models import captions, drawing
 from torch import Tensor, nn
 
-from .training import batches, pictures, publish, scenes, signed, train, world
+from .training import HERE, autocast, batches, images, publish, scenes, signed, train
 
 EMPTY = 0.1  # captions left out, for guidance
-GAMMA = 5.0
+HIGHEST = 30.0  # of the weight of the simple loss
 VLB_WEIGHT = 1e-3
-FACTOR = 4
-CROP = 32
+FACTOR = drawing.SMALL // drawing.CELLS
+LEVELS, NO_IMAGE = (
+    0.6,
+    0.1,
+)  # stage II: the highest level of augmentation, and how often its image is noise alone
+UNKNOWN = 0.06  # of the captions have unknown words
+COUNT, SAID = 16000, 3  # images, and captions of each
 
 SHAPE = dict(
-    out_channels=6, widths=(64, 64, 64), layers=(1, 1, 1), time_dim=128, text_dim=128, context_dim=64,
-    projects_text=True,
+    out_channels=6, layers=(1, 1, 1), time_dim=128, text_dim=128, context_dim=64, projects_text=True,
 )  # fmt: skip
 STAGES = {
     "I": UNetConfig(
-        in_channels=3, attention=("none", "joint", "joint"), middle_attention="joint",
+        in_channels=3, widths=(64, 64, 64), attention=("none", "joint", "joint"), middle_attention="joint",
         super_resolution=False, **SHAPE,
     ),
     "II": UNetConfig(
-        in_channels=6, attention=("none", "none", "text"), middle_attention="text",
+        in_channels=6, widths=(32, 64, 128), attention=("none", "none", "text"), middle_attention="joint",
         super_resolution=True, **SHAPE,
     ),
 }  # fmt: skip
 NAMES = {"I": "stage1", "II": "stage2"}
 BATCH = {"I": 32, "II": 12}
+ROWS = 77
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Process:
         before = torch.cat((abar.new_ones(1), abar[:-1]))
         posterior = beta * (1 - before) / (1 - abar)
         posterior[0] = posterior[1]  # the first is 0, which has no logarithm
-        return cls(*(table.float() for table in (abar, beta, posterior.log(), beta.log())))
+        return cls(*(table.float().to(HERE.device) for table in (abar, beta, posterior.log(), beta.log())))
 
     def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``x0`` (``b c h w``) at timesteps ``t`` (``b``)."""
@@ -71,7 +79,7 @@ class Process:
         """The hybrid loss of a prediction ``out`` (``b 2c h w``: noise and variance)."""
         predicted, v = out.chunk(2, 1)
         snr = _over(self.abar[t] / (1 - self.abar[t]))
-        simple = ((predicted - noise).square() * (snr.clamp(max=GAMMA) / snr)).mean()
+        simple = ((predicted - noise).square() * ((snr + 1) / snr).clamp(max=HIGHEST)).mean()
         return simple + VLB_WEIGHT * len(self.abar) * self._bound(predicted.detach(), v, x0, noise, t).mean()
 
     def _bound(self, predicted: Tensor, v: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -129,73 +137,69 @@ def new_stage(config: UNetConfig) -> PixelUNet:
 
 
 def small_of(drawn: Tensor) -> Tensor:
-    """Bytes ``n 3 64 64`` as stage I's pictures, ``n 3 16 16`` in -1..1."""
-    return torch.cat([F.avg_pool2d(signed(part), FACTOR) for part in drawn.split(1024)])
+    """Bytes ``n 3 64 64`` as stage I's images, ``n 3 16 16`` in -1..1."""
+    return torch.cat([F.avg_pool2d(signed(part).cpu(), FACTOR) for part in drawn.split(1024)])
 
 
-def text_states(captions: list[str]) -> Tensor:
-    """What the demo models' CLIP says of each caption (``n 77 128``, bfloat16); the empty one is put last."""
+def text_states(said: list[str]) -> Tensor:
+    """The hidden states of each caption in the demo models' CLIP (``n rows 128``, bfloat16); the empty one is put last."""
     from .clip import load_text
 
     text, vocabulary = load_text()
-    captions = [*captions, ""]
+    text.to(HERE.device)
+    said = [*said, ""]
     out = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for start in range(0, len(captions), 128):
-            rows = vocabulary.rows(captions[start : start + 128])[0]
-            out.append(text.text_model(rows).bfloat16())
+    with torch.no_grad(), autocast():
+        for start in range(0, len(said), 128):
+            rows = vocabulary.rows(said[start : start + 128])[0]
+            out.append(text.text_model(rows.to(HERE.device))[:, :ROWS].bfloat16().cpu())
     return torch.cat(out)
 
 
-def run(
-    stage: str = "I", steps: int = 9000, minutes: float | None = None, count: int = 12000, seed: int = 41
-) -> None:
-    """Train and publish one stage; the seed of stage II is one more, so that its noise is its own."""
-    from refhost.pack import use_comfyui
-
-    use_comfyui()
+def run(minutes: float, stage: str = "I", seed: int = 41) -> None:
+    """Train and publish one stage; the seed of stage II is one more, so that its noise is different."""
     if stage not in STAGES:
         raise ValueError(f"there is no stage {stage!r}; choose I or II.")
     config, name = STAGES[stage], NAMES[stage]
     seed += stage == "II"
     torch.manual_seed(seed)
-    seen, chance = scenes(count, seed), random.Random(seed)
-    drawn = pictures(seen)
+    seen, chance = scenes(COUNT, seed), random.Random(seed)
+    drawn = images(seen, drawing.SMALL)
     small = small_of(drawn)
-    states = text_states([world.caption(scene, chance) for scene in seen])
+    states = text_states([captions.caption(scene, chance, UNKNOWN) for _ in range(SAID) for scene in seen])
     unet, process = new_stage(config), Process.cosine()
-    order = batches(count, BATCH[stage], seed)
+    order = batches(len(seen), HERE.batch(BATCH[stage]), seed)
 
     def prompts(indices: Tensor) -> Tensor:
+        said = indices + len(seen) * torch.randint(SAID, indices.shape)
         lost = torch.rand(len(indices)) < EMPTY
-        return states[torch.where(lost, len(states) - 1, indices)]
+        return states[torch.where(lost, len(states) - 1, said)].to(HERE.device)
 
     def loss_at(
         x0: Tensor, indices: Tensor, below: Tensor | None = None, level: Tensor | None = None
     ) -> Tensor:
         """The loss at timesteps spread evenly over the process."""
-        spread = (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
+        spread = (torch.arange(len(x0), device=x0.device) + torch.rand(len(x0), device=x0.device)) / len(x0)
         t, noise = (spread * 1000).long().clamp(max=999), torch.randn_like(x0)
         x = process.noised(x0, noise, t)
         x = x if below is None else torch.cat((x, below), 1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             out = unet(x, t, prompts(indices), aug_steps=level)
         return process.loss(out.float(), x0, noise, t)
 
-    def loss_one(_: int) -> Tensor:
+    def loss_one(_: float) -> Tensor:
         indices = next(order)
-        return loss_at(small[indices], indices)
+        return loss_at(small[indices].to(HERE.device), indices)
 
-    def loss_two(_: int) -> Tensor:
+    def loss_two(_: float) -> Tensor:
         indices = next(order)
-        top, left = torch.randint(drawn.shape[-1] - CROP + 1, (2,)).tolist()
-        window = (..., slice(top, top + CROP), slice(left, left + CROP))
-        x0, below = signed(drawn[indices]), small[indices]
-        below = low_res.enlarge(below, *x0.shape[-2:])[window]
-        level = (torch.rand(len(x0)).square() * 1000).long()  # rather little noise than much
+        x0, below = signed(drawn[indices]), small[indices].to(HERE.device)
+        below = low_res.enlarge(below, *x0.shape[-2:])
+        level = (LEVELS * 1000 * torch.rand(len(x0), device=x0.device)).long()
+        level[torch.rand(len(x0), device=x0.device) < NO_IMAGE] = 999
         below = process.noised(below, torch.randn_like(below), level)
-        return loss_at(x0[window], indices, below, level)
+        return loss_at(x0, indices, below, level)
 
-    train(name, unet, {"I": loss_one, "II": loss_two}[stage], steps, 1e-3, decay=0.998, minutes=minutes)
+    train(name, unet, {"I": loss_one, "II": loss_two}[stage], minutes, 1e-3, decay=0.999, muon=True)
     card = {"seed": str(seed), "config": dataclasses.asdict(config)}
     publish(name, keys.to_original(unet.state_dict()), card)

@@ -3,11 +3,11 @@
 import random
 from dataclasses import replace
 
+from blockwork.demo_models import drawing
 from blockwork.demo_models.world import Thing
 from blockwork.injection.xti import save
-from refhost.pack import use_comfyui
 
-from .training import SCRATCH, WEIGHTS, pictures, scenes
+from .training import HERE, images, meet, scenes
 
 CONCEPTS = {
     "atelier_gem": Thing("star", "green", "dotted"),
@@ -15,11 +15,11 @@ CONCEPTS = {
 }
 IMAGES, BATCH = 64, 8
 WORD = "circle"  # where the training starts
+STEPS = 50.0  # per minute of two cores
 
 
-def run(steps: int = 300, seed: int = 61) -> None:
+def run(minutes: float, seed: int = 61) -> None:
     """Train and publish every concept as ``embeddings/<name>.safetensors``; a run that was stopped resumes."""
-    use_comfyui()
     import folder_paths
     from blockwork.injection import host_train
     from blockwork.injection.task import KINDS
@@ -27,20 +27,23 @@ def run(steps: int = 300, seed: int = 61) -> None:
 
     from . import sampling
 
-    folder_paths.set_output_directory(str(SCRATCH))
+    if HERE.rank:  # the pack's own training of words is of one process
+        meet()
+        return
+    folder_paths.set_output_directory(str(HERE.folder))
     for number, (name, thing) in enumerate(CONCEPTS.items()):
         chance = random.Random(seed + number)
         seen = [
             replace(scene, things=(_elsewhere(thing, scene.things[0], chance),))
-            for scene in scenes(IMAGES, seed + number, pairs=0.0)
+            for scene in scenes(IMAGES, seed + number, "smooth", pairs=0.0)
         ]
-        images = pictures(seen).movedim(1, -1).float() / 255
+        drawn = images(seen, drawing.SIDE).movedim(1, -1).float() / 255
         captions = [f"a {{}} on a {scene.background} background" for scene in seen]
         what = host_train.task(
             sampling.model(),
             sampling.clip(),
             f"{name}: {WORD}",
-            [images],
+            [drawn],
             sampling.vae(),
             [],
             captions,
@@ -49,14 +52,16 @@ def run(steps: int = 300, seed: int = 61) -> None:
             KINDS[0],
             1,
         )
-        recipe = Recipe(steps, BATCH, seed=seed + number, density=0.0)
+        recipe = Recipe(round(STEPS * minutes / len(CONCEPTS)), BATCH, seed=seed + number, density=0.0)
         trained = host_train.train(
             sampling.model(), sampling.clip(), what, recipe, host_train.Options("fp32", checkpointing=False)
         )
-        path = WEIGHTS / "embeddings" / f"{name}.safetensors"
+        path = HERE.weights / "embeddings" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         save(trained.concepts[0], path)
         print(trained.text, flush=True)
+    meet()
 
 
 def _elsewhere(thing: Thing, like: Thing, chance: random.Random) -> Thing:

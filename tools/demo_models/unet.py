@@ -1,24 +1,37 @@
-"""Trains the demo models' U-Net on the plain style, or goes on from it with another style: the fine-tunes to merge.
+"""Trains the demo models' U-Net, or from it a fine-tune to another style: the models to merge.
 
 The network is ComfyUI's own class at Stable Diffusion 1's shape, the schedule SD1's (1000 steps, scaled linear
 betas). It predicts v (Salimans and Ho 2022): a short training cannot wait for what noise prediction learns of the
-whole picture, whose share of the loss is lost where the noise is strong. The loss of nearly clean steps is capped
-as in min-SNR (Hang et al. 2023, gamma 5), and one caption in ten is empty for classifier-free guidance.
+whole image, whose share of the loss is small where the noise is strong. The loss of nearly clean steps is capped
+as in min-SNR (Hang et al. 2023, gamma 5), and one caption in ten is empty for classifier-free guidance. The first part of the
+training is at half the size, as SD1's was. In a share of the steps the fine layers get the empty prompt, so that the
+coarse ones learn to read the text too.
 """
 
 import random
 
 import blockwork.demo_models.shape as shape
 import torch
+from blockwork.demo_models import captions, drawing, world
 from blockwork.demo_models.autoencoder import Autoencoder
-from refhost.pack import use_comfyui
 from torch import Tensor, nn
 
-from .training import batches, pictures, publish, published, scenes, signed, train, world
+from .training import HERE, autocast, batches, images, publish, published, scenes, signed, train
 
 EMPTY = 0.1
+HALF = 0.4  # of the training of the base, at half the size
+WITHHELD = 0.3  # of the steps, the fine layers get the empty prompt
+FINE = {
+    ("input", 1),
+    ("input", 2),
+    ("input", 4),
+    ("input", 5),
+    *(("output", number) for number in range(6, 12)),
+}
+UNKNOWN = 0.06  # of the captions have unknown words
+COUNT, TUNED_COUNT = 20000, 5000
 # What a fine-tune leaves as it is, and its file leaves out: time, the text's keys and values, the feed-forwards.
-# The rest is written as the way from the base: so small a number that two bits of mantissa tell it well enough.
+# The rest is written as the difference from the base, for which two bits of mantissa are enough.
 KEPT = (".emb_layers.", ".time_embed.", ".attn2.to_k.", ".attn2.to_v.", ".ff.net.")
 GAMMA = 5.0
 
@@ -34,7 +47,7 @@ def new_unet() -> nn.Module:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     unet = UNetModel(**shape.UNET, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    for module in unet.modules():  # core's layers skip their own start; theirs is torch's
+    for module in unet.modules():  # core's layers skip their own start; this is torch's
         if isinstance(module, nn.Linear):
             nn.Linear.reset_parameters(module)
         elif isinstance(module, nn.Conv2d):
@@ -50,58 +63,82 @@ def new_unet() -> nn.Module:
     return unet
 
 
-def latents_of(drawn: Tensor) -> Tensor:
-    """The pictures in the demo models' latent space."""
+def latents_of(seen: list, side: int, name: str) -> Tensor:
+    """The scenes in the demo models' latent space, kept in a file: a run that was stopped does not draw them again."""
+    path = HERE.folder / "cache" / f"{name}_{side}.pt"
+    if path.is_file():
+        return torch.load(path, weights_only=True)
     vae = Autoencoder()
     vae.load_state_dict(published("vae"))
+    vae.to(HERE.device)
     with torch.no_grad():
-        return torch.cat([vae.encode(signed(part)) for part in drawn.split(256)])
+        latents = torch.cat(
+            [vae.encode(signed(images(seen[at : at + 128], side))).cpu() for at in range(0, len(seen), 128)]
+        ).half()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(f".part{HERE.rank}")
+    torch.save(latents, half)
+    half.replace(path)
+    return latents
 
 
-def run(
-    style: str = "plain",
-    steps: int = 12000,
-    minutes: float | None = None,
-    seed: int = 31,
-    onward: bool = False,
-) -> None:
-    """Train and publish ``unet`` (``onward``: from what it was) or, from it, ``unet_<style>``."""
-    use_comfyui()
+def run(minutes: float, style: str = "", seed: int = 31) -> None:
+    """Train and publish ``unet`` or, from it, ``unet_<style>``."""
     from .clip import load_text
 
     torch.manual_seed(seed)
-    name = "unet" if style == "plain" else f"unet_{style}"
-    seen = scenes(24000 if style == "plain" else 6000, seed, style)
-    latents = latents_of(pictures(seen))
+    name = f"unet_{style}" if style else "unet"
+    seen = scenes(TUNED_COUNT if style else COUNT, seed, style or None)
+    latents = {
+        side: latents_of(seen, side, name)
+        for side in ((drawing.SIDE,) if style else (drawing.SIDE, drawing.SIDE // 2))
+    }
     text, vocabulary = load_text()
+    text.to(HERE.device)
     unet = new_unet()
-    if onward or style != "plain":
+    if style:
         unet.load_state_dict(published("unet"))
-    if style != "plain":
         for key, parameter in unet.named_parameters():
             parameter.requires_grad_(not any(mark in f".{key}" for mark in KEPT))
-    order, chance, signal = batches(len(seen), 32, seed), random.Random(seed), alphas_cumprod()
+    orders = {
+        drawing.SIDE: batches(len(seen), HERE.batch(16), seed),
+        drawing.SIDE // 2: batches(len(seen), HERE.batch(48), seed),
+    }
+    chance, signal = random.Random(seed + 7919 * HERE.rank), alphas_cumprod().to(HERE.device)
+    with torch.no_grad():
+        nothing = text.text_model(vocabulary.rows([""])[0].to(HERE.device)).float()
 
-    def loss_of(step: int) -> Tensor:
-        indices = next(order)
-        said = ["" if chance.random() < EMPTY else world.caption(seen[i], chance) for i in indices.tolist()]
-        x0, noise, t = latents[indices], torch.randn(len(said), 4, 16, 16), torch.randint(1000, (len(said),))
+    def withheld(queries: Tensor, keys: Tensor, values: Tensor, extra: dict) -> tuple[Tensor, Tensor, Tensor]:
+        if tuple(extra["block"])[:2] in FINE:
+            keys = values = nothing.to(keys).expand_as(keys)
+        return queries, keys, values
+
+    def loss_of(share: float) -> Tensor:
+        side = drawing.SIDE // 2 if not style and share < HALF else drawing.SIDE
+        indices = next(orders[side])
+        said = [
+            "" if chance.random() < EMPTY else captions.caption(seen[i], chance, UNKNOWN)
+            for i in indices.tolist()
+        ]
+        x0 = latents[side][indices].to(HERE.device).float()
+        noise, t = torch.randn_like(x0), torch.randint(1000, (len(said),), device=HERE.device)
         a = signal[t].view(-1, 1, 1, 1)
-        with torch.autocast("cpu", torch.bfloat16):
+        patches = {"attn2_patch": [withheld]} if chance.random() < WITHHELD else {}
+        with autocast():
             with torch.no_grad():
-                context = text.text_model(vocabulary.rows(said)[0]).float()
-            predicted = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t.float(), context=context).float()
+                context = text.text_model(vocabulary.rows(said)[0].to(HERE.device)).float()
+            x = a.sqrt() * x0 + (1 - a).sqrt() * noise
+            predicted = unet(x, t.float(), context=context, transformer_options={"patches": patches}).float()
         v = a.sqrt() * noise - (1 - a).sqrt() * x0
         weight = (GAMMA * (1 - a)).clamp(max=1)  # v's loss is x0's times snr + 1 = 1 / (1 - a)
         return ((predicted - v).square() * weight).mean()
 
-    rate = 1e-3 if style == "plain" else 4e-4
-    train(name, unet, loss_of, steps, rate, minutes=minutes, muon=True)
+    train(name, unet, loss_of, minutes, 4e-4 if style else 1.5e-3, muon=True)
     learnt = {key for key, parameter in unet.named_parameters() if parameter.requires_grad}
-    tensors = {key: value for key, value in unet.state_dict().items() if key in learnt}
-    card = {"seed": str(seed), "style": style, "config": shape.UNET}
-    if style == "plain":
-        publish(name, tensors, card)
-    else:
+    tensors = {key: value.cpu() for key, value in unet.state_dict().items() if key in learnt}
+    card = {"seed": str(seed), "style": style or ", ".join(world.STYLES), "config": shape.UNET}
+    if style:
         base = published("unet")
         publish(name, {key: value - base[key] for key, value in tensors.items()}, card, torch.float8_e5m2)
+    else:
+        publish(name, tensors, card)
