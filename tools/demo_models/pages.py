@@ -128,21 +128,25 @@ def scatter(
     below: str,
     axis: str,
     labels: Sequence[str] = (),
+    bottom: float = 0.0,
+    top: float = 1.0,
+    decimals: int = 2,
 ) -> Image.Image:
-    """Curves of points ``(x, y)`` in order, each with its label beside it (of one curve: the last)."""
+    """Curves of points ``(x, y)`` in order, each point with its label beside it."""
     xs = [x for points in curves.values() for x, _ in points]
-    ys = [y for points in curves.values() for _, y in points]
     low, high = min(xs), max(xs) + 1e-9
-    bottom, top = max(0.0, min(ys) - 0.05), min(1.0, max(ys) + 0.05)
     width = 560
     sheet, pen = _frame(width, 24, title, below, axis, bottom, top, list(curves))
     for share in (0, 0.25, 0.5, 0.75, 1):
         at = LEFT + 24 + share * (width - 48)
-        pen.text((at, TOP + HEIGHT + 14), f"{low + share * (high - low):.2f}", INK, font(12), anchor="mm")
+        pen.text(
+            (at, TOP + HEIGHT + 14), f"{low + share * (high - low):.{decimals}f}", INK, font(12), anchor="mm"
+        )
     for place, points in enumerate(curves.values()):
         colour = SERIES[place % len(SERIES)]
         spots = [(LEFT + 24 + (x - low) / (high - low) * (width - 48), _y(y, bottom, top)) for x, y in points]
-        pen.line(spots, colour, 2)
+        if len(spots) > 1:
+            pen.line(spots, colour, 2)
         for number, (px, py) in enumerate(spots):
             _mark(pen, px, py, place)
             if number < len(labels):
@@ -269,3 +273,20 @@ def mean(values: Tensor) -> str:
     """The mean of ``values`` (``n``), one per prompt, with its 95 % interval, as text."""
     low, high = resampled(values)
     return f"{float(values.double().mean()):.2f} ({low:.2f}-{high:.2f})"
+
+
+def verdict(claim: str, holds: bool | None, figures: str) -> str:
+    """What a study says of a claim: whether it holds, by the rule that the study fixed before it ran."""
+    said = {
+        True: "It holds on the demo models.",
+        False: "It does not hold on the demo models.",
+        None: "Undecided.",
+    }
+    return f"**Claim:** {claim}\n**Verdict:** {said[holds]} {figures}"
+
+
+def apart(lower: Interval, higher: Interval) -> bool | None:
+    """Whether one interval is wholly below another (True), wholly above (False), or neither (None)."""
+    if lower[1] < higher[0]:
+        return True
+    return False if higher[1] < lower[0] else None

@@ -10,19 +10,21 @@ from blockwork.cascade.host_load import prepared_stage
 from blockwork.cascade.host_model import LowRes
 from blockwork.cascade.host_sampler import LearnedRangeSampler, stage_sigmas
 from blockwork.cascade.host_threshold import Threshold, with_threshold
-from blockwork.cascade.low_res import enlarge
+from blockwork.demo_models import drawing
 from blockwork.demo_models.stages import stage_file
 from torch import Tensor
 
 from . import sampling
 
-SMALL, LARGE = 16, 64
-# One list starts at 96 % of the schedule, one at its very end, as IF's own do: there the guess of the picture is the error
-# in the noise times thousands, and without a threshold every run is lost whatever the guidance.
-SPACING, WHOLE = "ddim25", "25"
-# Stage II starts from the enlarged picture, noised to half of the schedule (to mend it) or to 90 % (to redraw it). From
-# noise alone the little network believes the noise's mean, which is grey, more than the picture from below.
-MEND, REDRAW = "5,2,1,1,1,1,0,0,0,0", "5,2,1,1,1,1,1,1,1,1"
+SMALL, LARGE = drawing.CELLS, drawing.SMALL
+SPACING, UPSCALE = "smart27", "super27"  # IF's own lists of timesteps
+THRESHOLDS = {
+    "none": Threshold("none"),
+    "static": Threshold("static", bound="pixels"),
+    "dynamic 0.9": Threshold("dynamic", 0.9, bound="pixels"),
+    "dynamic 0.95": Threshold("dynamic", 0.95, bound="pixels"),
+    "dynamic 0.995": Threshold("dynamic", 0.995, bound="pixels"),
+}
 
 
 @functools.cache
@@ -50,18 +52,18 @@ def drawn(
 def enlarged(
     below: Tensor,
     prompts: Sequence[str],
-    guidance: float = 1.0,
-    augmentation: float = 0.1,
-    spacing: str = MEND,
+    guidance: float = 4.0,
+    augmentation: float = 0.25,
+    spacing: str = UPSCALE,
     seed: int = 1,
 ) -> Tensor:
-    """Stage II: ``n 3 16 16`` to ``n 3 64 64``, clipped to -1..1 first as any image between two nodes is."""
+    """Stage II: ``n 3 16 16`` to ``n 3 64 64`` from noise, clipped to -1..1 first as any image between two nodes is."""
     low = LowRes(below.clamp(-1, 1), augmentation)
     positive, negative = (with_low_res(cond, low) for cond in (sampling.together(prompts), sampling.said("")))
     model = stage("II")
     return sampled(
         model, positive, negative, guidance, LearnedRangeSampler(), stage_sigmas(model, spacing),
-        enlarge(low.image, LARGE, LARGE), seed,
+        torch.zeros(len(prompts), 3, LARGE, LARGE), seed,
     )  # fmt: skip
 
 
@@ -70,9 +72,9 @@ def images(pictures: Tensor) -> Tensor:
     return as_images(pictures)
 
 
-def saturated(pictures: Tensor) -> float:
-    """The share of pixels of which a channel is at the end of the range (within one level of 256) or beyond it.
+def saturated(pictures: Tensor) -> Tensor:
+    """Per image the share of pixels of which a channel is within one level of 256 of the range's ends, or beyond.
 
-    Nothing in the drawn world is: its whitest background is 244 of 255, its blackest 22.
+    Nothing in the drawn world is.
     """
-    return float((pictures.abs() >= 1 - 1 / 255).any(1).float().mean())
+    return (pictures.abs() >= 1 - 1 / 255).any(1).float().mean((1, 2))

@@ -1,21 +1,31 @@
 """Samples with the demo models in this process, which has ComfyUI on its path: core's own sampling."""
 
 import functools
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import blockwork.demo_models.host as demo_models
 import comfy.sample
 import torch
-from blockwork.demo_models import world
+from blockwork.demo_models import drawing, world
+from blockwork.demo_models.autoencoder import DOWNSCALE, LATENT_CHANNELS
 from torch import Tensor
 
 STEPS, GUIDANCE = 14, 4.0
 SAMPLER, SCHEDULER = "dpmpp_2m", "karras"
+LATENT = drawing.SIDE // DOWNSCALE
+TOGETHER = 25  # images sampled together
+share = 1.0  # of the prompts of a study that are used: for a trial of its code
 
 model = functools.cache(demo_models.load_model)
 clip = functools.cache(demo_models.load_clip)
 vae = functools.cache(demo_models.load_vae)
+
+
+def count(whole: int) -> int:
+    """How many prompts a study uses."""
+    return max(2, round(whole * share))
 
 
 @functools.cache
@@ -25,7 +35,7 @@ def said(text: str) -> Any:
 
 
 def together(prompts: Sequence[str]) -> Any:
-    """One conditioning for a batch of pictures, each with a prompt of its own."""
+    """One conditioning for a batch of images, each with its own prompt."""
     return [[torch.cat([said(prompt)[0][0] for prompt in prompts]), {}]]
 
 
@@ -38,10 +48,16 @@ def paint(
     guidance: float = GUIDANCE,
     steps: int = STEPS,
 ) -> Tensor:
-    """Pictures ``count 64 64 3`` in 0..1 of one MODEL and a conditioning of one prompt or as many, or their texts."""
+    """Images ``count 128 128 3`` in 0..1 of one MODEL and a conditioning of one prompt or as many, or their texts."""
     if isinstance(positive, list) and isinstance(positive[0], str):
-        positive, count = together(positive), len(positive)
-    noise = torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+        parts = [positive[at : at + TOGETHER] for at in range(0, len(positive), TOGETHER)]
+        return torch.cat(
+            [
+                paint(of, together(part), len(part), seed + at, guidance, steps)
+                for at, part in enumerate(parts)
+            ]
+        )
+    noise = torch.randn(count, LATENT_CHANNELS, LATENT, LATENT, generator=torch.Generator().manual_seed(seed))
     latents = comfy.sample.sample(
         of, noise, steps, guidance, SAMPLER, SCHEDULER, positive, said(""), torch.zeros_like(noise),
         disable_pbar=True, seed=seed,
@@ -49,11 +65,20 @@ def paint(
     return vae().decode(latents)
 
 
-def right(pictures: Tensor, things: Sequence[tuple[str, str]]) -> tuple[float, float]:
-    """How often shape and colour of the pictures are as said, one thing each."""
-    verdict = demo_models.judge(pictures)
+def right(images: Tensor, things: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    """How often shape and colour of the images are as said, one object each."""
+    verdict = demo_models.judge(images)
     shapes, colours = zip(*things, strict=True)
     return verdict.right("shape", list(shapes)), verdict.right("colour", list(colours))
+
+
+def hits(images: Tensor, **wanted: Sequence[str]) -> dict[str, Tensor]:
+    """Per question (``shape``, ``colour``, ...) whether each image is as wanted, ``n`` of 0 and 1."""
+    answers = demo_models.judge(images).answers
+    return {
+        question: torch.tensor([float(a == b) for a, b in zip(answers[question], aim, strict=True)])
+        for question, aim in wanted.items()
+    }
 
 
 def pairs(held_out: bool) -> list[tuple[str, str]]:
@@ -66,7 +91,17 @@ def pairs(held_out: bool) -> list[tuple[str, str]]:
     ]
 
 
+def opposites(many: int, seed: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Pairs of known (shape, colour), both different, drawn at random: fixed by the seed before anything is sampled."""
+    chance, known, found = random.Random(seed), pairs(held_out=False), []
+    while len(found) < many:
+        own, other = chance.sample(known, 2)
+        if own[0] != other[0] and own[1] != other[1]:
+            found.append((own, other))
+    return found
+
+
 def prompt(shape: str, colour: str, background: str = "grey", extra: str = "") -> str:
-    """A plain sentence for one thing."""
+    """A plain sentence for one object."""
     words = " ".join(word for word in (extra, colour, shape) if word)
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words} on a {background} background"

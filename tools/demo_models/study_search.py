@@ -16,7 +16,7 @@ The method, fixed before any result was looked at:
   prompts, excludes 0.
 - Seeds run in order. For each seed all samplers run in both spaces before the next seed starts. When the time is up, the seeds
   count that all samplers have finished in both spaces.
-- Images are 64 x 64, 3 Euler steps (scheduler simple), guidance 4. Three steps were chosen because the classifier reads images of 3 and
+- Images are 128 x 128, 3 Euler steps (scheduler simple), guidance 4. Three steps were chosen because the classifier reads images of 3 and
   of 14 steps alike at four fixed weights (A, 0.8, B, OUT alone), before any search was run.
 
 FOLDER keeps every score, so that the same command resumes: samplers depend on their seed and on the scores alone.
@@ -45,7 +45,9 @@ import torch
 from blockwork.blocks import presets
 from blockwork.blocks.keymap import block_of
 from blockwork.blocks.weights import parse
+from blockwork.demo_models import drawing
 from blockwork.demo_models import host as demo
+from blockwork.demo_models.autoencoder import DOWNSCALE
 from blockwork.merge.live.host import merge_models
 from blockwork.search.space import parse_space
 from blockwork.search.study import Study
@@ -55,6 +57,7 @@ SPACES = {
     "groups": "IN00-IN05 = one 0..1; IN06-IN11 = one 0..1; M00 = 0..1; OUT00-OUT05 = one 0..1; OUT06-OUT11 = one 0..1",
     "blocks": "ALL = 0..1",
 }
+LATENT = drawing.SIDE // DOWNSCALE
 SAMPLERS = ("TPE", "CMA-ES", "random")
 STYLE = "ink"
 Case = tuple[str, str, str, int]  # shape, colour, background, seed
@@ -122,7 +125,7 @@ class Painter:
         context = torch.cat([self.encode("")] * 2)
         self.traced = torch.jit.trace(
             Denoiser(self.model.diffusion_model),
-            (torch.zeros(2, 4, 16, 16), torch.zeros(2), context), check_trace=False, strict=False,
+            (torch.zeros(2, 4, LATENT, LATENT), torch.zeros(2), context), check_trace=False, strict=False,
         )  # fmt: skip
 
     def encode(self, text: str) -> Tensor:
@@ -135,7 +138,7 @@ class Painter:
 
     def noise(self, cases: list[Case]) -> Tensor:
         return torch.cat(
-            [torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(c[3])) for c in cases]
+            [torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(c[3])) for c in cases]
         )
 
     def merge(self, text: str) -> None:
@@ -149,7 +152,7 @@ class Painter:
                     torch.lerp(self.of_a[key], self.of_b[key], share, out=self.parameters[key].data)
 
     def paint(self, text: str, cases: list[Case]) -> Tensor:
-        """Images ``n 64 64 3`` in 0..1."""
+        """Images ``n 128 128 3`` in 0..1."""
         self.merge(text)
         sampling, count = self.model.model_sampling, len(cases)
         sigmas = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, STEPS)

@@ -1,221 +1,373 @@
-"""What thresholding saves at high guidance, and what another prompt in stage II repaints; read by the judge."""
+"""What thresholding saves at high guidance (Imagen's figure), and what another prompt changes in stage II."""
 
+import functools
 import hashlib
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from blockwork.demo_models import world
+from blockwork.demo_models import drawing, world
+from blockwork.demo_models.judge import features
 from blockwork.demo_models.stages import stage_file
 from torch import Tensor
+from torch.nn import functional
 
 from . import pages, pixels, sampling
-from .pixels import Threshold
+from .pixels import THRESHOLDS
 from .sampling import demo_models
 from .training import SCRATCH
 
-GUIDANCES = (1, 2, 4, 7, 10, 15, 20, 30)
-MODES = {
-    "none": Threshold("none"),
-    "static": Threshold("static", bound="pixels"),
-    "dynamic 0.9": Threshold("dynamic", 0.9, bound="pixels"),
-    "dynamic 0.95": Threshold("dynamic", 0.95, bound="pixels"),
-    "dynamic 0.995": Threshold("dynamic", 0.995, bound="pixels"),
+GUIDANCES = (1.0, 3.0, 7.0, 12.0, 20.0)
+HIGH = (12.0, 20.0)
+PROMPTS, NOISES, SEED, REFERENCES = 60, 3, 40, 1500
+LEVELS = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
+CHANGED, CHANGE_GUIDANCE = 40, 6.0
+STYLED = {
+    "crayon": "a crayon drawing of {}",
+    "mosaic": "a mosaic of {}",
+    "hatched": "a hatched drawing of {}",
 }
-# Every shape four times and every colour four times, some of the pairs kept from training.
-THINGS = [
-    (shape, list(world.COLOURS)[(index + step) % 6])
-    for step in range(4)
-    for index, shape in enumerate(world.SHAPES)
-]
-GROUNDS = [list(world.BACKGROUNDS)[index % 5] for index in range(len(THINGS))]
-LEVELS = (0.0, 0.3, 0.6, 0.9)
-# What stage I is told, what stage II: another shape, or another colour.
-SHAPE_CHANGES = [
-    (("circle", "red"), ("star", "red")), (("square", "blue"), ("ring", "blue")),
-    (("triangle", "green"), ("circle", "green")), (("star", "yellow"), ("square", "yellow")),
-    (("ring", "purple"), ("triangle", "purple")), (("cross", "orange"), ("circle", "orange")),
-]  # fmt: skip
-COLOUR_CHANGES = [
-    (("circle", "red"), ("circle", "blue")), (("square", "yellow"), ("square", "purple")),
-    (("star", "green"), ("star", "orange")), (("ring", "blue"), ("ring", "yellow")),
-    (("triangle", "purple"), ("triangle", "green")), (("cross", "orange"), ("cross", "red")),
-]  # fmt: skip
-CHANGES = SHAPE_CHANGES + COLOUR_CHANGES
+KINDS = {"shape": 0, "colour": 1}
 
 
-def prompts(things: Sequence[tuple[str, str]] = THINGS, grounds: Sequence[str] = GROUNDS) -> list[str]:
-    return [sampling.prompt(*thing, ground, "big") for thing, ground in zip(things, grounds, strict=False)]
+@functools.cache
+def cases() -> list[tuple[str, str, str]]:
+    """Shape, colour and background of the prompts, from known pairs, fixed by the seed."""
+    known, chance = sampling.pairs(held_out=False), random.Random(SEED)
+    return [
+        (*chance.choice(known), chance.choice(list(world.BACKGROUNDS)))
+        for _ in range(sampling.count(PROMPTS))
+    ]
 
 
-def read(pictures: Tensor, things: Sequence[tuple[str, str]] = THINGS) -> dict[str, float]:
-    """The judge's share of right shapes and colours, and the share of saturated pixels."""
-    verdict = demo_models.judge(pixels.images(pictures))
-    return {
-        "shape": verdict.right("shape", [shape for shape, _ in things]),
-        "colour": verdict.right("colour", [colour for _, colour in things]),
-        "saturated": pixels.saturated(pictures),
-    }
+def prompts(of: Sequence[tuple[str, str, str]] | None = None) -> list[str]:
+    """A big object in a colour on a background; the first 12 cover every shape."""
+    return [sampling.prompt(shape, colour, ground, "big") for shape, colour, ground in of or cases()]
 
 
-def told(side: int) -> list[str]:
-    """The prompts of stage I (``side`` 0) or II (1) of all changes."""
-    return prompts([change[side] for change in CHANGES], ["grey"] * len(CHANGES))
+@functools.cache
+def classifier():
+    from blockwork.demo_models.judge import Judge
+
+    judge = Judge()
+    judge.load_state_dict({key: value.float() for key, value in demo_models.read("judge")[0].items()})
+    return judge.eval()
 
 
-def repainted(level: float) -> tuple[Tensor, dict[str, float]]:
-    """Stage II with another prompt than stage I's at one augmentation level: pictures, and what the judge sees."""
-    below = kept("changed below", "I", lambda: pixels.drawn(told(0), 7.0))
-    pictures = kept(
-        f"changed {level:g}", "I II", lambda: pixels.enlarged(below, told(1), 6.0, level, pixels.REDRAW)
-    )
-    verdict = demo_models.judge(pixels.images(pictures))
-    half, found = len(SHAPE_CHANGES), {}
-    for what, index, of in (("shape", 0, slice(half)), ("colour", 1, slice(half, None))):
-        for whose, side in (("new", 1), ("old", 0)):
-            right = [a == b[side][index] for a, b in zip(verdict.answers[what][of], CHANGES[of], strict=True)]
-            found[f"{whose} {what}"] = sum(right) / half
-    return pictures, found
+def coarse(images: Tensor) -> Tensor:
+    """Images of stage I, ``n 3 16 16`` in -1..1, as the classifier sees them: clipped, in 0..1, at 64 pixels."""
+    images = (images.clamp(-1, 1) + 1) / 2
+    return functional.interpolate(images, scale_factor=drawing.SMALL // drawing.CELLS, mode="bilinear")
+
+
+def read(images: Tensor, of: Sequence[tuple[str, str, str]] | None = None) -> dict[str, Tensor]:
+    """Per image: whether shape and colour are right, and the share of saturated pixels."""
+    of = of or cases()
+    seen = coarse(images) if images.shape[-1] == drawing.CELLS else (images.clamp(-1, 1) + 1) / 2
+    right = sampling.hits(seen.movedim(1, -1), shape=[one[0] for one in of], colour=[one[1] for one in of])
+    return {**right, "aligned": right["shape"] * right["colour"], "saturated": pixels.saturated(images)}
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """The Frechet distance of two sets of features ``n d`` under Gaussians (Heusel et al. 2017)."""
+    a, b = a.double(), b.double()
+    first, second = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(first)
+    root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+    both = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + first.trace() + second.trace() - 2 * both)
+
+
+@functools.cache
+def references() -> Tensor:
+    """The features of drawings of the same kind as the prompts, reduced to 16 x 16 as stage I has them."""
+    chance, known = random.Random(SEED + 1), sampling.pairs(held_out=False)
+    drawn = []
+    for _ in range(sampling.count(REFERENCES) + 100):
+        shape, colour = chance.choice(known)
+        thing = world.Thing(shape, colour, size="big", scale=chance.uniform(0.93, 1.07), turn=chance.uniform(-0.15, 0.15),
+                            x=chance.uniform(-1.5, 1.5), y=chance.uniform(-1.5, 1.5))  # fmt: skip
+        drawn.append(
+            world.Scene((thing,), chance.choice(list(world.BACKGROUNDS)), seed=chance.getrandbits(31))
+        )
+    images = drawing.draw_all(drawn, drawing.SMALL) * 2 - 1
+    return features(classifier(), coarse(functional.avg_pool2d(images, drawing.SMALL // drawing.CELLS)))
+
+
+def distance(images: list[Tensor]) -> tuple[float, pages.Interval]:
+    """The Frechet distance of images of all noises to the drawings, and its 95 % interval by resampling the prompts."""
+    seen = torch.stack([features(classifier(), coarse(one)) for one in images])  # noises prompts d
+    generator = torch.Generator().manual_seed(SEED)
+    found = [
+        frechet(
+            seen[:, torch.randint(seen.shape[1], (seen.shape[1],), generator=generator)].flatten(0, 1),
+            references(),
+        )
+        for _ in range(100)
+    ]
+    ends = torch.tensor(found).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return frechet(seen.flatten(0, 1), references()), (ends[0], ends[1])
 
 
 def kept(name: str, stages: str, make: Callable[[], Tensor]) -> Tensor:
-    """``make()``, or what it gave before with the same weights and prompts: a study that was stopped goes on."""
+    """``make()``, or what it gave before with the same weights and prompts: a study that was stopped resumes."""
     given = hashlib.sha256(b"".join(stage_file(stage).read_bytes() for stage in stages.split()))
-    given.update(repr((prompts(), CHANGES)).encode())
+    given.update(repr((prompts(), CHANGED, sampling.share)).encode())
     path = SCRATCH / "thresholding" / f"{name} {given.hexdigest()[:12]}.pt"
     if not path.is_file():
-        pictures = make()
+        images = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".part")
-        torch.save(pictures, half)
+        torch.save(images, half)
         half.replace(path)
     return torch.load(path, weights_only=True)
 
 
-def finding(found: dict[tuple[str, int], dict[str, float]]) -> str:
-    """The figures of guidance 15 and 30 in words."""
-    said = []
-    for g in (15, 30):
-        blown = [f"{mode} {found[mode, g]['saturated']:.1%}" for mode in MODES]
-        right = [
-            f"{mode} {round(found[mode, g]['shape'] * len(THINGS))} and {round(found[mode, g]['colour'] * len(THINGS))}"
-            for mode in MODES
+def grid_of_images() -> dict[tuple[str, float], list[Tensor]]:
+    """Stage I for every threshold, guidance and noise; the noises are the same in all cells."""
+    return {
+        (mode, w): [
+            kept(
+                f"{mode} {w:g} {n}",
+                "I",
+                lambda w=w, t=threshold, n=n: pixels.drawn(prompts(), w, t, seed=1 + 1000 * n),
+            )
+            for n in range(NOISES)
         ]
-        said.append(
-            f"At guidance {g} saturated pixels are: {', '.join(blown)}. Of {len(THINGS)} shapes and colours the "
-            f"classifier reads right: {', '.join(right)}."
+        for mode, threshold in THRESHOLDS.items()
+        for w in GUIDANCES
+    }
+
+
+def styles() -> tuple[dict[tuple[str, float], dict[str, Tensor]], dict[tuple[str, float], Tensor], Tensor]:
+    """Stage II with the style in its prompt alone: per style and level whether style, shape and colour are as asked."""
+    of = cases()[: sampling.count(CHANGED)]
+    plain = prompts(of)
+    below = kept("style below", "I", lambda: pixels.drawn(plain, 7.0))
+    found, images = {}, {}
+    for style, way in {"(none)": "{}", **STYLED}.items():
+        said = [way.format(one) for one in plain]
+        for level in LEVELS:
+            made = kept(
+                f"style {style} {level:g}",
+                "I II",
+                lambda s=said, v=level: pixels.enlarged(below, s, CHANGE_GUIDANCE, v),
+            )
+            right = read(made, of)
+            asked = "smooth" if style == "(none)" else style
+            right["style"] = sampling.hits(pixels.images(made), style=[asked] * len(of))["style"]
+            found[style, level], images[style, level] = right, made
+    return found, images, below
+
+
+def changes(kind: str) -> tuple[dict[float, dict[str, Tensor]], dict[float, Tensor], list]:
+    """Stage II with another shape or another colour in its prompt: per level whether the new and the old one is seen."""
+    pairs = [
+        (a, (b[0], a[1]) if kind == "shape" else (a[0], b[1]))
+        for a, b in sampling.opposites(sampling.count(CHANGED), SEED + 2)
+    ]
+    own, other = ([sampling.prompt(*pair[side], extra="big") for pair in pairs] for side in (0, 1))
+    below = kept(f"{kind} below", "I", lambda: pixels.drawn(own, 7.0))
+    found, images = {}, {}
+    for level in LEVELS:
+        made = kept(
+            f"{kind} {level:g}", "I II", lambda v=level: pixels.enlarged(below, other, CHANGE_GUIDANCE, v)
         )
-    return "\n\n".join(said) + (
-        "\n\nOne image of 24 is 0.042; with one seed, differences of three or four are chance. On this list of "
-        "timesteps images at strong guidance without a threshold are saturated but readable; thresholds keep them in "
-        "range and do not improve what the classifier reads. On the whole schedule only images with a threshold are readable."
-    )
-
-
-def whole(mode: str, guidance: int) -> dict[str, float]:
-    """``read`` of pictures sampled from the very end of the schedule."""
-    name = f"whole {mode} {guidance}"
-    return read(kept(name, "I", lambda: pixels.drawn(prompts(), guidance, MODES[mode], spacing=pixels.WHOLE)))
+        place = KINDS[kind]
+        new = sampling.hits(pixels.images(made), **{kind: [b[place] for _, b in pairs]})[kind]
+        old = sampling.hits(pixels.images(made), **{kind: [a[place] for a, _ in pairs]})[kind]
+        found[level], images[level] = {f"new {kind}": new, f"old {kind}": old}, made
+    return found, images, pairs
 
 
 def run(out: Path) -> None:
-    """Write ``thresholding.md`` and its pictures."""
-    small = {
-        (mode, g): kept(
-            f"{mode} {g}", "I", lambda g=g, threshold=threshold: pixels.drawn(prompts(), g, threshold)
+    """Write ``thresholding.md`` and ``prompt_change.md`` and their images."""
+    thresholds(out)
+    prompt_change(out)
+
+
+def thresholds(out: Path) -> None:
+    made = grid_of_images()
+    found, far = {}, {}
+    for cell, images in made.items():
+        each = [read(one) for one in images]
+        found[cell] = {
+            k: torch.stack([one[k] for one in each]).mean(0) for k in each[0]
+        }  # one value per prompt
+        far[cell] = distance(images)
+        print(
+            *cell,
+            {k: round(float(v.mean()), 3) for k, v in found[cell].items()},
+            round(far[cell][0], 2),
+            flush=True,
         )
-        for mode, threshold in MODES.items()
-        for g in GUIDANCES
-    }
-    found = {cell: read(pictures) for cell, pictures in small.items()}
-    shown = (0, 8, 3, 16)  # of the prompts, for the sheet
-    sheet_prompts = [prompts()[i] for i in shown]
-
-    def above(mode: str) -> Tensor:
-        below = torch.cat([small[mode, g][list(shown)] for g in (2, 7, 15, 30)])
-        return kept(f"{mode} above", "I II", lambda: pixels.enlarged(below, sheet_prompts * 4))
-
-    rows = [list(pixels.images(above(mode))) for mode in MODES]
-    heads = [f"guidance {g}" if not i else "" for g in (2, 7, 15, 30) for i in range(len(shown))]
-    sheet = pages.grid(rows, heads, list(MODES), cell=72, margin=110)
-    charts = pages.stack(
-        [
-            pages.lines(
-                GUIDANCES,
-                {mode: [found[mode, g][what] for g in GUIDANCES] for mode in MODES},
-                title,
-                "guidance",
+    best = "dynamic 0.995"
+    claims = []
+    for other in ("static", "none"):
+        nearer = [pages.apart(far[best, w][1], far[other, w][1]) for w in HIGH]
+        worse = [
+            pages.apart(
+                pages.resampled(found[best, w]["aligned"]), pages.resampled(found[other, w]["aligned"])
             )
-            for what, title in (
-                ("saturated", "Saturated pixels"),
-                ("shape", "Shape right"),
-                ("colour", "Colour right"),
-            )
+            for w in HIGH
         ]
-    )
-    other = {level: repainted(level) for level in LEVELS}
-    change_sheet = pages.grid(
-        [list(pixels.images(pictures)) for pictures, _ in other.values()],
-        [f"to {b[0] if a[1] == b[1] else b[1]}" for a, b in CHANGES], [f"aug_level {level:g}" for level in LEVELS], cell=84, margin=110,
-    )  # fmt: skip
-    tables = {
-        what: pages.table(
-            ("threshold", *(f"{g}" for g in GUIDANCES)),
-            [(m, *(found[m, g][what] for g in GUIDANCES)) for m in MODES],
+        holds = (
+            True
+            if all(nearer) and True not in worse
+            else (False if False in nearer or True in worse else None)
         )
-        for what in ("saturated", "shape", "colour")
+        claims.append(
+            pages.verdict(
+                f"at guidance {HIGH[0]:g} and {HIGH[1]:g} dynamic thresholding (0.995) gives images nearer to true ones than "
+                f"{other} thresholding, without loss of alignment.".replace(
+                    "none thresholding", "no thresholding"
+                ),
+                holds,
+                " ".join(
+                    f"At {w:g}: distance {far[best, w][0]:.2f} ({far[best, w][1][0]:.2f}-{far[best, w][1][1]:.2f}) against "
+                    f"{far[other, w][0]:.2f} ({far[other, w][1][0]:.2f}-{far[other, w][1][1]:.2f}), alignment "
+                    f"{pages.mean(found[best, w]['aligned'])} against {pages.mean(found[other, w]['aligned'])}."
+                    for w in HIGH
+                ),
+            )
+        )
+    curves = {
+        mode: [(far[mode, w][0], float(found[mode, w]["aligned"].mean())) for w in GUIDANCES]
+        for mode in THRESHOLDS
     }
+    charts = [pages.scatter(curves, "Alignment against distance, guidance 1 to 20 along each curve",
+                            "Frechet distance to true drawings (less is better)", "share aligned", [f"{w:g}" for w in GUIDANCES])]  # fmt: skip
+    for what, title in (("aligned", "Shape and colour right"), ("saturated", "Saturated pixels")):
+        charts.append(
+            pages.lines(GUIDANCES, {m: [float(found[m, w][what].mean()) for w in GUIDANCES] for m in THRESHOLDS}, title, "guidance",
+                        "share of pixels" if what == "saturated" else "share of images",
+                        intervals={m: [pages.resampled(found[m, w][what]) for w in GUIDANCES] for m in THRESHOLDS})
+        )  # fmt: skip
+    shown = list(range(min(3, len(cases()))))
+    rows = [
+        [image for w in GUIDANCES for image in pixels.images(made[mode, w][0][shown])] for mode in THRESHOLDS
+    ]
+    heads = [f"guidance {w:g}" if not i else "" for w in GUIDANCES for i in shown]
+    sheet = pages.grid(rows, heads, list(THRESHOLDS), cell=72, margin=110)
+    tables = "\n\n".join(
+        f"## {title}\n\n"
+        + pages.table(
+            ("threshold", *(f"{w:g}" for w in GUIDANCES)),
+            [(m, *(text(m, w) for w in GUIDANCES)) for m in THRESHOLDS],
+        )
+        for title, text in (
+            ("Shape and colour right", lambda m, w: pages.mean(found[m, w]["aligned"])),
+            (
+                "Frechet distance",
+                lambda m, w: f"{far[m, w][0]:.2f} ({far[m, w][1][0]:.2f}-{far[m, w][1][1]:.2f})",
+            ),
+            ("Saturated pixels", lambda m, w: pages.mean(found[m, w]["saturated"])),
+            ("Shape right", lambda m, w: pages.mean(found[m, w]["shape"])),
+            ("Colour right", lambda m, w: pages.mean(found[m, w]["colour"])),
+        )
+    )
     text = f"""# What thresholding saves at high guidance
 
-The demo models' stage I (16 x 16), {len(THINGS)} prompts (a big shape in a colour on a background, every shape and every colour
-four times), learned-range DDPM, timesteps `{pixels.SPACING}`, one seed per prompt, the same for every cell. A pixel
-is *saturated* when one of its channels is within one level of 256 of the end of the range, or beyond it, in the
-output of the sampler, before clipping. The training images have no such pixel: their whitest background is 244 of 255, their blackest 22.
-The demo classifier reads the images enlarged. Of training images reduced to 16 x 16 and enlarged in the same way it reads 99 % of the big
-shapes, all colours and 70 % of the textures right, so no texture is asked for. Dynamic thresholds have no cap.
+**Question:** does dynamic thresholding keep images natural at high guidance, as Imagen reports (Saharia et al. 2022, figure A.9)?
+
+**Method, fixed before any image was sampled:** the demo models' stage I (16 x 16), {len(prompts())} prompts (a big object in a colour on a
+background), {NOISES} noises each, the same in every cell; guidance {", ".join(f"{w:g}" for w in GUIDANCES)} by no, static and dynamic
+thresholding (percentiles 0.9, 0.95, 0.995, no cap); learned-range DDPM on IF's list `{pixels.SPACING}`. *Alignment*: the demo classifier
+sees the shape and the colour of the prompt. *Fidelity*: the Frechet distance between the images and {len(references())} true drawings
+of such prompts in the features of the classifier, after clipping. *Saturated*: a channel of a pixel is within one level of 256 of the
+range's end as it leaves the sampler; no drawing has such pixels. Intervals are 95 %, by resampling the prompts. The claims are of
+guidance {HIGH[0]:g} and {HIGH[1]:g}; one holds if all intervals of the distance are apart in its direction and none of the alignment against it.
 Made by `python tools/study_demo_models.py thresholding`.
 
-![stage II on the output of stage I](thresholding.jpg)
+{(chr(10) * 2).join(claims)}
 
-Stage I under each threshold (rows) at guidance 2, 7, 15 and 30, enlarged by stage II at guidance 1. The four images of a
-group are {", ".join(f"*{prompt}*" for prompt in sheet_prompts)}.
+![Stage I by threshold and guidance](thresholding.jpg)
 
 ![charts](thresholding.png)
 
-{finding(found)}
+{tables}
+"""
+    pages.write(
+        out, "thresholding", text, {"thresholding.jpg": sheet, "thresholding.png": pages.stack(charts)}
+    )
 
-## Saturated pixels
 
-{tables["saturated"]}
+def prompt_change(out: Path) -> None:
+    by_style, styled_images, below = styles()
+    names = list(STYLED)
+    of = {
+        level: {k: torch.cat([by_style[s, level][k] for s in names]) for k in ("style", "shape", "colour")}
+        for level in LEVELS
+    }
+    other = {kind: changes(kind) for kind in KINDS}
+    low, control = of[0.1], by_style["(none)", 0.1]
+    claims = [
+        pages.verdict(
+            "another style in the prompt of stage II alone gives the same object in that style (aug_level 0.1).",
+            True if pages.resampled(low["style"])[0] > 0.5 and pages.apart(pages.resampled(low["shape"]), pages.resampled(control["shape"])) is not True
+            else (False if pages.resampled(low["style"])[1] < 0.5 else None),
+            f"Style as asked {pages.mean(low['style'])}; shape as in stage I {pages.mean(low['shape'])}, without a style in the prompt "
+            f"{pages.mean(control['shape'])}; colour {pages.mean(low['colour'])}.",
+        ),
+        *(
+            pages.verdict(
+                f"a higher aug_level lets the prompt of stage II change the {kind} more.",
+                pages.apart(pages.resampled(other[kind][0][LEVELS[0]][f"new {kind}"]), pages.resampled(other[kind][0][LEVELS[-1]][f"new {kind}"])),
+                f"The new {kind} is in {pages.mean(other[kind][0][LEVELS[0]][f'new {kind}'])} of the images at {LEVELS[0]:g}, in "
+                f"{pages.mean(other[kind][0][LEVELS[-1]][f'new {kind}'])} at {LEVELS[-1]:g}.",
+            )
+            for kind in KINDS
+        ),
+    ]  # fmt: skip
+    charts = [
+        pages.lines(LEVELS, {k: [float(of[v][k].mean()) for v in LEVELS] for k in of[0.0]}, "Style by the prompt of stage II: as asked", "aug_level",
+                    intervals={k: [pages.resampled(of[v][k]) for v in LEVELS] for k in of[0.0]})
+    ]  # fmt: skip
+    for kind in KINDS:
+        found = other[kind][0]
+        charts.append(
+            pages.lines(LEVELS, {k: [float(found[v][k].mean()) for v in LEVELS] for k in found[0.0]}, f"Another {kind} in the prompt of stage II",
+                        "aug_level", intervals={k: [pages.resampled(found[v][k]) for v in LEVELS] for k in found[0.0]})
+        )  # fmt: skip
+    shown = list(range(min(6, len(below))))
+    sheet = pages.stack(
+        [
+            pages.grid([pixels.images(below[shown]), *(pixels.images(styled_images[s, 0.1][shown]) for s in ("(none)", *names))],
+                       [""] * len(shown), ["stage I", "stage II,\nno style", *(f"stage II,\n{s}" for s in names)], cell=112),
+            *(
+                pages.grid([pixels.images(other[kind][1][v][shown]) for v in LEVELS],
+                           [f"to {other[kind][2][n][1][KINDS[kind]]}" for n in shown], [f"another {kind},\naug_level {v:g}" for v in LEVELS], cell=112)
+                for kind in KINDS
+            ),
+        ]
+    )  # fmt: skip
+    text = f"""# Another prompt while upscaling
 
-## Shape right
+**Question:** what does the prompt of stage II change, if it is not that of stage I: the style, the colour, the object?
 
-{tables["shape"]}
+**Method, fixed before any image was sampled:** stage I samples {len(below)} prompts at guidance 7 with its own threshold. All styles of the demo
+world have the same 16 x 16 image, so that stage I cannot have a style. Stage II ({drawing.SMALL} x {drawing.SMALL}, from noise, list `{pixels.UPSCALE}`,
+guidance {CHANGE_GUIDANCE:g}) gets the same prompt in the words of a style (three styles), or with another shape, or with another colour, at aug_level
+{", ".join(f"{v:g}" for v in LEVELS)}. Classified by the demo classifier; intervals are 95 %, by resampling. The first claim holds if the interval of the
+style is above 0.5 and the shape is not worse than without a style; the others hold if the intervals of the lowest and the highest level are apart.
+Made by `python tools/study_demo_models.py thresholding`.
 
-## Colour right
-
-{tables["colour"]}
-
-## From the end of the schedule
-
-The same with the timesteps `{pixels.WHOLE}`, which start at the last of the thousand, as IF's own lists do:
-
-{pages.table(("threshold", "guidance", "saturated", "shape right", "colour right"), [
-    (mode, g, seen["saturated"], seen["shape"], seen["colour"])
-    for g in (4, 15) for mode in ("none", "static", "dynamic 0.95") for seen in (whole(mode, g),)])}
-
-## Another prompt while enlarging
-
-Stage I renders one object on grey at guidance 7 with its own threshold (dynamic 0.95, cap 1.5). Stage II renders it again from
-90 % of the schedule at guidance 6 with another prompt: another shape in the first six columns, another colour in the last six. The table counts
-the six images of each kind. `aug_level` is how much noise is added to the image of stage I before stage II reads it. With more noise
-more of the new colour arrives, but in patches beside the object, and a new shape almost never does: this stage II was trained on
-crops. It knows which colours and edges belong to a prompt, not where a shape is.
+{(chr(10) * 2).join(claims)}
 
 ![another prompt in stage II](prompt_change.jpg)
 
-{pages.table(("aug_level", *next(iter(other.values()))[1]), [
-    (f"{level:g}", *seen.values()) for level, (_, seen) in other.items()])}
+![charts](prompt_change.png)
+
+## Style
+
+{pages.table(("aug_level", *of[0.0]), [(f"{v:g}", *(pages.mean(x) for x in of[v].values())) for v in LEVELS])}
+
+## Object and colour
+
+{pages.table(("aug_level", *(k for kind in KINDS for k in other[kind][0][0.0])), [
+    (f"{v:g}", *(pages.mean(x) for kind in KINDS for x in other[kind][0][v].values())) for v in LEVELS])}
 """  # fmt: skip
-    pages.write(out, "thresholding", text, {"thresholding.jpg": sheet, "thresholding.png": charts,
-                                            "prompt_change.jpg": change_sheet})  # fmt: skip
+    pages.write(
+        out, "prompt_change", text, {"prompt_change.jpg": sheet, "prompt_change.png": pages.stack(charts)}
+    )

@@ -55,9 +55,9 @@ def demo():
 
 
 def drawings(thing, count=8, seed=1):
-    """Images of a thing, ``n 64 64 3``, with captions."""
+    """Images of a thing, ``n 128 128 3``, with captions."""
     chance = random.Random(seed)
-    scenes = [world.draw_scene(chance, pairs=0.0) for _ in range(count)]
+    scenes = [world.draw_scene(chance, pairs=0.0, style="smooth") for _ in range(count)]
     scenes = [replace(one, things=(replace(thing, size="big"),)) for one in scenes]
     drawn = torch.stack([drawing.draw(one) for one in scenes]).movedim(1, -1)
     return drawn, [f"a {{}} on a {one.background} background" for one in scenes]
