@@ -25,9 +25,18 @@ ROWS = (
     ("demo_block_prompts", "Block prompts:\nanother prompt in\nchosen blocks", ("A: red circle", "object from B", "colour from B", "B: blue star")),
     ("demo_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("orange ring", "deprojected", "star + red", "cross + black")),
     ("demo_words", "XTI: learned words,\none vector a block", ("gem", "tile", "tile in the middle")),
-    ("demo_cascade", "Pixel cascade,\nguidance 7:\n16, then 64 pixels", ("no threshold, 16", "64", "dynamic, 16", "64")),
+    ("demo_cascade", "Pixel cascade,\nguidance 12:\n16, then 64 pixels", ("no threshold, 16", "64", "static, 16", "64", "dynamic, 16", "64")),
 )  # fmt: skip
-SHOWN = {"demo_cascade": ("preview_without", "save_without", "preview_dynamic", "save_dynamic")}
+SHOWN = {
+    "demo_cascade": (
+        "preview_without",
+        "save_without",
+        "preview_static",
+        "save_static",
+        "preview_dynamic",
+        "save_dynamic",
+    )
+}
 
 
 def main() -> int:
