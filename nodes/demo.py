@@ -29,7 +29,7 @@ class Loader(io.ComfyNode):
                     "model",
                     options=list(host.MODELS),
                     default="base",
-                    tooltip="base: flat shapes. ink: a fine-tune with outlines on paper. night: a fine-tune with glowing "
+                    tooltip="base: shaded objects in four styles. ink: a fine-tune with outlines on paper. night: a fine-tune with glowing "
                     "shapes on dark. Text encoder and VAE are the same for all three.",
                 ),
             ],

@@ -25,9 +25,11 @@ ROWS = (
     ("demo_block_prompts", "Block prompts:\nanother prompt in\nchosen blocks", ("A: red circle", "object from B", "colour from B", "B: blue star")),
     ("demo_deprojector", "Deprojector:\nembeddings back\ninto prompts", ("orange ring", "deprojected", "star + red", "cross + black")),
     ("demo_words", "XTI: learned words,\none vector a block", ("gem", "tile", "tile in the middle")),
+    ("article_004_demo_style", "Stage II:\nanother style by\nits prompt alone", ("same prompt", "a mosaic of ...", "a crayon drawing of ...")),
     ("demo_cascade", "Pixel cascade,\nguidance 12:\n16, then 64 pixels", ("no threshold, 16", "64", "static, 16", "64", "dynamic, 16", "64")),
 )  # fmt: skip
 SHOWN = {
+    "article_004_demo_style": ("32",),
     "demo_cascade": (
         "preview_without",
         "save_without",

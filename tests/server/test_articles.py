@@ -82,7 +82,7 @@ def test_templates_for_full_models(client, name):
 def test_demo_twins_run_as_they_are(client, name):
     prompt = prompt_of(name)
     (sheet, *_) = images(client, client.run(prompt))
-    side = 16 if name == "article_004_demo_guidance" else 64
+    side = {"article_004_demo_guidance": 16, "article_004_demo_style": 64}.get(name, 128)
     assert sheet.shape[0] * sheet.shape[1] > cells(prompt) * side * side
     assert sheet.std() > 15
 

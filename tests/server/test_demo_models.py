@@ -21,7 +21,7 @@ def test_workflow_paints(client, name):
         for data in client.images(client.run(prompt))
     ]
     assert len(painted) == PICTURES[name]
-    assert all(picture.shape == (64, 64, 3) and picture.std() > 15 for picture in painted)
+    assert all(picture.shape == (128, 128, 3) and picture.std() > 15 for picture in painted)
     differing = [np.abs(a - b).mean() for a, b in itertools.pairwise(painted)]
     assert min(differing) > 1  # each picture is another
 
@@ -35,5 +35,5 @@ def test_the_judge_reads_a_painted_picture(client):
     }
     reading = client.texts(client.run(prompt))["judge"][0].splitlines()
     assert len(reading) == 5
-    assert "colour green" in reading[0] and "style plain" in reading[0]
+    assert "colour green" in reading[0] and "style smooth" in reading[0]
     assert "style ink" in reading[-1]
