@@ -192,7 +192,7 @@ def _grain(side: int) -> Tensor:
     """Strokes, ``2 side 2 side``, that repeat at their borders; the mean of each cell is 0."""
     noise = torch.randn(2, 2 * SIDE, 2 * SIDE, generator=torch.Generator().manual_seed(7))
     strokes = [
-        sum(noise[part].roll((k * down, k * across), (0, 1)) for k in range(-5, 6))
+        torch.stack([noise[part].roll((k * down, k * across), (0, 1)) for k in range(-5, 6)]).sum(0)
         for part, (down, across) in enumerate(((1, -1), (0, 1)))
     ]
     grain = torch.stack(strokes).sum(0)

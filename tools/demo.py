@@ -37,7 +37,7 @@ SHOWN = {
         "save_static",
         "preview_dynamic",
         "save_dynamic",
-    )
+    ),
 }
 
 
