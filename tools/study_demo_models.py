@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-STUDIES = ("base", "blocks", "merge", "thresholding", "deprojector", "xti")
+STUDIES = ("base", "blocks", "merge", "thresholding", "prompt_change", "deprojector", "xti")
 
 
 def main() -> None:
