@@ -61,8 +61,8 @@ SMALLER = {
     "EmptyChromaRadianceLatentImage": 4,
     "SolidMask": 4,
     "MaskComposite": 4,
-    "EmptyLatentImage": 8,
-    "ImageScale": 8,
+    "EmptyLatentImage": 4,
+    "ImageScale": 4,
 }
 
 
