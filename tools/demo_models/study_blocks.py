@@ -27,7 +27,7 @@ SETS = {
 OBJECT, COLOUR = SETS["coarse and middle"], FINE
 RATIO = 0.5
 PAIRS, SEEDS, SEED = 100, 3, 20
-SINGLE = 24  # pairs for one block alone
+SINGLE = 12  # pairs for one block alone
 STYLED = ("a crayon drawing of {}", "a mosaic of {}", "a hatched drawing of {}")
 # Own prompt, other prompt: shape and colour both differ, every shape and colour is on both sides.
 PROMPTS = [

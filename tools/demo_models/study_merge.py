@@ -17,7 +17,7 @@ WAYS = {
     "middle": "0, IN06-IN11=1, M00=1, OUT00-OUT05=1", "outside": "1, IN06-IN11=0, M00=0, OUT00-OUT05=0",
 }  # fmt: skip
 THINGS = [own for own, _ in PROMPTS]
-COUNT, SEED = 36, 30
+COUNT, SEED = 24, 30
 KINDS = ("style", "shape", "colour")
 
 
