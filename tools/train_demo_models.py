@@ -1,4 +1,4 @@
-"""Trains the demo models, see demo_models/README.md: ``train_demo_models.py all --minutes 150``.
+"""Trains the demo models, see demo_models/README.md: ``train_demo_models.py all``.
 
 Each model gets a fixed share of the minutes: of two cores on a CPU (counted as time of computing, so that a busy machine
 only makes it last longer), of the GPU with ``--device cuda``, on several GPUs under ``torchrun --nproc-per-node N``. A
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-# Minutes of 150, in an order in which each model finds what it needs.
+# Minutes of 95, in an order in which each model finds what it needs.
 SHARES = {
-    "vae": 4.0, "clip": 15.0, "judge": 4.0, "unet": 47.0, "ink": 5.0, "night": 5.0, "tokens": 5.0,
-    "stage1": 16.0, "stage2": 29.0, "deprojectors": 20.0,
+    "vae": 4.0, "clip": 15.0, "judge": 4.0, "unet": 28.0, "ink": 3.0, "night": 3.0, "tokens": 3.0,
+    "stage1": 10.0, "stage2": 17.0, "deprojectors": 8.0,
 }  # fmt: skip
-WHOLE = 150.0
+WHOLE = 95.0
 # Module below tools/demo_models, and what its run is given.
 MODELS = {
     "ink": ("unet", {"style": "ink"}), "night": ("unet", {"style": "night"}),
