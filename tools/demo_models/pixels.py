@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from blockwork.cascade import low_res
 from blockwork.cascade.host_cascade import as_images, sampled, with_low_res
 from blockwork.cascade.host_load import prepared_stage
 from blockwork.cascade.host_model import LowRes
@@ -18,6 +19,7 @@ from . import sampling
 
 SMALL, LARGE = drawing.CELLS, drawing.SMALL
 SPACING, UPSCALE = "smart27", "super27"  # IF's own lists of timesteps
+DENOISE = 0.7  # of stage II's list: it starts from the enlarged image, as its colours drift from noise alone
 THRESHOLDS = {
     "none": Threshold("none"),
     "static": Threshold("static", bound="pixels"),
@@ -56,14 +58,16 @@ def enlarged(
     augmentation: float = 0.25,
     spacing: str = UPSCALE,
     seed: int = 1,
+    denoise: float = DENOISE,
 ) -> Tensor:
-    """Stage II: ``n 3 16 16`` to ``n 3 64 64`` from noise, clipped to -1..1 first as any image between two nodes is."""
-    low = LowRes(below.clamp(-1, 1), augmentation)
+    """Stage II: ``n 3 16 16`` to ``n 3 64 64``, clipped to -1..1 first as any image between two nodes is."""
+    below = below.clamp(-1, 1)
+    low = LowRes(below, augmentation)
     positive, negative = (with_low_res(cond, low) for cond in (sampling.together(prompts), sampling.said("")))
     model = stage("II")
     return sampled(
-        model, positive, negative, guidance, LearnedRangeSampler(), stage_sigmas(model, spacing),
-        torch.zeros(len(prompts), 3, LARGE, LARGE), seed,
+        model, positive, negative, guidance, LearnedRangeSampler(), stage_sigmas(model, spacing, denoise),
+        low_res.enlarge(below, LARGE, LARGE), seed,
     )  # fmt: skip
 
 
