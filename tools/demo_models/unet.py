@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .training import HERE, autocast, batches, images, publish, published, scenes, signed, train
 
 EMPTY = 0.1
-HALF = 0.4  # of the training of the base, at half the size
+HALF = 0.75  # of the training of the base, at half the size
 WITHHELD = 0.3  # of the steps, the fine layers get the empty prompt
 FINE = {
     ("input", 1),
