@@ -34,15 +34,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
+            parameters = group["params"]
+            for one in parameters:
+                if not self.state[one]:
+                    self.state[one]["momentum"] = torch.zeros_like(one)
+            moving = [self.state[one]["momentum"] for one in parameters]
+            gradients, keep = [one.grad for one in parameters], group["momentum"]
+            torch._foreach_lerp_(moving, gradients, 1 - keep)
             alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for parameter in group["params"]:
-                state = self.state[parameter]
-                moving = state.setdefault("momentum", torch.zeros_like(parameter))
-                moving.lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(moving, group["momentum"]).flatten(1)
-                alike.setdefault(ahead.shape, []).append((parameter, ahead))
+            for parameter, ahead in zip(
+                parameters, torch._foreach_lerp(gradients, moving, keep), strict=True
+            ):
+                alike.setdefault(ahead.flatten(1).shape, []).append((parameter, ahead.flatten(1)))
             for shape, pairs in alike.items():
                 size = group["lr"] * 0.2 * max(shape) ** 0.5
                 steps = orthogonal(torch.stack([ahead for _, ahead in pairs]))
-                for (parameter, _), step in zip(pairs, steps, strict=True):
-                    parameter.sub_(step.view_as(parameter), alpha=size)
+                turned = [step.view_as(one) for (one, _), step in zip(pairs, steps, strict=True)]
+                torch._foreach_add_([one for one, _ in pairs], turned, alpha=-size)

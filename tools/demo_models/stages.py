@@ -19,12 +19,12 @@ from blockwork.cascade import keys, low_res, schedule
 from blockwork.cascade.unet import PixelUNet
 from blockwork.cascade.unet_blocks import Attention, AttentionPooling, Residual
 from blockwork.cascade.unet_config import UNetConfig
-from blockwork.demo_models import captions, drawing
+from blockwork.demo_models import drawing
 from torch import Tensor, nn
 
+from .said import Said
 from .training import HERE, autocast, batches, images, publish, scenes, signed, train
 
-EMPTY = 0.1  # captions left out, for guidance
 HIGHEST = 30.0  # of the weight of the simple loss
 VLB_WEIGHT = 1e-3
 FACTOR = drawing.SMALL // drawing.CELLS
@@ -32,8 +32,7 @@ LEVELS, NO_IMAGE = (
     0.6,
     0.1,
 )  # stage II: the highest level of augmentation, and how often its image is noise alone
-UNKNOWN = 0.06  # of the captions have unknown words
-COUNT, SAID = 16000, 3  # images, and captions of each
+COUNT = 16000
 
 SHAPE = dict(
     out_channels=6, layers=(1, 1, 1), time_dim=128, text_dim=128, context_dim=64, projects_text=True,
@@ -50,7 +49,6 @@ STAGES = {
 }  # fmt: skip
 NAMES = {"I": "stage1", "II": "stage2"}
 BATCH = {"I": 32, "II": 12}
-ROWS = 77
 
 
 @dataclass(frozen=True)
@@ -141,21 +139,6 @@ def small_of(drawn: Tensor) -> Tensor:
     return torch.cat([F.avg_pool2d(signed(part).cpu(), FACTOR) for part in drawn.split(1024)])
 
 
-def text_states(said: list[str]) -> Tensor:
-    """The hidden states of each caption in the demo models' CLIP (``n rows 128``, bfloat16); the empty one is put last."""
-    from .clip import load_text
-
-    text, vocabulary = load_text()
-    text.to(HERE.device)
-    said = [*said, ""]
-    out = []
-    with torch.no_grad(), autocast():
-        for start in range(0, len(said), 128):
-            rows = vocabulary.rows(said[start : start + 128])[0]
-            out.append(text.text_model(rows.to(HERE.device))[:, :ROWS].bfloat16().cpu())
-    return torch.cat(out)
-
-
 def run(minutes: float, stage: str = "I", seed: int = 41) -> None:
     """Train and publish one stage; the seed of stage II is one more, so that its noise is different."""
     if stage not in STAGES:
@@ -163,17 +146,12 @@ def run(minutes: float, stage: str = "I", seed: int = 41) -> None:
     config, name = STAGES[stage], NAMES[stage]
     seed += stage == "II"
     torch.manual_seed(seed)
-    seen, chance = scenes(COUNT, seed), random.Random(seed)
+    seen = scenes(COUNT, seed)
     drawn = images(seen, drawing.SMALL)
-    small = small_of(drawn)
-    states = text_states([captions.caption(scene, chance, UNKNOWN) for _ in range(SAID) for scene in seen])
+    small, drawn = small_of(drawn).to(HERE.device), drawn.to(HERE.device)
+    said = Said(seen, random.Random(seed))
     unet, process = new_stage(config), Process.cosine()
     order = batches(len(seen), HERE.batch(BATCH[stage]), seed)
-
-    def prompts(indices: Tensor) -> Tensor:
-        said = indices + len(seen) * torch.randint(SAID, indices.shape)
-        lost = torch.rand(len(indices)) < EMPTY
-        return states[torch.where(lost, len(states) - 1, said)].to(HERE.device)
 
     def loss_at(
         x0: Tensor, indices: Tensor, below: Tensor | None = None, level: Tensor | None = None
@@ -184,19 +162,19 @@ def run(minutes: float, stage: str = "I", seed: int = 41) -> None:
         x = process.noised(x0, noise, t)
         x = x if below is None else torch.cat((x, below), 1)
         with autocast():
-            out = unet(x, t, prompts(indices), aug_steps=level)
+            out = unet(x, t, said(indices), aug_steps=level)
         return process.loss(out.float(), x0, noise, t)
 
     def loss_one(_: float) -> Tensor:
         indices = next(order)
-        return loss_at(small[indices].to(HERE.device), indices)
+        return loss_at(small[indices], indices)
 
     def loss_two(_: float) -> Tensor:
         indices = next(order)
-        x0, below = signed(drawn[indices]), small[indices].to(HERE.device)
+        x0, below = signed(drawn[indices]), small[indices]
         below = low_res.enlarge(below, *x0.shape[-2:])
         level = (LEVELS * 1000 * torch.rand(len(x0), device=x0.device)).long()
-        level[torch.rand(len(x0), device=x0.device) < NO_IMAGE] = 999
+        level = torch.where(torch.rand(len(x0), device=x0.device) < NO_IMAGE, 999, level)
         below = process.noised(below, torch.randn_like(below), level)
         return loss_at(x0, indices, below, level)
 

@@ -164,6 +164,8 @@ def train(
 
     torch.manual_seed(step * here.ranks + here.rank)
     floating = [key for key, value in average.items() if value.dtype.is_floating_point]
+    now = module.state_dict()  # the tensors themselves, which every step changes in place
+    averages, values = [average[key] for key in floating], [now[key] for key in floating]
     while (share := agreed(used() / 60 / minutes)) < 1:
         pace = min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         for optimiser in optimisers:
@@ -183,9 +185,7 @@ def train(
             optimiser.step()
         step += 1
         recent.append(loss.detach())
-        keep, now = min(decay, (1 + step) / (10 + step)), module.state_dict()
-        for key in floating:
-            average[key].lerp_(now[key], 1 - keep)
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + step) / (10 + step)))
         if step % 50 == 0:
             log.append([step, round(used(), 1), float(torch.stack(recent).mean())])
             recent.clear()

@@ -13,13 +13,13 @@ import random
 
 import blockwork.demo_models.shape as shape
 import torch
-from blockwork.demo_models import captions, drawing, world
+from blockwork.demo_models import drawing, world
 from blockwork.demo_models.autoencoder import Autoencoder
 from torch import Tensor, nn
 
+from .said import Said
 from .training import HERE, autocast, batches, images, publish, published, scenes, signed, train
 
-EMPTY = 0.1
 HALF = 0.75  # of the training of the base, at half the size
 WITHHELD = 0.3  # of the steps, the fine layers get the empty prompt
 FINE = {
@@ -29,7 +29,6 @@ FINE = {
     ("input", 5),
     *(("output", number) for number in range(6, 12)),
 }
-UNKNOWN = 0.06  # of the captions have unknown words
 COUNT, TUNED_COUNT = 20000, 5000
 # What a fine-tune leaves as it is, and its file leaves out: time, the text's keys and values, the feed-forwards.
 # The rest is written as the difference from the base, for which two bits of mantissa are enough.
@@ -86,8 +85,6 @@ def latents_of(seen: list, side: int, name: str) -> Tensor:
 
 def run(minutes: float, style: str = "", seed: int = 31) -> None:
     """Train and publish ``unet`` or, from it, ``unet_<style>``."""
-    from .clip import load_text
-
     torch.manual_seed(seed)
     name = f"unet_{style}" if style else "unet"
     seen = scenes(TUNED_COUNT if style else COUNT, seed, style or None)
@@ -95,8 +92,8 @@ def run(minutes: float, style: str = "", seed: int = 31) -> None:
         side: latents_of(seen, side, name)
         for side in ((drawing.SIDE,) if style else (drawing.SIDE, drawing.SIDE // 2))
     }
-    text, vocabulary = load_text()
-    text.to(HERE.device)
+    latents = {side: values.to(HERE.device) for side, values in latents.items()}
+    said = Said(seen, random.Random(seed))
     unet = new_unet()
     if style:
         unet.load_state_dict(published("unet"))
@@ -107,29 +104,21 @@ def run(minutes: float, style: str = "", seed: int = 31) -> None:
         drawing.SIDE // 2: batches(len(seen), HERE.batch(48), seed),
     }
     chance, signal = random.Random(seed + 7919 * HERE.rank), alphas_cumprod().to(HERE.device)
-    with torch.no_grad():
-        nothing = text.text_model(vocabulary.rows([""])[0].to(HERE.device)).float()
 
     def withheld(queries: Tensor, keys: Tensor, values: Tensor, extra: dict) -> tuple[Tensor, Tensor, Tensor]:
         if tuple(extra["block"])[:2] in FINE:
-            keys = values = nothing.to(keys).expand_as(keys)
+            keys = values = said.empty.to(keys).expand_as(keys)
         return queries, keys, values
 
     def loss_of(share: float) -> Tensor:
         side = drawing.SIDE // 2 if not style and share < HALF else drawing.SIDE
         indices = next(orders[side])
-        said = [
-            "" if chance.random() < EMPTY else captions.caption(seen[i], chance, UNKNOWN)
-            for i in indices.tolist()
-        ]
-        x0 = latents[side][indices].to(HERE.device).float()
-        u = torch.rand(len(said), device=HERE.device)
+        context, x0 = said(indices).float(), latents[side][indices].float()
+        u = torch.rand(len(indices), device=HERE.device)
         noise, t = torch.randn_like(x0), (1000 * SHIFT * u / (1 + (SHIFT - 1) * u)).long().clamp(max=999)
         a = signal[t].view(-1, 1, 1, 1)
         patches = {"attn2_patch": [withheld]} if chance.random() < WITHHELD else {}
         with autocast():
-            with torch.no_grad():
-                context = text.text_model(vocabulary.rows(said)[0].to(HERE.device)).float()
             x = a.sqrt() * x0 + (1 - a).sqrt() * noise
             predicted = unet(x, t.float(), context=context, transformer_options={"patches": patches}).float()
         v = a.sqrt() * noise - (1 - a).sqrt() * x0
