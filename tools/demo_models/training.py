@@ -80,8 +80,19 @@ def settle(folder: Path, device: str) -> None:
 
 
 def autocast() -> torch.autocast:
-    """Bfloat16 where it is safe."""
-    return torch.autocast(HERE.device.type, torch.bfloat16)
+    """Bfloat16 where it is safe; without a cache of weights, which CUDA graphs cannot have."""
+    return torch.autocast(HERE.device.type, torch.bfloat16, cache_enabled=False)
+
+
+def replayed(module: M, *like: torch.Tensor) -> M:
+    """``module`` as CUDA graphs of its forward and backward pass, for inputs ``like`` these; itself without a GPU.
+
+    A small network waits for the launches of its kernels otherwise.
+    """
+    if HERE.device.type != "cuda":
+        return module
+    with autocast():
+        return torch.cuda.make_graphed_callables(module, like, allow_unused_input=True)
 
 
 def scenes(count: int, seed: int, style: str | None = None, **how) -> list:

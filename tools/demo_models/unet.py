@@ -18,7 +18,7 @@ from blockwork.demo_models.autoencoder import Autoencoder
 from torch import Tensor, nn
 
 from .said import Said
-from .training import HERE, autocast, batches, images, publish, published, scenes, signed, train
+from .training import HERE, autocast, batches, images, publish, published, replayed, scenes, signed, train
 
 HALF = 0.75  # of the training of the base, at half the size
 WITHHELD = 0.3  # of the steps, the fine layers get the empty prompt
@@ -62,6 +62,17 @@ def new_unet() -> nn.Module:
         if ".out_layers.3." in name or ".proj_out." in name or name.startswith("out.2."):
             nn.init.zeros_(parameter)
     return unet
+
+
+class Patched(nn.Module):
+    """A U-Net with patches of ComfyUI's on it, from tensors to a tensor."""
+
+    def __init__(self, unet: nn.Module, patches: dict):
+        super().__init__()
+        self.unet, self.patches = unet, patches
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.unet(x, t, context=context, transformer_options={"patches": self.patches})
 
 
 def latents_of(seen: list, side: int, name: str) -> Tensor:
@@ -110,6 +121,8 @@ def run(minutes: float, style: str = "", seed: int = 31) -> None:
             keys = values = said.empty.to(keys).expand_as(keys)
         return queries, keys, values
 
+    networks: dict[tuple[int, bool], Patched] = {}
+
     def loss_of(share: float) -> Tensor:
         side = drawing.SIDE // 2 if not style and share < HALF else drawing.SIDE
         indices = next(orders[side])
@@ -117,15 +130,17 @@ def run(minutes: float, style: str = "", seed: int = 31) -> None:
         u = torch.rand(len(indices), device=HERE.device)
         noise, t = torch.randn_like(x0), (1000 * SHIFT * u / (1 + (SHIFT - 1) * u)).long().clamp(max=999)
         a = signal[t].view(-1, 1, 1, 1)
-        patches = {"attn2_patch": [withheld]} if chance.random() < WITHHELD else {}
+        x, chosen = a.sqrt() * x0 + (1 - a).sqrt() * noise, (side, chance.random() < WITHHELD)
+        if chosen not in networks:
+            patches = {"attn2_patch": [withheld]} if chosen[1] else {}
+            networks[chosen] = replayed(Patched(unet, patches), x, t.float(), context)
         with autocast():
-            x = a.sqrt() * x0 + (1 - a).sqrt() * noise
-            predicted = unet(x, t.float(), context=context, transformer_options={"patches": patches}).float()
+            predicted = networks[chosen](x, t.float(), context).float()
         v = a.sqrt() * noise - (1 - a).sqrt() * x0
         weight = (GAMMA * (1 - a)).clamp(max=1)  # v's loss is x0's times snr + 1 = 1 / (1 - a)
         return ((predicted - v).square() * weight).mean()
 
-    train(name, unet, loss_of, minutes, 4e-4 if style else 1.5e-3, muon=True)
+    train(name, unet, loss_of, minutes, 4e-4 if style else 3e-3, muon=True)
     learnt = {key for key, parameter in unet.named_parameters() if parameter.requires_grad}
     tensors = {key: value.cpu() for key, value in unet.state_dict().items() if key in learnt}
     card = {"seed": str(seed), "style": style or ", ".join(world.STYLES), "config": shape.UNET}
