@@ -41,7 +41,7 @@ PROMPTS = [
 
 
 def sentence(thing: tuple[str, str]) -> str:
-    return sampling.prompt(*thing, extra="big")
+    return sampling.prompt(*thing)
 
 
 def sentences(side: int, pairs: Sequence = PROMPTS, styled: bool = False) -> list[str]:

@@ -34,7 +34,7 @@ CLAIMS = (
 SHOWN = ("Transformer", "initial, 2 layers", "information kept, 1 layer", "wide 1.25x, 2 layers")
 THINGS = [own for own, _ in PROMPTS]
 # Two texts, each with half of what is wanted, added up: the image should have both.
-SUMS = [(f"a big {shape}", f"a {colour} thing", (shape, colour)) for shape, colour in THINGS]
+SUMS = [(f"a {shape}", f"a {colour} thing", (shape, colour)) for shape, colour in THINGS]
 SEED = 51  # of the deprojectors' training: its last 300 captions were held out
 
 

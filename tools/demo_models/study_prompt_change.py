@@ -9,8 +9,8 @@ from torch import Tensor
 from . import pages, pixels, sampling
 from .study_thresholding import SEED, cases, kept, prompts, read
 
-LEVELS = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
-CHANGED, CHANGE_GUIDANCE = 40, 6.0
+LEVELS = (0.0, 0.1, 0.3, 0.6)
+CHANGED, CHANGE_GUIDANCE = 20, 6.0
 STYLED = {
     "crayon": "a crayon drawing of {}",
     "mosaic": "a mosaic of {}",

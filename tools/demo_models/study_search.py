@@ -134,7 +134,7 @@ class Painter:
         return self.said[text]
 
     def prompts(self, cases: list[Case]) -> Tensor:
-        return torch.cat([self.encode(f"a big {c[1]} {c[0]} on a {c[2]} background") for c in cases])
+        return torch.cat([self.encode(f"a {c[1]} {c[0]} on a {c[2]} background") for c in cases])
 
     def noise(self, cases: list[Case]) -> Tensor:
         return torch.cat(
