@@ -158,7 +158,6 @@ def run(out: Path) -> None:
 other prompt names another one in another colour and in another style (crayon, mosaic, hatched in turn), and is used in one set of blocks.
 The sets are by resolution: coarse ({COARSE}), middle ({MIDDLE}), fine ({FINE}). Intervals are 95 %, by resampling the pairs.
 A claim holds if the two intervals that it compares are apart in its direction. One block alone: {len(some)} pairs, one seed.
-In training the blocks above 8 x 8 got the empty prompt in 30 % of the steps, so that the coarse ones learned to read the prompt.
 Made by `python tools/study_demo_models.py blocks`.
 
 {said}

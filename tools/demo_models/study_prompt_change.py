@@ -10,7 +10,7 @@ from . import pages, pixels, sampling
 from .study_thresholding import SEED, cases, kept, prompts, read
 
 LEVELS = (0.0, 0.1, 0.3, 0.6)
-CHANGED, CHANGE_GUIDANCE = 20, 6.0
+CHANGED, CHANGE_GUIDANCE = 16, 6.0
 STYLED = {
     "crayon": "a crayon drawing of {}",
     "mosaic": "a mosaic of {}",

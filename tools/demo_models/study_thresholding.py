@@ -213,6 +213,14 @@ def run(out: Path) -> None:
             ("Colour right", lambda m, w: pages.mean(found[m, w]["colour"])),
         )
     )
+    at_one = found["none", GUIDANCES[0]]["saturated"]
+    remark = (
+        f"\n\n**Limit:** without thresholding {pages.mean(at_one)} of the pixels are saturated at guidance {GUIDANCES[0]:g} already: "
+        "these small models go out of range in the first, noisiest steps and do not come back. That row shows that they need a "
+        "threshold, not what guidance does."
+        if float(at_one.mean()) > 0.5
+        else ""
+    )
     text = f"""# What thresholding saves at high guidance
 
 **Question:** does dynamic thresholding keep images natural at high guidance, as Imagen reports (Saharia et al. 2022, figure A.9)?
@@ -222,11 +230,11 @@ background), {NOISES} noises each, the same in every cell; guidance {", ".join(f
 thresholding (percentiles 0.9, 0.95, 0.995, no cap); learned-range DDPM on IF's list `{pixels.SPACING}`. *Alignment*: the demo classifier
 sees the shape and the colour of the prompt. *Fidelity*: the Frechet distance between the images and {len(references())} true drawings
 of such prompts in the features of the classifier, after clipping. *Saturated*: a channel of a pixel is within one level of 256 of the
-range's end as it leaves the sampler; no drawing has such pixels. Intervals are 95 %, by resampling the prompts. The claims are of
-guidance {HIGH[0]:g} and {HIGH[1]:g}; one holds if all intervals of the distance are apart in its direction and none of the alignment against it.
+range's end as it leaves the sampler; no drawing has such pixels. Intervals are 95 %, by resampling the prompts; a
+distance from fewer different images is larger, so that its interval can lie above the figure. The claims are of guidance {HIGH[0]:g} and {HIGH[1]:g}; one holds if all intervals of the distance are apart in its direction and none of the alignment against it.
 Made by `python tools/study_demo_models.py thresholding`.
 
-{(chr(10) * 2).join(claims)}
+{(chr(10) * 2).join(claims)}{remark}
 
 ![Stage I by threshold and guidance](thresholding.jpg)
 

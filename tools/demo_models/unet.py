@@ -5,8 +5,7 @@ betas). It predicts v (Salimans and Ho 2022): a short training cannot wait for w
 whole image, whose share of the loss is small where the noise is strong. The loss of nearly clean steps is capped
 as in min-SNR (Hang et al. 2023, gamma 5), and one caption in ten is empty for classifier-free guidance. Timesteps are drawn more often
 where the noise is strong, as the image is large for what it shows (Esser et al. 2024, section 5.3.2). The first part of the
-training is at half the size, as SD1's was. In a share of the steps the fine layers get the empty prompt, so that the
-coarse ones learn to read the text too.
+training is at half the size, as SD1's was.
 """
 
 import random
@@ -21,14 +20,6 @@ from .said import Said
 from .training import HERE, autocast, batches, images, publish, published, replayed, scenes, signed, train
 
 HALF = 0.75  # of the training of the base, at half the size
-WITHHELD = 0.3  # of the steps, the fine layers get the empty prompt
-FINE = {
-    ("input", 1),
-    ("input", 2),
-    ("input", 4),
-    ("input", 5),
-    *(("output", number) for number in range(6, 12)),
-}
 COUNT, TUNED_COUNT = 20000, 5000
 # What a fine-tune leaves as it is, and its file leaves out: time, the text's keys and values, the feed-forwards.
 # The rest is written as the difference from the base, for which two bits of mantissa are enough.
@@ -64,15 +55,15 @@ def new_unet() -> nn.Module:
     return unet
 
 
-class Patched(nn.Module):
-    """A U-Net with patches of ComfyUI's on it, from tensors to a tensor."""
+class Positional(nn.Module):
+    """A U-Net from tensors to a tensor, as CUDA graphs need it."""
 
-    def __init__(self, unet: nn.Module, patches: dict):
+    def __init__(self, unet: nn.Module):
         super().__init__()
-        self.unet, self.patches = unet, patches
+        self.unet = unet
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        return self.unet(x, t, context=context, transformer_options={"patches": self.patches})
+        return self.unet(x, t, context=context, transformer_options={})
 
 
 def latents_of(seen: list, side: int, name: str) -> Tensor:
@@ -114,14 +105,9 @@ def run(minutes: float, style: str = "", seed: int = 31) -> None:
         drawing.SIDE: batches(len(seen), HERE.batch(16), seed),
         drawing.SIDE // 2: batches(len(seen), HERE.batch(48), seed),
     }
-    chance, signal = random.Random(seed + 7919 * HERE.rank), alphas_cumprod().to(HERE.device)
+    signal = alphas_cumprod().to(HERE.device)
 
-    def withheld(queries: Tensor, keys: Tensor, values: Tensor, extra: dict) -> tuple[Tensor, Tensor, Tensor]:
-        if tuple(extra["block"])[:2] in FINE:
-            keys = values = said.empty.to(keys).expand_as(keys)
-        return queries, keys, values
-
-    networks: dict[tuple[int, bool], Patched] = {}
+    networks: dict[int, Positional] = {}
 
     def loss_of(share: float) -> Tensor:
         side = drawing.SIDE // 2 if not style and share < HALF else drawing.SIDE
@@ -130,12 +116,11 @@ def run(minutes: float, style: str = "", seed: int = 31) -> None:
         u = torch.rand(len(indices), device=HERE.device)
         noise, t = torch.randn_like(x0), (1000 * SHIFT * u / (1 + (SHIFT - 1) * u)).long().clamp(max=999)
         a = signal[t].view(-1, 1, 1, 1)
-        x, chosen = a.sqrt() * x0 + (1 - a).sqrt() * noise, (side, chance.random() < WITHHELD)
-        if chosen not in networks:
-            patches = {"attn2_patch": [withheld]} if chosen[1] else {}
-            networks[chosen] = replayed(Patched(unet, patches), x, t.float(), context)
+        x = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        if side not in networks:
+            networks[side] = replayed(Positional(unet), x, t.float(), context)
         with autocast():
-            predicted = networks[chosen](x, t.float(), context).float()
+            predicted = networks[side](x, t.float(), context).float()
         v = a.sqrt() * noise - (1 - a).sqrt() * x0
         weight = (GAMMA * (1 - a)).clamp(max=1)  # v's loss is x0's times snr + 1 = 1 / (1 - a)
         return ((predicted - v).square() * weight).mean()
