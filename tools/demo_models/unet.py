@@ -125,7 +125,7 @@ def run(minutes: float, style: str = "", seed: int = 31) -> None:
         weight = (GAMMA * (1 - a)).clamp(max=1)  # v's loss is x0's times snr + 1 = 1 / (1 - a)
         return ((predicted - v).square() * weight).mean()
 
-    train(name, unet, loss_of, minutes, 4e-4 if style else 3e-3, muon=True)
+    train(name, unet, loss_of, minutes, 1e-3 if style else 3e-3, muon=True)
     learnt = {key for key, parameter in unet.named_parameters() if parameter.requires_grad}
     tensors = {key: value.cpu() for key, value in unet.state_dict().items() if key in learnt}
     card = {"seed": str(seed), "style": style or ", ".join(world.STYLES), "config": shape.UNET}
