@@ -1,6 +1,6 @@
 """Makes every committed image again, in order: `draw_all.py`, or the names of some steps; `--list` names the steps and their images.
 
-Two hours on two cores. The weights of the demo models stay as they are (tools/train_demo_models.py makes them).
+Three hours on two cores. The weights of the demo models stay as they are (tools/train_demo_models.py makes them).
 """
 
 import argparse
@@ -21,10 +21,20 @@ class Step:
     arguments: tuple[str, ...] = ()
 
 
+PAGES = ("base", "block_roles", "merge_paths", "thresholding", "prompt_change", "deprojector", "xti")
 STEPS = (
     Step("tools/draw_icon.py", ("docs/pictures/icon.png", "docs/pictures/banner.png")),
     Step("tools/draw_workflows.py", ()),
-    Step("tools/study_demo_models.py", ("docs/studies/*.jpg", "docs/studies/*.png")),
+    Step(
+        "tools/study_demo_models.py",
+        tuple(f"docs/studies/{name}*" for name in PAGES),
+    ),
+    # What its page concludes is written by hand: read it again after this.
+    Step(
+        "tools/demo_models/study_search.py",
+        ("docs/studies/search*",),
+        (".demo_models/search", "--seeds", "4", "--page"),
+    ),
     Step("tools/demo.py", ("docs/pictures/contact_sheet.jpg",), ("--docs",)),
     Step(
         "tools/draw_articles.py",

@@ -42,7 +42,7 @@ def test_steps_run_in_order_and_stop_at_a_failure(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["draw_all.py"])
     assert draw_all.main() == 1
     assert ran == [step.script.rpartition("/")[2] for step in draw_all.STEPS][: len(ran)]
-    assert ran[-1] == "draw_articles.py" and "1/9 draw_icon" in capsys.readouterr().out
+    assert ran[-1] == "draw_articles.py" and f"1/{len(draw_all.STEPS)} draw_icon" in capsys.readouterr().out
     ran.clear()
     monkeypatch.setattr("sys.argv", ["draw_all.py", "draw_thumbnails"])
     assert draw_all.main() == 0 and ran == ["draw_thumbnails.py"]
