@@ -23,7 +23,7 @@ def styles() -> tuple[dict[tuple[str, float], dict[str, Tensor]], dict[tuple[str
     """Stage II with the style in its prompt alone: per style and level whether style, shape and colour are as asked."""
     of = cases()[: sampling.count(CHANGED)]
     plain = prompts(of)
-    below = kept("style below", "I", lambda: pixels.drawn(plain, 7.0))
+    below = kept("style below", "I", plain, lambda: pixels.drawn(plain, 7.0))
     found, images = {}, {}
     for style, way in {"(none)": "{}", **STYLED}.items():
         said = [way.format(one) for one in plain]
@@ -31,6 +31,7 @@ def styles() -> tuple[dict[tuple[str, float], dict[str, Tensor]], dict[tuple[str
             made = kept(
                 f"style {style} {level:g}",
                 "I II",
+                [*plain, *said],
                 lambda s=said, v=level: pixels.enlarged(below, s, CHANGE_GUIDANCE, v),
             )
             right = read(made, of)
@@ -47,11 +48,14 @@ def changes(kind: str) -> tuple[dict[float, dict[str, Tensor]], dict[float, Tens
         for a, b in sampling.opposites(sampling.count(CHANGED), SEED + 2)
     ]
     own, other = ([sampling.prompt(*pair[side], extra="big") for pair in pairs] for side in (0, 1))
-    below = kept(f"{kind} below", "I", lambda: pixels.drawn(own, 7.0))
+    below = kept(f"{kind} below", "I", own, lambda: pixels.drawn(own, 7.0))
     found, images = {}, {}
     for level in LEVELS:
         made = kept(
-            f"{kind} {level:g}", "I II", lambda v=level: pixels.enlarged(below, other, CHANGE_GUIDANCE, v)
+            f"{kind} {level:g}",
+            "I II",
+            [*own, *other],
+            lambda v=level: pixels.enlarged(below, other, CHANGE_GUIDANCE, v),
         )
         place = KINDS[kind]
         new = sampling.hits(pixels.images(made), **{kind: [b[place] for _, b in pairs]})[kind]

@@ -102,10 +102,10 @@ def distance(images: list[Tensor]) -> tuple[float, pages.Interval]:
     return frechet(seen.flatten(0, 1), references()), (ends[0], ends[1])
 
 
-def kept(name: str, stages: str, make: Callable[[], Tensor]) -> Tensor:
-    """``make()``, or what it gave before with the same weights and prompts: a study that was stopped resumes."""
+def kept(name: str, stages: str, said: Sequence[str], make: Callable[[], Tensor]) -> Tensor:
+    """``make()``, or what it gave before with the same weights and prompts ``said``: a study that was stopped resumes."""
     given = hashlib.sha256(b"".join(stage_file(stage).read_bytes() for stage in stages.split()))
-    given.update(repr((prompts(), sampling.share)).encode())
+    given.update(repr((said, sampling.share)).encode())
     path = SCRATCH / "thresholding" / f"{name} {given.hexdigest()[:12]}.pt"
     if not path.is_file():
         images = make()
@@ -123,6 +123,7 @@ def grid_of_images() -> dict[tuple[str, float], list[Tensor]]:
             kept(
                 f"{mode} {w:g} {n}",
                 "I",
+                prompts(),
                 lambda w=w, t=threshold, n=n: pixels.drawn(prompts(), w, t, seed=1 + 1000 * n),
             )
             for n in range(NOISES)
