@@ -156,7 +156,8 @@ def run(out: Path) -> None:
 **Method, fixed before any image was sampled:** {len(pairs)} pairs of prompts whose shapes and colours differ, {SEEDS} seeds each,
 {sampling.STEPS} steps of {sampling.SAMPLER}, guidance {sampling.GUIDANCE}, classified by the demo classifier. The own prompt names an object; the
 other prompt names another one in another colour and in another style (crayon, mosaic, hatched in turn), and is used in one set of blocks.
-The sets are by resolution: coarse ({COARSE}), middle ({MIDDLE}), fine ({FINE}). Intervals are 95 %, by resampling the pairs.
+The sets are by resolution: coarse ({COARSE}), middle ({MIDDLE}), fine ({FINE}). Intervals are 95 %, by resampling the pairs
+(one without a width means that all pairs agree).
 A claim holds if the two intervals that it compares are apart in its direction. One block alone: {len(some)} pairs, one seed.
 Made by `python tools/study_demo_models.py blocks`.
 
