@@ -40,14 +40,13 @@ class Muon(torch.optim.Optimizer):
                     self.state[one]["momentum"] = torch.zeros_like(one)
             moving = [self.state[one]["momentum"] for one in parameters]
             gradients, keep = [one.grad for one in parameters], group["momentum"]
-            torch._foreach_lerp_(moving, gradients, 1 - keep)
+            torch._foreach_lerp_(moving, gradients, 1 - keep)  # pyright: ignore[reportPrivateImportUsage]
             alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for parameter, ahead in zip(
-                parameters, torch._foreach_lerp(gradients, moving, keep), strict=True
-            ):
+            looked_ahead = torch._foreach_lerp(gradients, moving, keep)  # pyright: ignore[reportPrivateImportUsage]
+            for parameter, ahead in zip(parameters, looked_ahead, strict=True):
                 alike.setdefault(ahead.flatten(1).shape, []).append((parameter, ahead.flatten(1)))
             for shape, pairs in alike.items():
                 size = group["lr"] * 0.2 * max(shape) ** 0.5
                 steps = orthogonal(torch.stack([ahead for _, ahead in pairs]))
                 turned = [step.view_as(one) for (one, _), step in zip(pairs, steps, strict=True)]
-                torch._foreach_add_([one for one, _ in pairs], turned, alpha=-size)
+                torch._foreach_add_([one for one, _ in pairs], turned, alpha=-size)  # pyright: ignore[reportPrivateImportUsage]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -92,7 +92,8 @@ def replayed(module: M, *like: torch.Tensor) -> M:
     if HERE.device.type != "cuda":
         return module
     with autocast():
-        return torch.cuda.make_graphed_callables(module, like, allow_unused_input=True)
+        graphed: Any = torch.cuda.make_graphed_callables(module, like, allow_unused_input=True)
+    return graphed
 
 
 def scenes(count: int, seed: int, style: str | None = None, **how) -> list:
@@ -196,7 +197,7 @@ def train(
             optimiser.step()
         step += 1
         recent.append(loss.detach())
-        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + step) / (10 + step)))  # pyright: ignore[reportPrivateImportUsage]
         if step % 50 == 0:
             log.append([step, round(used(), 1), float(torch.stack(recent).mean())])
             recent.clear()
