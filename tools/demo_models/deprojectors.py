@@ -22,6 +22,9 @@ FAMILIES = {
     **{f"wider_{n}": f"LSTM 3, wide 1.25x, {n} layer{'s' if n > 1 else ''}" for n in (1, 2)},
 }
 CAPTIONS, HELD_OUT, BATCH = 8000, 300, 64
+# The inverse projection, which images need, leaves out what the text projection makes smaller than this share: the exact
+# inverse enlarges there in what an image's embedding differs from its text's (cosine 0.02 to the text, 0.92 without it).
+INVERTED = 0.1
 ROWS = 32  # rows that are trained: no caption is longer, and all rows behind its end are alike
 
 
@@ -44,6 +47,7 @@ def run(minutes: float, seed: int = 51) -> None:
         file.write_text("\n".join(texts(seed)), encoding="utf-8")
     state, _ = demo_models.read("clip")
     projection = state["clip_l.transformer.text_projection.weight"].float()
+    inverse = torch.linalg.pinv(projection.double(), rtol=INVERTED).float()
     if HERE.rank == 0:
         training.prepare(demo_models.load_clip(), file, folder, HELD_OUT, seed, projection=projection)
     meet()
@@ -55,7 +59,7 @@ def run(minutes: float, seed: int = 51) -> None:
             continue
         config = dataclasses.replace(start.preset(family, encoder, heads), max_position_embeddings=ROWS)
         rows = encoder["start"], encoder["null"]
-        model = start.started(config, encoder, rows, start.inverse_projection(encoder), seed)
+        model = start.started(config, encoder, rows, inverse, seed)
         steps = steps_of(name, model, train_set, test_set, minutes / len(FAMILIES), seed)
         recipe = trainer.Recipe(
             steps=steps, batch=BATCH, seed=seed, patience=0, evaluate_every=max(steps // 5, 1)

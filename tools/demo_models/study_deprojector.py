@@ -39,7 +39,7 @@ SEED = 51  # of the deprojectors' training: its last 300 captions were held out
 
 
 def loaded(name: str) -> Any:
-    sampling.clip()  # from here on ComfyUI lists the demo models' deprojectors
+    sampling.demo_models.register()  # so that ComfyUI lists their deprojectors
     return models.load(f"atelier_{name}.safetensors")
 
 

@@ -6,6 +6,8 @@ import comfy.sd
 import comfy.supported_models
 import pytest
 import torch
+from blockwork.demo_models import drawing, world
+from blockwork.deprojector.host.texts import encode, image_embedding
 from blockwork.merge.live.host import merge_models
 from demo_models.clip import load_text
 
@@ -103,3 +105,15 @@ def test_a_deprojected_prompt_keeps_shape_and_colour(title):
     conditioning = study_deprojector.deprojected(name, [study_blocks.sentence(t) for t in things])
     _, shape, colour = study_deprojector.seen(conditioning, things)
     assert shape >= 0.65 and colour >= 0.85, (shape, colour)  # by chance: one in six
+
+
+def test_a_deprojector_reads_the_embedding_of_an_image():
+    """By its inverse projection: nearly the embedding of the text that says what is drawn."""
+    clip, tower, things = sampling.clip(), demo_models.load_clip_vision(), study_deprojector.THINGS
+    drawn = drawing.draw_all([world.Scene((world.Thing(*thing),), "grey") for thing in things], drawing.SMALL)
+    seen = tower.encode_image(drawn.movedim(1, -1))
+    for name in study_deprojector.FAMILIES.values():
+        inverse = study_deprojector.loaded(name).module.inverse_projection().detach()
+        found = image_embedding(inverse, clip, seen, None, "text")
+        said = torch.cat([encode(clip, study_blocks.sentence(thing))[1] for thing in things])
+        assert torch.cosine_similarity(found.vector - found.null, said - found.null).mean() > 0.85
