@@ -35,5 +35,5 @@ def test_the_judge_reads_a_painted_picture(client):
     }
     reading = client.texts(client.run(prompt))["judge"][0].splitlines()
     assert len(reading) == 5
-    assert "colour green" in reading[0] and "style smooth" in reading[0]
-    assert "style ink" in reading[-1]
+    assert all("colour green" in line and "shape star" in line for line in (reading[0], reading[-1]))
+    assert "style smooth" in reading[0] and reading[0] != reading[-1]
