@@ -18,7 +18,6 @@ NAMES = {  # how a style is said, before or after the objects
 }
 WITHOUT = 0.14  # how often the colour or the shape of a single object is left out
 UNSAID = {"smooth": 0.75}  # how often a style is left out; others: never
-UNKNOWN_SHARE = 0.12
 
 
 def words(thing: Thing, chance: random.Random, alone: bool = True) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 import blockwork.demo_models.host as demo_models
 import comfy.sample
 import torch
-from blockwork.demo_models import drawing, world
+from blockwork.demo_models import captions, drawing, world
 from blockwork.demo_models.autoencoder import DOWNSCALE, LATENT_CHANNELS
 from torch import Tensor
 
 STEPS, GUIDANCE = 10, 4.0
 SAMPLER, SCHEDULER = "dpmpp_2m", "karras"
 LATENT = drawing.SIDE // DOWNSCALE
+STYLED = {style: captions.NAMES[style][0] for style in world.STYLES[1:]}  # prompts in a style that is named
 TOGETHER = 25  # images sampled together
 share = 1.0  # of the prompts of a study that are used: for a trial of its code
 

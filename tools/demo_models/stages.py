@@ -28,10 +28,7 @@ from .training import HERE, autocast, batches, images, publish, scenes, signed, 
 HIGHEST = 30.0  # of the weight of the simple loss
 VLB_WEIGHT = 1e-3
 FACTOR = drawing.SMALL // drawing.CELLS
-LEVELS, NO_IMAGE = (
-    0.6,
-    0.1,
-)  # stage II: the highest level of augmentation, and how often its image is noise alone
+LEVELS, NO_IMAGE = 0.6, 0.1  # stage II: the highest level of augmentation; how often its image is noise alone
 COUNT = 16000
 
 SHAPE = dict(

@@ -14,7 +14,6 @@ from .study_blocks import COARSE, OBJECT, injected, sentence
 from .training import scenes
 
 REPEATS, SCENES, SEED = 10, 120, 12345
-GROUNDS = list(world.BACKGROUNDS)
 
 
 def followed(images: Tensor, of: list[dict[str, str]]) -> tuple[float, ...]:

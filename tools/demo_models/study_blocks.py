@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from blockwork.blocks.names import LAYOUTS
-from blockwork.demo_models import world
 from blockwork.injection import host as injection
 from blockwork.injection.concept import LAYERS
 from blockwork.injection.host_change import change
@@ -28,7 +27,6 @@ OBJECT, COLOUR = SETS["coarse and middle"], FINE
 RATIO = 0.5
 PAIRS, SEEDS, SEED = 100, 3, 20
 SINGLE = 12  # pairs for one block alone
-STYLED = ("a crayon drawing of {}", "a mosaic of {}", "a hatched drawing of {}")
 # Own prompt, other prompt: shape and colour both differ, every shape and colour is on both sides.
 PROMPTS = [
     (("circle", "red"), ("star", "blue")), (("square", "blue"), ("ring", "yellow")),
@@ -47,7 +45,8 @@ def sentence(thing: tuple[str, str]) -> str:
 def sentences(side: int, pairs: Sequence = PROMPTS, styled: bool = False) -> list[str]:
     """The own prompts (``side`` 0) or the other ones (1), which ``styled`` gives three styles in turn."""
     said = [sentence(pair[side]) for pair in pairs]
-    return [STYLED[n % 3].format(one) for n, one in enumerate(said)] if styled else said
+    ways = list(sampling.STYLED.values())
+    return [ways[n % len(ways)].format(one) for n, one in enumerate(said)] if styled else said
 
 
 def injected(blocks: str, pairs: Sequence = PROMPTS, seed: int = 1, styled: bool = False) -> Tensor:
@@ -77,7 +76,8 @@ def measured(blocks: str) -> dict[str, float]:
 
 def arrived(images: Tensor, pairs: Sequence) -> dict[str, Tensor]:
     """Per image whether the own shape and colour are there, the other's shape, colour and style: ``n`` each."""
-    styles = [world.STYLES[1 + n % 3] for n in range(len(pairs))]
+    names = list(sampling.STYLED)
+    styles = [names[n % len(names)] for n in range(len(pairs))]
     own = sampling.hits(images, shape=[a[0] for a, _ in pairs], colour=[a[1] for a, _ in pairs])
     other = sampling.hits(
         images, shape=[b[0] for _, b in pairs], colour=[b[1] for _, b in pairs], style=styles

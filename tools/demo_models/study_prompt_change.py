@@ -11,11 +11,6 @@ from .study_thresholding import SEED, cases, kept, prompts, read
 
 LEVELS = (0.0, 0.1, 0.3, 0.6)
 CHANGED, CHANGE_GUIDANCE = 16, 6.0
-STYLED = {
-    "crayon": "a crayon drawing of {}",
-    "mosaic": "a mosaic of {}",
-    "hatched": "a hatched drawing of {}",
-}
 KINDS = {"shape": 0, "colour": 1}
 
 
@@ -25,7 +20,7 @@ def styles() -> tuple[dict[tuple[str, float], dict[str, Tensor]], dict[tuple[str
     plain = prompts(of)
     below = kept("style below", "I", plain, lambda: pixels.drawn(plain, 7.0))
     found, images = {}, {}
-    for style, way in {"(none)": "{}", **STYLED}.items():
+    for style, way in {"(none)": "{}", **sampling.STYLED}.items():
         said = [way.format(one) for one in plain]
         for level in LEVELS:
             made = kept(
@@ -67,7 +62,7 @@ def changes(kind: str) -> tuple[dict[float, dict[str, Tensor]], dict[float, Tens
 def run(out: Path) -> None:
     """Write ``prompt_change.md`` and its images."""
     by_style, styled_images, below = styles()
-    names = list(STYLED)
+    names = list(sampling.STYLED)
     of = {
         level: {k: torch.cat([by_style[s, level][k] for s in names]) for k in ("style", "shape", "colour")}
         for level in LEVELS
