@@ -124,7 +124,7 @@ def run(out: Path) -> None:
 **Method, fixed before these images were sampled:** {sampling.STEPS} steps of {sampling.SAMPLER}, guidance {sampling.GUIDANCE}, one image
 per prompt, classified by the demo classifier; shares with their 95 % interval (Wilson). Six pairs of shape and colour were kept from
 all drawings; captions that are wrong for an image, with which the text encoder was trained, may have their words. The prompts name no size:
-trial images of the same model showed that big objects often lose their shape, which one row measures. The row of {OBJECT}
+trial images of an earlier training showed that big objects often lose their shape, which one row measures. The row of {OBJECT}
 was added after the one of {COARSE} had shown no difference. The claim holds if both intervals are above the figures, and does not hold if one is below. Made by `python tools/study_demo_models.py base`.
 
 {conclusion}

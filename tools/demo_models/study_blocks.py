@@ -153,7 +153,7 @@ def run(out: Path) -> None:
 
 **Question:** which blocks of the U-Net carry the object of a prompt, which its colour, which its style?
 
-**Method, fixed before any image was sampled:** {len(pairs)} pairs of prompts whose shapes and colours differ, {SEEDS} seeds each,
+**Method, fixed before these images were sampled:** {len(pairs)} pairs of prompts whose shapes and colours differ, {SEEDS} seeds each,
 {sampling.STEPS} steps of {sampling.SAMPLER}, guidance {sampling.GUIDANCE}, classified by the demo classifier. The own prompt names an object; the
 other prompt names another one in another colour and in another style (crayon, mosaic, hatched in turn), and is used in one set of blocks.
 The sets are by resolution: coarse ({COARSE}), middle ({MIDDLE}), fine ({FINE}). Intervals are 95 %, by resampling the pairs

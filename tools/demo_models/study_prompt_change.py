@@ -113,7 +113,7 @@ def run(out: Path) -> None:
 
 **Question:** what does the prompt of stage II change, if it is not that of stage I: the style, the colour, the object?
 
-**Method, fixed before any image was sampled:** stage I samples {len(below)} prompts at guidance 7 with its own threshold. All styles of the demo
+**Method, fixed before these images were sampled:** stage I samples {len(below)} prompts at guidance 7 with its own threshold. All styles of the demo
 world have the same 16 x 16 image, so that stage I cannot have a style. Stage II ({drawing.SMALL} x {drawing.SMALL}, from the enlarged image, the last {pixels.DENOISE:g} of list `{pixels.UPSCALE}`,
 guidance {CHANGE_GUIDANCE:g}) gets the same prompt in the words of a style (three styles), or with another shape, or with another colour, at aug_level
 {", ".join(f"{v:g}" for v in LEVELS)}. Classified by the demo classifier; intervals are 95 %, by resampling. The first claim holds if the interval of the

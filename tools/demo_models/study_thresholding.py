@@ -226,7 +226,7 @@ def run(out: Path) -> None:
 
 **Question:** does dynamic thresholding keep images natural at high guidance, as Imagen reports (Saharia et al. 2022, figure A.9)?
 
-**Method, fixed before any image was sampled:** the demo models' stage I (16 x 16), {len(prompts())} prompts (a big object in a colour on a
+**Method, fixed before these images were sampled:** the demo models' stage I (16 x 16), {len(prompts())} prompts (a big object in a colour on a
 background), {NOISES} noises each, the same in every cell; guidance {", ".join(f"{w:g}" for w in GUIDANCES)} by no, static and dynamic
 thresholding (percentiles 0.9, 0.95, 0.995, no cap); learned-range DDPM on IF's list `{pixels.SPACING}`. *Alignment*: the demo classifier
 sees the shape and the colour of the prompt. *Fidelity*: the Frechet distance between the images and {len(references())} true drawings

@@ -1,6 +1,6 @@
 """XTI against textual inversion and LoRA on the demo model, by the judge.
 
-The method, fixed before any image was sampled:
+The method, fixed before these images were sampled:
 
 - The concept is a dotted green star, drawn 32 times on the five backgrounds. The captions are "a <gem> on a grey
   background" and so on. Every token starts from the word "circle", which has none of the three properties.
